@@ -1,0 +1,87 @@
+"""Names of the released checkpoints' tensors and of ours, as tables.
+
+Each row is (released, ours): `{}` stands for any part without a dot, carried over in order. None in place of our name marks a
+tensor that nothing reads. A released name that fits no row is unexpected.
+"""
+
+import re
+
+_VQ_BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "shortcut"}
+_VQ_ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "out_proj"}
+
+
+def _vq_half(side: str, levels: str, resample: str) -> list[tuple[str, str]]:
+    """Rows of the encoder or the decoder; a released level is `down.K` or `up.K`, K counting from the pixels."""
+    rows = [(f"{side}.{layer}.{{}}", f"{side}.{layer}.{{}}") for layer in ("conv_in", "norm_out", "conv_out")]
+    for released, ours in _VQ_BLOCK.items():
+        rows += [(f"{side}.mid.block_{k}.{released}.{{}}", f"{side}.middle.block_{k}.{ours}.{{}}") for k in (1, 2)]
+        rows += [(f"{side}.{levels}.{{}}.block.{{}}.{released}.{{}}", f"{side}.levels.{{}}.blocks.{{}}.{ours}.{{}}")]
+    for released, ours in _VQ_ATTENTION.items():
+        rows += [(f"{side}.mid.attn_1.{released}.{{}}", f"{side}.middle.attention.{ours}.{{}}")]
+        rows += [(f"{side}.{levels}.{{}}.attn.{{}}.{released}.{{}}", f"{side}.levels.{{}}.attentions.{{}}.{ours}.{{}}")]
+    return [*rows, (f"{side}.{levels}.{{}}.{resample}.conv.{{}}", f"{side}.levels.{{}}.resample.conv.{{}}")]
+
+
+# VAR's own VQ-VAE file, and `vae_local` in the whole checkpoint.
+VQ_NAMES = [
+    *_vq_half("encoder", "down", "downsample"),
+    *_vq_half("decoder", "up", "upsample"),
+    ("quant_conv.{}", "quant_conv.{}"),
+    ("post_quant_conv.{}", "post_quant_conv.{}"),
+    ("quantize.embedding.weight", "quantizer.codebook.weight"),
+    ("quantize.quant_resi.qresi_ls.{}.{}", "quantizer.residual_convs.{}.{}"),
+    ("quantize.ema_vocab_hit_SV", None),
+]
+
+# VAR's own decoder file, and `vargpt_gen` in the whole checkpoint. `mat_qkv` is split into q, k and v; two rows of `class_emb`
+# are kept.
+DECODER_NAMES = [
+    ("word_embed.{}", "token_embedding.{}"),
+    ("class_emb.weight", "condition_embedding.weight"),
+    ("pos_start", "start_embedding"),
+    ("pos_1LC", "position_embedding"),
+    ("lvl_embed.weight", "scale_embedding.weight"),
+    ("blocks.{}.attn.mat_qkv.weight", "layers.{}.self_attn.qkv_proj.weight"),
+    ("blocks.{}.attn.q_bias", "layers.{}.self_attn.q_proj.bias"),
+    ("blocks.{}.attn.v_bias", "layers.{}.self_attn.v_proj.bias"),
+    ("blocks.{}.attn.scale_mul_1H11", "layers.{}.self_attn.log_scale"),
+    ("blocks.{}.attn.proj.{}", "layers.{}.self_attn.out_proj.{}"),
+    ("blocks.{}.ffn.{}.{}", "layers.{}.mlp.{}.{}"),
+    ("blocks.{}.ada_lin.1.{}", "layers.{}.modulation.{}"),
+    ("head_nm.ada_lin.1.{}", "norm_modulation.{}"),
+    ("head.{}", "head.{}"),
+    ("blocks.{}.attn.zero_k_bias", None),
+    ("lvl_1L", None),
+    ("attn_bias_for_masking", None),
+]
+
+# What the whole checkpoint adds to VAR's two parts. `{rest}` stands for anything.
+WHOLE_NAMES = [
+    *((f"vae_local.{released}", ours and f"model.vq_model.{ours}") for released, ours in VQ_NAMES),
+    *((f"vargpt_gen.{released}", ours and f"model.visual_decoder.{ours}") for released, ours in DECODER_NAMES),
+    ("image_gen_projector.mlp.0.{}", "model.generation_projector_in.fc1.{}"),
+    ("image_gen_projector.mlp.2.{}", "model.generation_projector_in.fc2.{}"),
+    ("image_gen_projector_out.mlp.0.{}", "model.generation_projector_out.fc1.{}"),
+    ("image_gen_projector_out.mlp.2.{}", "model.generation_projector_out.fc2.{}"),
+    ("image_gen_projector.ln_q.{}", None),
+    ("image_gen_projector_out.ln_q.{}", None),
+    ("multi_modal_projector.{}.{}", "model.multi_modal_projector.{}.{}"),
+    ("vision_tower.vision_model.{rest}", "model.vision_tower.{rest}"),
+    ("language_model.model.{rest}", "model.language_model.{rest}"),
+    ("language_model.lm_head.weight", "lm_head.weight"),
+]
+
+_WILDCARDS = re.compile(r"\\\{(rest)?\\\}")
+
+
+def rename(name: str, table: list[tuple[str, str | None]]) -> str | None:
+    """Our name of a released tensor, or None where nothing reads it.
+
+    Raises:
+        KeyError: a name that no row of the table fits.
+    """
+    for released, ours in table:
+        pattern = _WILDCARDS.sub(lambda wildcard: "(.+)" if wildcard[1] else r"([^.]+)", re.escape(released))
+        if match := re.fullmatch(pattern, name):
+            return ours and ours.replace("{rest}", "{}").format(*match.groups())
+    raise KeyError(name)

@@ -1,0 +1,1 @@
+"""The model: what a Hub repository carries beside the processor."""

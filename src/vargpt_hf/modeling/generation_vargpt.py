@@ -1,0 +1,247 @@
+"""Generation of VARGPT: next-token decoding that switches to next-scale decoding at every image-start token, and back.
+
+Shapes: B rows, R rows in the language model's batch (B, or 2B where unconditional rows ride along), P prompt tokens, N pictures
+drawn together, L codes of a picture, l codes of one scale, D width of the language model.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.logits_process import LogitsProcessorList
+from transformers.generation.stopping_criteria import StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from .decoding_vargpt import VargptDecodingLoop, VargptImageStreamer
+
+GENERATION_MODES = ("auto", "text", "image")
+GUIDANCE_TYPES = ("none", "prompt", "noise")
+IMAGE_GENERATION_DEFAULTS = {
+    "generation_mode": "auto",
+    "max_images": 4,
+    "image_guidance_type": "none",
+    "image_guidance_scale": 1.5,
+    "image_guidance_ramp": True,
+    "image_temperature": 1.0,
+    "image_top_k": 900,
+    "image_top_p": 0.96,
+    "image_unconditional_ids": None,
+}
+_RUN_ARGUMENTS = ("generator", "image_streamer", "image_noise")
+
+
+class VargptGenerationConfig(GenerationConfig):
+    """Settings of `generate`: those of Transformers for text, and these for pictures. None stands for the default.
+
+    Args:
+        generation_mode (`str`): "auto" (the model decides; default), "text" (never draws), "image" (draws one picture at
+            once and stops).
+        max_images (`int`): pictures a row may draw (4).
+        image_guidance_type (`str`): "none" (default); "prompt", classifier-free guidance against an unconditional prompt that
+            rides in the same batch; "noise", the released system's, against decoder inputs made of noise.
+        image_guidance_scale (`float`): strength g of guidance (1.5).
+        image_guidance_ramp (`bool`): let the strength rise from 0 at the first scale to g at the last (True).
+        image_temperature (`float`), image_top_k (`int`), image_top_p (`float`): sampling of codes where `do_sample=True`
+            (1.0, 900, 0.96); 0 switches a filter off.
+        image_unconditional_ids (`list[int]`): unconditional (or negative) prompt of "prompt" guidance; by default the
+            beginning-of-sequence token alone.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        for name in IMAGE_GENERATION_DEFAULTS:
+            setattr(self, name, kwargs.get(name))
+
+
+@dataclass
+class VargptGenerateOutput(GenerateDecoderOnlyOutput):
+    """What `generate(return_dict_in_generate=True)` returns.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(B, P + generated)`): prompts as given, then what was generated, padded on the
+            right. A picture stands as image-start, L places, image-end, so that it can be fed back with its codes.
+        image_codes (`torch.LongTensor` of shape `(pictures, L)`): codes of the drawn pictures, row by row in drawing order.
+        image_rows (`torch.LongTensor` of shape `(pictures,)`): row of each picture.
+        image_positions (`torch.LongTensor` of shape `(pictures,)`): index of its image-start token in `sequences`.
+        images (`torch.Tensor` of shape `(pictures, 3, image_size, image_size)`): the pictures in [-1, 1].
+        past_key_values: the cache, where its columns are those of `sequences` (one row, or no picture; no guidance by prompt).
+        scores, logits, hidden_states, attentions: of the text steps, as in Transformers; scale passes leave none.
+    """
+
+    image_codes: torch.LongTensor | None = None
+    image_rows: torch.LongTensor | None = None
+    image_positions: torch.LongTensor | None = None
+    images: torch.Tensor | None = None
+
+
+class VargptGenerationMixin(GenerationMixin):
+    """`generate` for a model that draws: extends Transformers' preparation and replaces its sampling loop."""
+
+    def _extract_generation_mode_kwargs(self, custom_generate, kwargs, *args, **more) -> dict:
+        """Takes what belongs to one call only out of `kwargs`, so that it reaches `_sample`."""
+        own = {name: kwargs.pop(name) for name in _RUN_ARGUMENTS if name in kwargs}
+        extracted = super()._extract_generation_mode_kwargs(custom_generate, kwargs, *args, **more)
+        return {**extracted, **{name: value for name, value in own.items() if value is not None}}
+
+    def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs) -> tuple[GenerationConfig, dict]:
+        for config in (self.generation_config, generation_config):
+            for name in IMAGE_GENERATION_DEFAULTS if config is not None else ():
+                vars(config).setdefault(name, None)
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        for name, default in IMAGE_GENERATION_DEFAULTS.items():
+            if vars(generation_config).setdefault(name, default) is None:
+                setattr(generation_config, name, default)
+        _check_image_settings(generation_config)
+        never = [self.config.image_token_id, self.config.image_place_token_id, self.config.image_end_token_id]
+        if generation_config.generation_mode == "text":
+            never.append(self.config.image_start_token_id)
+        generation_config.suppress_tokens = sorted({*(generation_config.suppress_tokens or []), *never})
+        return generation_config, model_kwargs
+
+    def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
+        if generation_config.generation_mode != "text":
+            _check_can_draw(generation_mode, generation_config, generation_mode_kwargs)
+        super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ) -> None:
+        """Makes room in fixed-size caches for the pictures, and for the columns in which rows wait for one another."""
+        if generation_config.generation_mode != "text":
+            pictures = 1 if generation_config.generation_mode == "image" else generation_config.max_images
+            new_tokens = generation_config.max_new_tokens or max_cache_length
+            rows = batch_size * generation_config.num_return_sequences
+            max_cache_length += pictures * (self.config.vq_config.num_image_tokens + 1)
+            max_cache_length += new_tokens * min(pictures, rows - 1) + len(generation_config.image_unconditional_ids or [0])
+        return super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: torch.LongTensor | None = None, **model_kwargs
+    ) -> tuple[torch.LongTensor, dict]:
+        """Repeats the rows, and the codes of the pictures that stand in them."""
+        codes = self.model.get_image_codes(model_kwargs.pop("output_pixel_values", None), model_kwargs.pop("image_codes", None))
+        if codes is not None and expand_size > 1:
+            places = (input_ids == self.config.image_place_token_id).sum(1) // self.config.vq_config.num_image_tokens
+            codes = torch.cat([part.repeat(expand_size, 1) for part in codes.split(places.tolist())])
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs if codes is None else {**model_kwargs, "image_codes": codes}
+
+    def prepare_inputs_for_generation(self, *args, is_first_iteration: bool | None = False, **kwargs) -> dict:
+        """Pictures in the prompt enter once; with a cache, later calls must not see them again."""
+        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            inputs.pop("image_codes", None)
+        return inputs
+
+    def _sample(
+        self,
+        input_ids: torch.LongTensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: BaseStreamer | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        image_streamer: VargptImageStreamer | None = None,
+        image_noise: list[torch.Tensor] | None = None,
+        **model_kwargs,
+    ) -> VargptGenerateOutput | torch.LongTensor:
+        """Greedy and sampled decoding of text and pictures.
+
+        Beyond Transformers' arguments:
+
+        Args:
+            generator: source of all randomness of this call; a list has one for each row, and then a row's result does not
+                depend on its neighbours even where it is sampled.
+            image_streamer: receives the partial pictures after every scale.
+            image_noise: noise of "noise" guidance, one tensor (N, l, D) for each scale, in place of fresh noise.
+        """
+        if generation_config.generation_mode == "text" and generator is None:
+            output = super()._sample(
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                synced_gpus=synced_gpus,
+                streamer=streamer,
+                **model_kwargs,
+            )
+            if not generation_config.return_dict_in_generate:
+                return output
+            return VargptGenerateOutput(**output, **self._no_pictures(input_ids.device))
+        loop = VargptDecodingLoop(
+            self,
+            input_ids,
+            logits_processor,
+            stopping_criteria,
+            generation_config,
+            model_kwargs,
+            streamer=streamer,
+            generator=generator,
+            image_streamer=image_streamer,
+            image_noise=image_noise,
+        )
+        with self._optimize_model_for_decode():
+            loop.run()
+        result = loop.result()
+        if not generation_config.return_dict_in_generate:
+            return result["sequences"]
+        images = self._decode_images(result["image_codes"])
+        return VargptGenerateOutput(**result, images=images)
+
+    def _decode_images(self, codes: torch.LongTensor) -> torch.Tensor:
+        """Pixels (N, 3, image_size, image_size) of codes (N, L), also of none."""
+        vq_config = self.config.vq_config
+        if codes.shape[0] == 0:
+            return torch.empty(0, vq_config.in_channels, vq_config.image_size, vq_config.image_size, device=codes.device)
+        return self.model.vq_model.decode(codes)
+
+    def _no_pictures(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Picture fields of an output without pictures, of their usual shapes."""
+        codes = torch.empty(0, self.config.vq_config.num_image_tokens, dtype=torch.long, device=device)
+        none = torch.empty(0, dtype=torch.long, device=device)
+        return {"image_codes": codes, "image_rows": none, "image_positions": none, "images": self._decode_images(codes)}
+
+
+def _check_image_settings(config: GenerationConfig) -> None:
+    """Raises a ValueError for picture settings out of range."""
+    if config.generation_mode not in GENERATION_MODES:
+        raise ValueError(f"`generation_mode` must be one of {GENERATION_MODES}, got {config.generation_mode!r}.")
+    if config.image_guidance_type not in GUIDANCE_TYPES:
+        raise ValueError(f"`image_guidance_type` must be one of {GUIDANCE_TYPES}, got {config.image_guidance_type!r}.")
+    if config.max_images < 0:
+        raise ValueError(f"`max_images` must not be negative, got {config.max_images}.")
+    if config.image_temperature <= 0:
+        raise ValueError(
+            f"`image_temperature` must be positive, got {config.image_temperature}; for the likeliest codes set `do_sample=False`."
+        )
+    if config.image_top_k < 0 or not 0 <= config.image_top_p <= 1:
+        raise ValueError(
+            f"`image_top_k` must not be negative and `image_top_p` must be in [0, 1], got {config.image_top_k} and "
+            f"{config.image_top_p}."
+        )
+
+
+def _check_can_draw(mode: GenerationMode, config: GenerationConfig, mode_kwargs: dict) -> None:
+    """Raises a ValueError where text decoding is of a kind that pictures cannot be drawn in."""
+    advice = 'Set it otherwise, or `generation_mode="text"` to decode text only.'
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise ValueError(
+            f"Pictures cannot be drawn under {mode.value}: it reorders or rolls back rows, which a picture's scale passes cannot "
+            f"follow. {advice}"
+        )
+    if config.use_cache is False:
+        raise ValueError(f"Pictures cannot be drawn with `use_cache=False`: scale passes stand on the cache. {advice}")
+    if mode_kwargs.get("synced_gpus"):
+        raise ValueError(
+            f"Pictures cannot be drawn with `synced_gpus`: ranks would need the same number of scale passes. {advice}"
+        )
+
+
+__all__ = ["IMAGE_GENERATION_DEFAULTS", "VargptGenerateOutput", "VargptGenerationConfig", "VargptGenerationMixin"]
