@@ -5,15 +5,21 @@ Importing it registers the classes below with Transformers' Auto classes, and do
 
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoProcessor,
 )
 
 from .modeling.configuration_vargpt import VargptConfig, VargptVisualDecoderConfig, VargptVQConfig
+from .modeling.decoding_vargpt import VargptImageStreamer
+from .modeling.generation_vargpt import VargptGenerateOutput, VargptGenerationConfig
 from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
 from .modeling.vq_vargpt import VargptVQModel
+from .processing.image_processing_vargpt import VargptImageProcessor
+from .processing.processing_vargpt import VargptProcessor
 
 AutoConfig.register("vargpt", VargptConfig)
 AutoConfig.register("vargpt_vq", VargptVQConfig)
@@ -21,12 +27,19 @@ AutoModel.register(VargptConfig, VargptModel)
 AutoModel.register(VargptVQConfig, VargptVQModel)
 for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_class.register(VargptConfig, VargptForConditionalGeneration)
+AutoImageProcessor.register(VargptConfig, image_processor_classes={"pil": VargptImageProcessor})
+AutoProcessor.register(VargptConfig, VargptProcessor)
 
 __version__ = "0.1.0"
 __all__ = [
     "VargptConfig",
     "VargptForConditionalGeneration",
+    "VargptGenerateOutput",
+    "VargptGenerationConfig",
+    "VargptImageProcessor",
+    "VargptImageStreamer",
     "VargptModel",
+    "VargptProcessor",
     "VargptVQConfig",
     "VargptVQModel",
     "VargptVisualDecoderConfig",

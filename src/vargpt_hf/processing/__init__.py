@@ -1,0 +1,7 @@
+"""Pictures and chats to tensors and back; flat files that a Hub repository can carry."""
+
+from .chat_vargpt import RELEASED_SYSTEM_PROMPT, make_chat_template
+from .image_processing_vargpt import VargptImageProcessor
+from .processing_vargpt import VargptProcessor
+
+__all__ = ["RELEASED_SYSTEM_PROMPT", "VargptImageProcessor", "VargptProcessor", "make_chat_template"]

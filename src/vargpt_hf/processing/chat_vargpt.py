@@ -1,0 +1,161 @@
+"""The chat format of VARGPT: its Jinja template, and checks of conversations before they are rendered."""
+
+IMAGE_TOKEN = "<image>"
+IMAGE_START_TOKEN = "<|image_gen_start|>"
+IMAGE_PLACE_TOKEN = "<|image_gen_pad|>"
+IMAGE_END_TOKEN = "<|image_gen_end|>"
+
+RELEASED_SYSTEM_PROMPT = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+# The keys under which a content part may carry its picture, in order of preference.
+PICTURE_KEYS = ("image", "url", "path", "base64")
+
+# A turn is "USER: ..." or "ASSISTANT: ...</s>", and a space stands between turns. The space after "ASSISTANT:" belongs
+# to the answer's first word, so that a prompt ends in a whole token; a picture follows the colon at once, so that
+# forcing one (image-start right after the prompt) is what training has seen.
+_CHAT_TEMPLATE = """\
+{%- macro render(parts, first_gap) -%}
+    {%- if parts is string -%}
+        {{- (first_gap if parts else '') + parts -}}
+    {%- else -%}
+        {%- for part in parts -%}
+            {%- if part['type'] == 'text' -%}
+                {{- (first_gap if loop.first else '') + part['text'] -}}
+            {%- elif part['type'] == 'image' -%}
+                {{- (first_gap if loop.first else '') + IMAGE -}}
+                {{- '\\n' if loop.nextitem is defined and loop.nextitem['type'] == 'text' else '' -}}
+            {%- elif part['type'] == 'image_gen' -%}
+                {{- DRAWING -}}
+            {%- else -%}
+                {{- raise_exception('Unknown content part type: ' + part['type']) -}}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{%- set has_system = messages[0]['role'] == 'system' -%}
+{%- set system = render(messages[0]['content'], '') if has_system else DEFAULT_SYSTEM -%}
+{%- set turns = messages[1:] if has_system else messages -%}
+{{- system -}}
+{%- for message in turns -%}
+    {{- ' ' if system or not loop.first else '' -}}
+    {%- if message['role'] == 'user' -%}
+        {{- 'USER:' + render(message['content'], ' ') -}}
+    {%- elif message['role'] == 'assistant' -%}
+        {{- 'ASSISTANT:' -}}
+        {%- generation -%}{{- render(message['content'], ' ') + eos_token -}}{%- endgeneration -%}
+    {%- else -%}
+        {{- raise_exception('Roles are user and assistant; system comes first; got ' + message['role']) -}}
+    {%- endif -%}
+{%- endfor -%}
+{{- ' ASSISTANT:' if add_generation_prompt else '' -}}
+"""
+
+
+def make_chat_template(
+    default_system: str | None = None,
+    image_token: str = IMAGE_TOKEN,
+    image_start_token: str = IMAGE_START_TOKEN,
+    image_place_token: str = IMAGE_PLACE_TOKEN,
+    image_end_token: str = IMAGE_END_TOKEN,
+) -> str:
+    """The chat template (Jinja) for given special tokens.
+
+    `default_system` is the system text of chats that bring none (`RELEASED_SYSTEM_PROMPT` for released checkpoints).
+    The beginning-of-sequence token is left to the tokenizer, which adds it where its model wants one.
+    """
+    literals = {
+        "IMAGE": image_token,
+        "DRAWING": image_start_token + image_place_token + image_end_token,
+        "DEFAULT_SYSTEM": default_system or "",
+    }
+    return "".join(f"{{%- set {name} = {text!r} -%}}\n" for name, text in literals.items()) + _CHAT_TEMPLATE
+
+
+def clean_chat(chat: list[dict], special_tokens: set[str], continued: bool) -> tuple[list[dict], list[dict]]:
+    """A checked copy of one conversation without None values, and its `image_gen` parts in reading order.
+
+    In the copy all contents are lists of parts, empty texts are left out and `image_gen` parts keep their type only.
+
+    Args:
+        chat: messages.
+        special_tokens: what no text may contain.
+        continued: whether the last message is to be continued.
+
+    Raises:
+        ValueError: for an unknown role or part, or a special token in a text.
+    """
+    if not chat:
+        raise ValueError("A conversation is empty.")
+    cleaned, drawings = [], []
+    for index, message in enumerate(chat):
+        where = f"Message {index}"
+        if message.get("role") not in ("user", "assistant", "system"):
+            raise ValueError(f"{where} has role {message.get('role')!r}; roles are user, assistant and system.")
+        content = message.get("content")
+        if content is None or isinstance(content, str):
+            content = [{"type": "text", "text": content or ""}]
+        parts = [clean_part(part, where) for part in content]
+        drawings += [part for part in parts if part["type"] == "image_gen"]
+        parts = [{"type": "image_gen"} if part["type"] == "image_gen" else part for part in parts]
+        refuse_special_tokens(parts, special_tokens, where)
+        last_to_continue = parts[-1:] if continued and index == len(chat) - 1 else []
+        if last_to_continue and last_to_continue[0]["type"] != "text":
+            raise ValueError("continue_final_message needs a final message that ends in a text part (it may be empty).")
+        kept = [part for part in parts if part["type"] != "text" or part["text"] or part in last_to_continue]
+        cleaned.append({**{key: value for key, value in message.items() if value is not None}, "content": kept})
+    return cleaned, drawings
+
+
+def clean_part(part: dict, where: str) -> dict:
+    """A content part without its None values; `ValueError` unless it is of a kind that the model knows."""
+    if not isinstance(part, dict):
+        raise ValueError(f"{where}: a content part must be a dict, got {type(part).__name__}.")
+    part = {key: value for key, value in part.items() if value is not None}
+    kind = part.get("type")
+    if kind == "image_url":  # OpenAI's form
+        url = part.get("image_url")
+        part, kind = {"type": "image", "url": url["url"] if isinstance(url, dict) else url}, "image"
+    if kind not in ("text", "image", "image_gen"):
+        raise ValueError(f"{where} has a content part of type {kind!r}; types are text, image and image_gen.")
+    if kind == "text" and not isinstance(part.get("text"), str):
+        raise ValueError(f"{where} has a text part without a text.")
+    given = [key for key in (*PICTURE_KEYS, "codes") if key in part]
+    pictures = [key for key in given if key != "codes"]
+    if (kind == "text" and given) or (kind == "image" and "codes" in given) or len(pictures) > 1:
+        raise ValueError(f"{where} has a part of type {kind} with {' and '.join(given)}, which does not fit.")
+    return part
+
+
+def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: str) -> None:
+    """Refuses texts that would be tokenized into special tokens: they could forge turns or places of pictures."""
+    # Joined, since a token may be spread over neighbouring parts; NUL keeps apart what a picture separates.
+    text = "".join(part["text"] if part["type"] == "text" else "\0" for part in parts)
+    for token in special_tokens:
+        if token in text:
+            raise ValueError(
+                f"{where} has the special token {token!r} in its text. Pictures are content parts of their own, of "
+                "type image or image_gen; to write about the token, change its spelling, for example by a space."
+            )
+
+
+def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
+    """The pictures or codes that `image_gen` parts carry, as `{"output_images" or "image_codes": one list a row}`.
+
+    Codes are taken if every part that carries anything has them, else the pictures; {} if no part carries anything.
+    """
+    carrying = [[part for part in row if len(part) > 1] for row in drawings]
+    every = [part for row in carrying for part in row]
+    if not every:
+        return {}
+    if all("codes" in part for part in every):
+        return {"image_codes": [[part["codes"] for part in row] for row in carrying]}
+    keys = [next((key for key in PICTURE_KEYS if key in part), None) for part in every]
+    if None in keys:
+        raise ValueError(
+            "Some image_gen parts carry only codes and some only pictures; one call takes one kind. Give the others "
+            "their codes too: model.model.vq_model.encode(pixels), with pixels from image_processor.preprocess_output."
+        )
+    return {"output_images": [[next(part[key] for key in PICTURE_KEYS if key in part) for part in row] for row in carrying]}

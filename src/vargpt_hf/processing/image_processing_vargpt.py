@@ -1,0 +1,305 @@
+"""Pictures to numbers and back, for VARGPT.
+
+Two ways in, one way out:
+
+- pictures to *understand*: CLIP's preparation (resize, centre crop, rescale, normalise) -> `pixel_values`;
+- pictures to *generate*: short side to `output_resize_factor * output_size`, square crop, to [-1, 1] ->
+  `output_pixel_values`;
+- generated pixels in [-1, 1] -> PIL (`post_process`).
+
+Every accepted form of a picture is turned into a plain 8-bit RGB PIL picture first (`fetch_images`), so that all
+checks and colour conversions are made in one place, and refusals name the picture, the reason and the cure.
+"""
+
+import base64
+import binascii
+import io
+import os
+import urllib.request
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers.processing_utils import ImagesKwargs
+
+URL_TIMEOUT_SECONDS = 30
+# Resizing the short side of a longer strip than this would blow it up beyond any use (and memory).
+MAX_ASPECT_RATIO = 200
+EXIF_ORIENTATION = 0x0112
+# PIL also calls these 32 bit ("I"), but only 16-bit files open so.
+SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class VargptImageProcessorKwargs(ImagesKwargs, total=False):
+    """Settings of `VargptImageProcessor` beyond those that every image processor has; see there."""
+
+    output_size: int
+    output_resize_factor: int | float
+    output_resample: int
+    max_pixels: int
+
+
+class VargptImageProcessor(PilBackend):
+    """Prepares pictures to understand and pictures to generate; turns generated pixels into PIL pictures.
+
+    Settings (all saved with the processor): CLIP's own `size`, `crop_size`, `resample`, `image_mean`, `image_std`,
+    `do_*`; and `output_size` (side of a picture to generate), `output_resize_factor` (short side before the crop, as
+    a multiple of `output_size`, at least 1), `output_resample` (Lanczos), `max_pixels` (larger pictures are refused
+    before they are decoded).
+    """
+
+    valid_kwargs = VargptImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"shortest_edge": 336}
+    default_to_square = False
+    crop_size = {"height": 336, "width": 336}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    output_size = 256
+    output_resize_factor = 1.125
+    output_resample = PILImageResampling.LANCZOS
+    max_pixels = 64 * 2**20
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        if self.output_size < 1 or self.max_pixels < 1:
+            raise ValueError(f"output_size ({self.output_size}) and max_pixels ({self.max_pixels}) must be at least 1.")
+        if self.output_resize_factor < 1:
+            raise ValueError(
+                f"output_resize_factor must be at least 1, else the crop of side {self.output_size} does not fit; "
+                f"got {self.output_resize_factor}."
+            )
+
+    def fetch_images(self, images: Any, name: str = "images") -> Any:
+        """Turns a picture, or nested lists of pictures, into 8-bit RGB PIL pictures in the same nesting.
+
+        A picture is a PIL picture, a path, an http(s) URL, encoded bytes, base64 (plain or a `data:` URL), a dict with
+        `bytes` or `path`, or an array or tensor: HWC, CHW or HW; integers 0..255, 16-bit unsigned, or floats 0..1; with
+        one dimension more it is a batch. Transparency is laid on white, EXIF orientation is applied, 16 bits are scaled
+        to 8.
+
+        Raises `ValueError`, naming the picture as an index into `name`, if one cannot be used.
+        """
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image, f"{name}[{index}]") for index, image in enumerate(images)]
+        if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+            return [self.fetch_images(image, f"{name}[{index}]") for index, image in enumerate(images)]
+        return to_rgb(open_picture(images, name), name, self.max_pixels)
+
+    def preprocess_output(
+        self,
+        images: Any,
+        random_crop: bool = False,
+        generator: torch.Generator | int | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Prepares pictures to generate: `output_pixel_values` (N, 3, output_size, output_size), float32 in [-1, 1].
+
+        Args:
+            images: one picture, a list, or nested lists (flattened in reading order); forms as in `fetch_images`.
+            random_crop: crop at a random place (training) instead of the centre.
+            generator: source of the random places, or a seed; torch's global generator by default.
+            return_tensors: `"pt"` for tensors; else a numpy array.
+        """
+        pictures = flatten(self.fetch_images(images, "output_images"))
+        if isinstance(generator, int):
+            generator = torch.Generator().manual_seed(generator)
+        side = self.output_size
+        pixels = np.empty((len(pictures), side, side, 3), dtype=np.uint8)
+        for index, picture in enumerate(pictures):
+            pixels[index] = np.asarray(self._crop_output(picture, random_crop, generator))
+        values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32) / 127.5 - 1.0
+        return BatchFeature({"output_pixel_values": values}, tensor_type=return_tensors)
+
+    def _crop_output(self, picture: Image.Image, random_crop: bool, generator: torch.Generator | None) -> Image.Image:
+        """Resizes the short side, then cuts a square of side `output_size`."""
+        side = self.output_size
+        short = round(self.output_resize_factor * side)
+        width, height = picture.size
+        # The long side is rounded down, as torchvision's Resize does.
+        new_width = short if width <= height else int(short * width / height)
+        new_height = short if height <= width else int(short * height / width)
+        if (new_width, new_height) != (width, height):
+            picture = picture.resize((new_width, new_height), resample=self.output_resample)
+        if random_crop:
+            left = int(torch.randint(new_width - side + 1, (), generator=generator))
+            top = int(torch.randint(new_height - side + 1, (), generator=generator))
+        else:
+            left, top = round((new_width - side) / 2), round((new_height - side) / 2)
+        return picture.crop((left, top, left + side, top + side))
+
+    def post_process(self, pixels: torch.Tensor) -> list[Image.Image]:
+        """Pixels (N, 3, H, W) in [-1, 1] to N RGB pictures.
+
+        Values are clamped, mapped to 0..255 and rounded to the nearest integer (halves to even), so that what
+        `preprocess_output` made of 8-bit pixels comes back exactly.
+        """
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"pixels must have shape (N, 3, H, W), got {tuple(pixels.shape)}.")
+        if not torch.isfinite(pixels).all():
+            raise ValueError("pixels contain NaN or infinity: the model that drew them has diverged or overflowed.")
+        levels = ((pixels.detach().float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return [Image.fromarray(picture) for picture in levels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def flatten(nested: Any) -> list[Any]:
+    """The leaves of nested lists and tuples, in reading order; a single leaf gives a list of one."""
+    if isinstance(nested, (list, tuple)):
+        return [leaf for element in nested for leaf in flatten(element)]
+    return [nested]
+
+
+def open_picture(source: Any, name: str) -> Image.Image:
+    """Opens any accepted form of a picture (see `VargptImageProcessor.fetch_images`) without decoding files yet."""
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, (np.ndarray, torch.Tensor)):
+        return picture_from_array(source, name)
+    if isinstance(source, dict) and (source.get("bytes") is not None or source.get("path") is not None):
+        source = source["bytes"] if source.get("bytes") is not None else source["path"]
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if isinstance(source, str):
+        source, name = read_string(source, name)
+    if not isinstance(source, (bytes, bytearray, memoryview)):
+        raise ValueError(
+            f"{name} is a {type(source).__name__}, which is no picture. Pass a PIL picture, path, URL, bytes, base64, "
+            "numpy array or tensor."
+        )
+    try:
+        return Image.open(io.BytesIO(source))
+    except Image.DecompressionBombError as error:  # Pillow's own limit, by which it protects whole programs
+        raise ValueError(f"{name} is too large: {error} Make it smaller.") from error
+    except Exception as error:  # PIL's readers raise many kinds; all mean that these bytes are of no use
+        raise ValueError(
+            f"{name} cannot be read as a picture ({len(source)} bytes): {error}. Check that the file is complete and "
+            "of a format that Pillow reads."
+        ) from error
+
+
+def read_string(text: str, name: str) -> tuple[bytes, str]:
+    """Encoded bytes behind a URL, a path or base64 text, and the picture's name with its origin added."""
+    shown = text if len(text) <= 80 else text[:77] + "..."
+    name = f"{name} ({shown!r})"
+    try:
+        if text.startswith(("http://", "https://")):
+            # Some servers refuse Python's default agent.
+            request = urllib.request.Request(text, headers={"User-Agent": "Mozilla/5.0 (compatible; transformers)"})
+            with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
+                return response.read(), name
+        if os.path.isfile(text):
+            with open(text, "rb") as file:
+                return file.read(), name
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} cannot be fetched: {error}. Check the address or path and try again.") from error
+    encoded = text.split(",", 1)[-1] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True), name
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(
+            f"{name} is neither an existing file, nor an http(s) URL, nor base64. Check the path (relative paths start "
+            f"at {os.getcwd()!r})."
+        ) from error
+
+
+def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:
+    """Array or tensor (HW, HWC or CHW) with 1, 2 (grey, alpha), 3 or 4 channels to a PIL picture of 8 or 16 bits."""
+    prefers_channels_first = isinstance(array, torch.Tensor)
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+    shape = array.shape
+    if array.ndim == 3:
+        first, last = shape[0] in (1, 2, 3, 4), shape[2] in (1, 2, 3, 4)
+        if first and (prefers_channels_first or not last):
+            array = array.transpose(1, 2, 0)
+        array = array[..., 0] if array.shape[2] == 1 else array
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)):
+        raise ValueError(f"{name} has shape {tuple(shape)}; expected HW, HWC or CHW with 1 to 4 channels.")
+    if array.size == 0:
+        raise ValueError(f"{name} has no pixels: its shape is {tuple(shape)}. Remove it or pass another picture.")
+    if array.dtype == np.uint16:
+        array = scale_16_to_8_bits(array)
+    elif array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):  # written so that NaN is refused too
+            raise ValueError(
+                f"{name} has floating-point values from {array.min():.4g} to {array.max():.4g}; they must lie in "
+                "[0, 1]. What the model drew, in [-1, 1], goes through `post_process` first; 0..255 must be integers."
+            )
+        array = (array * 255).round().astype(np.uint8)
+    elif array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
+        raise ValueError(f"{name} has dtype {array.dtype} or values outside 0..255; convert it to uint8.")
+    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
+
+
+def to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    """Decodes a picture into plain RGB, 8 bits a channel, upright, transparency on white; refuses unusable ones."""
+    check_picture(image, name, max_pixels)
+    try:
+        image.load()
+        if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        if image.mode in SIXTEEN_BIT_MODES:
+            levels = np.asarray(image).astype(np.int64)
+            if levels.min() < 0 or levels.max() > 65535:
+                raise ValueError("its values do not lie in 0..65535")
+            image = Image.fromarray(scale_16_to_8_bits(levels))
+        if image.mode == "F":
+            raise ValueError("mode F (floating point) has no fixed range; convert it to 8 bits yourself")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except Exception as error:  # a broken file makes PIL raise OSError, SyntaxError, struct.error, ...
+        raise ValueError(
+            f"{name} ({image.format or 'picture'}, {image.width}x{image.height}, mode {image.mode}) cannot be decoded: "
+            f"{error}. The file is damaged or of an unusual kind; save it anew as PNG or JPEG."
+        ) from error
+
+
+def check_picture(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Refuses empty, gigantic, extremely long and animated pictures; reads only the header of a file."""
+    width, height = image.size
+    if width == 0 or height == 0:
+        raise ValueError(f"{name} has no pixels: it is {width}x{height}. Remove it or pass another picture.")
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{name} is too large: {width}x{height} is {width * height} pixels, the limit is {max_pixels}. Make it "
+            "smaller, or raise `max_pixels` of the image processor."
+        )
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ValueError(
+            f"{name} is {width}x{height}: one side is more than {MAX_ASPECT_RATIO} times the other. Crop it first."
+        )
+    try:
+        frames = getattr(image, "n_frames", 1)  # only PIL's multi-frame readers have it
+    except Exception:  # a damaged file; decoding it says more
+        frames = 1
+    # An MPO, which many cameras write, is a photograph with previews of itself; its first frame is the photograph.
+    if frames > 1 and image.format != "MPO":
+        raise ValueError(
+            f"{name} is animated or has several pages ({frames} frames), and one picture is needed. Pick a frame: "
+            "image = PIL.Image.open(...); image.seek(0); pass image.copy()."
+        )
+
+
+def scale_16_to_8_bits(levels: np.ndarray) -> np.ndarray:
+    """0..65535 to 0..255, rounded to the nearest level (65535 = 257 * 255)."""
+    return ((levels.astype(np.int64) + 128) // 257).astype(np.uint8)
+
+
+__all__ = ["VargptImageProcessor"]

@@ -1,0 +1,445 @@
+"""Chats and pictures to the tensors that VARGPT reads, and what it generated back to chat content.
+
+Three kinds of content parts: `text`; `image`, a picture to understand; `image_gen`, a picture to generate or generated
+before (its own kind, because Transformers and TRL take every `image` part of any turn for an input).
+
+In text a picture to understand is `<image>`, repeated `image_seq_length` times for the model; a picture to generate is
+`<|image_gen_start|><|image_gen_pad|><|image_gen_end|>`, whose middle is repeated `num_image_gen_tokens` (L) times.
+"""
+
+import bisect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import MultiModalData, ProcessorMixin
+
+from .chat_vargpt import (
+    IMAGE_END_TOKEN,
+    IMAGE_PLACE_TOKEN,
+    IMAGE_START_TOKEN,
+    IMAGE_TOKEN,
+    RELEASED_SYSTEM_PROMPT,
+    carried_drawings,
+    clean_chat,
+    make_chat_template,
+)
+
+
+class VargptProcessor(ProcessorMixin):
+    """Joins a `VargptImageProcessor`, a tokenizer and a chat template.
+
+    Args:
+        image_processor: a `VargptImageProcessor`.
+        tokenizer: a fast tokenizer that has the four picture tokens, each as one token.
+        chat_template: Jinja text; `make_chat_template` with this processor's tokens by default.
+        image_seq_length: places of one picture to understand.
+        num_image_gen_tokens: L, places (and codes) of one picture to generate.
+        image_token, image_start_token, image_place_token, image_end_token: the picture tokens.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        chat_template: str | None = None,
+        image_seq_length: int = 576,
+        num_image_gen_tokens: int = 680,
+        image_token: str = IMAGE_TOKEN,
+        image_start_token: str = IMAGE_START_TOKEN,
+        image_place_token: str = IMAGE_PLACE_TOKEN,
+        image_end_token: str = IMAGE_END_TOKEN,
+    ):
+        self.image_seq_length = image_seq_length
+        self.num_image_gen_tokens = num_image_gen_tokens
+        self.image_token = image_token
+        self.image_start_token = image_start_token
+        self.image_place_token = image_place_token
+        self.image_end_token = image_end_token
+        tokens = (image_token, image_start_token, image_place_token, image_end_token)
+        if chat_template is None:
+            chat_template = make_chat_template(None, *tokens)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        ids = [self._single_token_id(token) for token in tokens]
+        self.image_token_id, self.image_start_token_id, self.image_place_token_id, self.image_end_token_id = ids
+        self._picture_pattern = re.compile(
+            f"(?P<image>{re.escape(image_token)})|"
+            f"(?P<image_gen>{re.escape(image_start_token)}((?:{re.escape(image_place_token)})+){re.escape(image_end_token)})"
+        )
+
+    def _single_token_id(self, token: str) -> int:
+        """The id of a picture token; `ValueError` if the tokenizer does not know it as one."""
+        token_id = self.tokenizer.get_vocab().get(token)
+        if token_id is None:
+            raise ValueError(
+                f"The tokenizer has no token {token!r}. Add it by tokenizer.add_tokens([{token!r}], "
+                "special_tokens=True), and give the model's embeddings a row for it."
+            )
+        return token_id
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        """`token_type_ids`, which some tokenizers make and the model does not read."""
+        return ["token_type_ids"]
+
+    # -- text and pictures to tensors ---------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        text: str | list[str] | None = None,
+        images: Any = None,
+        output_images: Any = None,
+        image_codes: Any = None,
+        random_crop: bool | None = None,
+        generator: torch.Generator | int | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Tokenizes text with its pictures.
+
+        Args:
+            text: one text or a batch, with `<image>` for each picture to understand and start, pad, end for each
+                picture to generate. A row may end in a bare start: the prompt that forces a picture.
+            images: pictures to understand, any form that `VargptImageProcessor.fetch_images` takes; flat, in reading
+                order over the batch, or one list a row.
+            output_images: pictures to generate, likewise.
+            image_codes: instead of `output_images`, the codes of each picture: (L,) tensors or lists, flat or one list
+                a row; or one tensor (N, L).
+            random_crop, generator: see `VargptImageProcessor.preprocess_output`; for training.
+            kwargs: options of the tokenizer and image processor (`padding`, `return_tensors`, ...). `videos` and
+                `audio`, which the stock pipelines pass, must be None.
+
+        Returns:
+            `input_ids`, `attention_mask` (B, T); where given, `pixel_values` (N_in, 3, H, W), `output_pixel_values`
+            (N_out, 3, h, w) in [-1, 1], `image_codes` (N_out, L) int64.
+
+        Raises:
+            ValueError: if pictures and their places differ in number (in a row, where pictures are given by row).
+        """
+        if kwargs.pop("videos", None) is not None or kwargs.pop("audio", None) is not None:
+            raise ValueError("VARGPT reads text and pictures only; videos and audio must be None.")
+        if kwargs.get("sanitize_control_tokens"):
+            raise ValueError("sanitize_control_tokens is not supported: chats with special tokens in texts are refused.")
+        if "padding_side" not in kwargs.get("text_kwargs", {}):
+            kwargs.setdefault("padding_side", "left")  # for generation, whatever the tokenizer's own default
+        texts = [text] if isinstance(text, str) else text
+        if texts is not None and not (texts and all(isinstance(row, str) for row in texts)):
+            raise ValueError("`text` must be a string or a list of at least one string.")
+        if images is not None:
+            images = self.image_processor.fetch_images(images)
+        flat_images, images_per_row = split_rows(images, is_picture)
+        num_drawings = [0]
+        if texts is not None:
+            compare_counts(self.image_token, "images", self._count_images(texts), len(flat_images), images_per_row)
+            num_drawings = self._count_drawings(texts)
+            if self.tokenizer.bos_token and all(row.startswith(self.tokenizer.bos_token) for row in texts):
+                kwargs["add_special_tokens"] = False  # else the tokenizer would put a second one before it
+        drawings = self._process_drawings(
+            output_images, image_codes, num_drawings if texts is not None else None, random_crop, generator
+        )
+        inputs = {}
+        if texts is not None or flat_images or not drawings:
+            inputs = super().__call__(images=flat_images or None, text=texts, **kwargs)
+        if sum(num_drawings):
+            self._check_not_truncated(num_drawings, inputs["input_ids"])
+        return_tensors = kwargs.get("return_tensors", kwargs.get("text_kwargs", {}).get("return_tensors"))
+        return BatchFeature(
+            {**inputs, **drawings}, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion
+        )
+
+    def _process_drawings(
+        self,
+        output_images: Any,
+        image_codes: Any,
+        num_places: list[int] | None,
+        random_crop: bool | None,
+        generator: torch.Generator | int | None,
+    ) -> dict[str, np.ndarray]:
+        """Pictures to generate as `output_pixel_values` or `image_codes`, counted against their places in the texts.
+
+        {} if there are none. `num_places` None: nothing to count against.
+        """
+        if output_images is not None:
+            output_images = self.image_processor.fetch_images(output_images, "output_images")
+        pictures, pictures_per_row = split_rows(output_images, is_picture)
+        codes, codes_per_row = split_rows(image_codes, is_codes)
+        if pictures and codes:
+            raise ValueError(
+                "Pass output_images or image_codes, not both in one call. To mix them, turn the pictures into codes: "
+                "model.model.vq_model.encode(pixels), with pixels from image_processor.preprocess_output."
+            )
+        if num_places is not None:
+            label = f"{self.image_start_token}{self.image_place_token}{self.image_end_token}"
+            per_row = codes_per_row if codes else pictures_per_row
+            compare_counts(label, "output_images or image_codes", num_places, len(codes or pictures), per_row)
+        if codes:
+            return {"image_codes": self._stack_codes(codes)}
+        return dict(self.image_processor.preprocess_output(pictures, bool(random_crop), generator)) if pictures else {}
+
+    def _stack_codes(self, codes: list[Any]) -> np.ndarray:
+        """Codes of N pictures to (N, L) int64."""
+        stacked = np.empty((len(codes), self.num_image_gen_tokens), dtype=np.int64)
+        for index, code in enumerate(codes):
+            array = np.asarray(code.cpu() if isinstance(code, torch.Tensor) else code)
+            if array.shape != (self.num_image_gen_tokens,) or array.dtype.kind not in "iu" or array.min() < 0:
+                raise ValueError(
+                    f"image_codes[{index}] has shape {array.shape} and dtype {array.dtype}; a picture has "
+                    f"{self.num_image_gen_tokens} codes, integers of at least 0."
+                )
+            stacked[index] = array
+        return stacked
+
+    def _count_images(self, texts: Sequence[str]) -> list[int]:
+        """Pictures to understand that each text has a place for."""
+        return [row.count(self.image_token) for row in texts]
+
+    def _count_drawings(self, texts: Sequence[str]) -> list[int]:
+        """Pictures to generate that each text has a place for; `ValueError` for stray tokens of such pictures."""
+        start, place, end = self.image_start_token, self.image_place_token, self.image_end_token
+        counts = []
+        for index, row in enumerate(texts):
+            found = [match[0].count(place) for match in self._picture_pattern.finditer(row) if match["image_gen"]]
+            forced = row.endswith(start)
+            if (row.count(start) - forced, row.count(place), row.count(end)) != (len(found), sum(found), len(found)):
+                raise ValueError(
+                    f"Row {index} of the text has a stray {start}, {place} or {end}. A picture to generate is "
+                    f"{start}{place}{end}; a {start} alone may only end the text."
+                )
+            wrong = [num for num in found if num not in (1, self.num_image_gen_tokens)]
+            if wrong:
+                raise ValueError(
+                    f"Row {index} of the text has a picture to generate with {wrong[0]} {place}; expected 1, or all "
+                    f"{self.num_image_gen_tokens}."
+                )
+            counts.append(len(found))
+        return counts
+
+    def _check_not_truncated(self, num_drawings: list[int], input_ids: Any) -> None:
+        """Raises if truncation has cut a picture to generate (the base class looks after pictures to understand)."""
+        expected = sum(num_drawings) * self.num_image_gen_tokens
+        found = sum(int(np.count_nonzero(np.asarray(ids) == self.image_place_token_id)) for ids in input_ids)
+        if found != expected:
+            raise ValueError(
+                f"{found} of the {expected} places of pictures to generate are left after tokenization, likely by "
+                "truncation. Raise max_length or turn truncation off."
+            )
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
+        """The places of one picture to understand."""
+        return self.image_token * self.image_seq_length
+
+    def get_text_with_replacements(
+        self, text: list[str], images_replacements: Sequence[str] = (), *args: Any
+    ) -> tuple[list[str], list[list[dict[str, Any]]]]:
+        """Puts the full number of places for each picture of either kind.
+
+        Returns the texts and, for each row, the replacements with their character spans before and after, from which
+        the base class shifts the assistant's spans.
+        """
+        drawing = self.image_start_token + self.image_place_token * self.num_image_gen_tokens + self.image_end_token
+        images = iter(images_replacements)
+        expanded, offsets = [], []
+        for row in text:
+            pieces, replacements, last, gained = [], [], 0, 0
+            for match in self._picture_pattern.finditer(row):
+                start, end = match.span()
+                new = drawing if match["image_gen"] else next(images)
+                pieces += [row[last:start], new]
+                replacements.append(
+                    {
+                        "type": match.lastgroup,
+                        "span": (start, end),
+                        "new_span": (start + gained, start + gained + len(new)),
+                        "text": match[0],
+                        "replacement": new,
+                    }
+                )
+                gained += len(new) - (end - start)
+                last = end
+            expanded.append("".join([*pieces, row[last:]]))
+            offsets.append(replacements)
+        return expanded, offsets
+
+    def _adjust_assistant_masks_indices(self, processed_dict: dict, generation_indices: list) -> dict:
+        """Turns the assistant's character spans into `assistant_masks`, as the base class does.
+
+        Here for speed: the base class loops over single tokens, which would cost more than all else.
+        """
+        offsets, replacements = processed_dict.pop("offset_mapping"), processed_dict.pop("text_replacement_offsets")
+        masks = []
+        for row_offsets, row_replacements, spans in zip(offsets, replacements, generation_indices, strict=True):
+            starts, ends = np.asarray(row_offsets).T
+            placeholder_ends = [replacement["span"][1] for replacement in row_replacements]
+            gained = [0, *(replacement["new_span"][1] - replacement["span"][1] for replacement in row_replacements)]
+            mask = np.zeros(len(starts), dtype=bool)
+            for span in spans:
+                # Characters move by what the placeholders before them have gained.
+                first, last = (char + gained[bisect.bisect_right(placeholder_ends, char)] for char in span)
+                mask |= (starts < last) & (ends > first)
+            masks.append(mask.astype(np.int64).tolist())
+        processed_dict["assistant_masks"] = masks
+        return processed_dict
+
+    def _get_num_multimodal_tokens(self, image_sizes: list | None = None, **kwargs: Any) -> MultiModalData:
+        """Places and patches of pictures to understand, by which serving engines plan; independent of their sizes."""
+        if image_sizes is None:
+            return MultiModalData()
+        return MultiModalData(
+            num_image_tokens=[self.image_seq_length] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
+        )
+
+    # -- chats to text and tensors ------------------------------------------------------------------------------------
+
+    def apply_chat_template(self, conversation: list, chat_template: str | None = None, **kwargs: Any) -> Any:
+        """Renders one conversation or a batch; with `tokenize=True` also processes the pictures that it carries.
+
+        As in the base class, with `image_gen` parts in addition. Such a part may carry its picture (`image`, `url`,
+        `path` or `base64`) or its codes (`codes`, which win where every part has them); if no part carries one, give
+        `output_images` or `image_codes` in `processor_kwargs`. Keys of parts that are None count as absent.
+
+        Raises `ValueError` for roles and parts that are unknown, for texts that contain a special token of the
+        tokenizer, and for counts that differ (see `__call__`).
+        """
+        if not conversation:
+            raise ValueError("The conversation is empty.")
+        if kwargs.get("sanitize_control_tokens"):
+            raise ValueError("sanitize_control_tokens is not supported: texts with special tokens are refused instead.")
+        is_batched = isinstance(conversation[0], (list, tuple))
+        own_tokens = (self.image_token, self.image_start_token, self.image_place_token, self.image_end_token)
+        special_tokens = {*own_tokens, *self.tokenizer.all_special_tokens}
+        continued = bool(kwargs.get("continue_final_message"))
+        chats = [clean_chat(c, special_tokens, continued) for c in (conversation if is_batched else [conversation])]
+        cleaned = [chat for chat, _ in chats]
+        processor_kwargs = dict(kwargs.pop("processor_kwargs", None) or {})
+        if kwargs.get("tokenize"):
+            carried = carried_drawings([drawings for _, drawings in chats])
+            if carried and not processor_kwargs.keys().isdisjoint(("output_images", "image_codes")):
+                raise ValueError(f"image_gen parts carry {next(iter(carried))}; processor_kwargs must not give any too.")
+            processor_kwargs.update(carried)
+        return super().apply_chat_template(
+            cleaned if is_batched else cleaned[0], chat_template, processor_kwargs=processor_kwargs, **kwargs
+        )
+
+    # -- what was generated -------------------------------------------------------------------------------------------
+
+    def post_process_multimodal_output(
+        self,
+        generated_outputs: Any,
+        skip_special_tokens: bool = True,
+        generation_mode: str | None = None,
+        **kwargs: Any,
+    ) -> list[Any]:
+        """One item for each row of what `generate` returned, in the form the stock pipelines expect.
+
+        `generation_mode` None or `"text"`: the decoded text. `"image"`: the row's first picture as PIL, or None if it
+        has none; needs the output of `generate(..., return_dict_in_generate=True)`. All pictures of a row, with the
+        text between them: `post_process_interleaved`.
+        """
+        if generation_mode in (None, "text"):
+            has_pictures = not isinstance(generated_outputs, (torch.Tensor, np.ndarray, list))
+            ids = generated_outputs.sequences if has_pictures else generated_outputs
+            return self.tokenizer.batch_decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
+        if generation_mode != "image":
+            raise ValueError(f"generation_mode must be None, 'text' or 'image', got {generation_mode!r}.")
+        if isinstance(generated_outputs, (torch.Tensor, np.ndarray, list)):
+            raise ValueError("Pictures are not in the token ids: call generate with return_dict_in_generate=True.")
+        rows: list[Image.Image | None] = [None] * len(generated_outputs.sequences)
+        for row, _, picture, _ in reversed(self._generated_pictures(generated_outputs)):
+            rows[row] = picture
+        return rows
+
+    def post_process_interleaved(self, generated_outputs: Any, prompt_length: int = 0) -> list[list[dict[str, Any]]]:
+        """For each row, the content parts that were generated, in order: the content of an assistant message.
+
+        Args:
+            generated_outputs: from `generate(..., return_dict_in_generate=True)`.
+            prompt_length: tokens of the prompt, `inputs["input_ids"].shape[1]`; they are left out.
+
+        Returns:
+            Parts `{"type": "text", "text": str}` and `{"type": "image_gen", "image": PIL, "codes": (L,) int64}`.
+        """
+        sequences = generated_outputs.sequences.tolist()
+        pictures = self._generated_pictures(generated_outputs)
+        picture_tokens = {self.image_start_token_id, self.image_place_token_id, self.image_end_token_id}
+        rows = []
+        for index, ids in enumerate(sequences):
+            parts, cursor, text_ids, told = [], prompt_length, [], ""
+            # A forced picture starts in the last token of the prompt; earlier ones belong to the prompt.
+            found = [entry for entry in pictures if entry[0] == index and entry[1] >= prompt_length - 1]
+            for _, position, picture, codes in [*found, (index, len(ids), None, None)]:
+                # Decoded from the row's first text on, since tokenizers drop the space before a first word.
+                text_ids += [token for token in ids[cursor:position] if token not in picture_tokens]
+                text = self.tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                new, told = text[len(told) :], text
+                if not parts:
+                    new = new.removeprefix(" ")  # the chat template puts it back
+                if new:
+                    parts.append({"type": "text", "text": new})
+                if codes is not None:
+                    part = {"type": "image_gen", "image": picture, "codes": codes}
+                    parts.append({key: value for key, value in part.items() if value is not None})
+                cursor = position
+            rows.append(parts)
+        return rows
+
+    def _generated_pictures(self, output: Any) -> list[tuple[int, int, Image.Image | None, torch.Tensor]]:
+        """(row, index of image-start, picture, codes) of all pictures, by row and place; no picture without pixels."""
+        codes, pixels = output.get("image_codes"), output.get("images")  # a ModelOutput leaves out what is None
+        if codes is None or len(codes) == 0:
+            return []
+        codes = codes.cpu()
+        pictures = [None] * len(codes) if pixels is None else self.image_processor.post_process(pixels)
+        entries = zip(output.image_rows.tolist(), output.image_positions.tolist(), pictures, codes, strict=True)
+        return sorted(entries, key=lambda entry: entry[:2])
+
+
+def is_picture(given: Any) -> bool:
+    """Whether this is one picture, and not a list or batch of them."""
+    return not isinstance(given, (list, tuple))
+
+
+def is_codes(given: Any) -> bool:
+    """Whether these are the codes of one picture, and not a list or batch of them."""
+    if isinstance(given, (np.ndarray, torch.Tensor)):
+        return given.ndim == 1
+    return len(given) > 0 and not isinstance(given[0], (list, tuple, np.ndarray, torch.Tensor))
+
+
+def split_rows(given: Any, is_one: Callable[[Any], bool]) -> tuple[list, list[int] | None]:
+    """Pictures (or codes) as a flat list, and how many each row has: None if they did not come by row."""
+    if given is None:
+        return [], None
+    if is_one(given):
+        return [given], None
+    singles = [is_one(element) for element in given]
+    if all(singles):
+        return list(given), None
+    if any(singles):
+        raise ValueError("Pictures must come either as one flat list or as one list for each row, not as a mixture.")
+    return [one for row in given for one in row], [len(row) for row in given]
+
+
+def compare_counts(label: str, argument: str, places: list[int], total: int, per_row: list[int] | None) -> None:
+    """Raises `ValueError` if texts have places for other numbers of pictures than are given.
+
+    By row where the pictures came by row (`per_row`), else in `total`.
+    """
+    message = "the number of {} tokens in the prompts should be the same as the number of {}: there are {} and {}."
+    if per_row is None:
+        if sum(places) != total:
+            raise ValueError("In all, " + message.format(label, f"pictures in {argument}", sum(places), total))
+        return
+    if len(per_row) != len(places):
+        raise ValueError(
+            f"{argument} has {len(per_row)} rows, but there are {len(places)} texts; "
+            + message.format(label, f"pictures in {argument}", sum(places), total)
+        )
+    for index, (expected, found) in enumerate(zip(places, per_row, strict=True)):
+        if expected != found:
+            raise ValueError(f"In row {index}, " + message.format(label, f"pictures in {argument}", expected, found))
+
+
+__all__ = ["RELEASED_SYSTEM_PROMPT", "VargptProcessor", "make_chat_template"]

@@ -1,0 +1,72 @@
+"""A tokenizer made in the process, a tiny processor and pictures, for the tests of this room."""
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from vargpt_hf.processing import VargptImageProcessor, VargptProcessor
+
+SENTENCES = [
+    "A chat between a curious user and an artificial intelligence assistant.",
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    "USER: draw a red circle above a blue square and say what you drew. ASSISTANT: Here it is: a red circle.",
+    "USER: what is in the picture? ASSISTANT: a green triangle. hello, hi",
+]
+PICTURE_TOKENS = ["<image>", "<|image_gen_start|>", "<|image_gen_pad|>", "<|image_gen_end|>"]
+SIDE, PLACES, CODES = 48, 4, 6  # of a picture, to understand, to generate
+
+
+def make_tokenizer(with_bos: bool = False, metaspace: bool = False) -> PreTrainedTokenizerFast:
+    """BPE on bytes (or on SentencePiece-like words), trained on a few sentences."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    if metaspace:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        alphabet = []
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=alphabet,
+        special_tokens=["<unk>", "<s>", "</s>", "<pad>", *PICTURE_TOKENS],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    if with_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=PICTURE_TOKENS,
+    )
+
+
+def make_processor(**tokenizer_options) -> VargptProcessor:
+    image_processor = VargptImageProcessor(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        output_size=SIDE,
+        output_resize_factor=1.0,
+    )
+    return VargptProcessor(
+        image_processor, make_tokenizer(**tokenizer_options), image_seq_length=PLACES, num_image_gen_tokens=CODES
+    )
+
+
+def noise_picture(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:
+    """A picture of random colours."""
+    pixels = torch.randint(256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def codes_of(seed: int) -> torch.Tensor:
+    """Codes (CODES,) of a picture."""
+    return torch.randint(50, (CODES,), generator=torch.Generator().manual_seed(seed))
