@@ -1,1 +1,5 @@
 """Released checkpoints to ours."""
+
+from .convert import convert_checkpoint
+
+__all__ = ["convert_checkpoint"]

@@ -65,6 +65,9 @@ WHOLE_NAMES = [
     ("image_gen_projector_out.mlp.2.{}", "model.generation_projector_out.fc2.{}"),
     ("image_gen_projector.ln_q.{}", None),
     ("image_gen_projector_out.ln_q.{}", None),
+    # Buffers that older versions of Transformers saved.
+    ("vision_tower.vision_model.embeddings.position_ids", None),
+    ("language_model.model.layers.{}.self_attn.rotary_emb.inv_freq", None),
     ("multi_modal_projector.{}.{}", "model.multi_modal_projector.{}.{}"),
     ("vision_tower.vision_model.{rest}", "model.vision_tower.{rest}"),
     ("language_model.model.{rest}", "model.language_model.{rest}"),

@@ -5,8 +5,8 @@ ended; then all parked rows draw together in S passes of the language model, the
 row's positions come from its own mask, so that its result does not depend on its neighbours.
 
 Shapes: B rows, R rows in the language model's batch (B, or 2B where unconditional rows ride along), P prompt tokens, N pictures
-drawn together, M decoder rows of them (N, or 2N under guidance), S scales, L codes of a picture, l codes of one scale, D width of
-the language model, C width of the visual decoder.
+drawn together, M decoder rows of them (N, or 2N under guidance), S scales, L codes of a picture, l codes of one scale, D width
+of the language model, C width of the visual decoder.
 """
 
 from abc import ABC, abstractmethod
@@ -116,7 +116,7 @@ class VargptDecodingLoop:
         needed = 1 + int((~self.parked).any())
         if self.settings.generation_mode == "image" and self.max_new_tokens < needed:
             raise ValueError(
-                f"`max_new_tokens` leaves {self.max_new_tokens} tokens, but a picture takes {needed}: raise it to {needed} or more."
+                f"`max_new_tokens` leaves {self.max_new_tokens} tokens, but a picture takes {needed}: set it to {needed} or more."
             )
         if self.settings.generation_mode == "image" and self.settings.max_images == 0:
             raise ValueError('`generation_mode="image"` asks for a picture, but `max_images=0` forbids it.')
@@ -195,7 +195,7 @@ class VargptDecodingLoop:
         kwargs = self.model_kwargs
         if kwargs.get("inputs_embeds") is not None or kwargs["past_key_values"].get_seq_length() > 0:
             raise ValueError(
-                'Guidance by "prompt" needs the whole prompt as `input_ids`: unconditional rows must ride from its first token on. '
+                'Guidance by "prompt" needs the whole prompt as `input_ids`: unconditional rows must ride from the start. '
                 'Give `input_ids` without `inputs_embeds` or a filled cache, or set `image_guidance_type="none"`.'
             )
         ids = self.settings.image_unconditional_ids

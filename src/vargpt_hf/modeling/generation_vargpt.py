@@ -219,7 +219,7 @@ def _check_image_settings(config: GenerationConfig) -> None:
         raise ValueError(f"`max_images` must not be negative, got {config.max_images}.")
     if config.image_temperature <= 0:
         raise ValueError(
-            f"`image_temperature` must be positive, got {config.image_temperature}; for the likeliest codes set `do_sample=False`."
+            f"`image_temperature` must be positive, got {config.image_temperature}; `do_sample=False` takes the likeliest codes."
         )
     if config.image_top_k < 0 or not 0 <= config.image_top_p <= 1:
         raise ValueError(
@@ -233,8 +233,8 @@ def _check_can_draw(mode: GenerationMode, config: GenerationConfig, mode_kwargs:
     advice = 'Set it otherwise, or `generation_mode="text"` to decode text only.'
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise ValueError(
-            f"Pictures cannot be drawn under {mode.value}: it reorders or rolls back rows, which a picture's scale passes cannot "
-            f"follow. {advice}"
+            f"Pictures cannot be drawn under {mode.value}: it reorders or rolls back rows, which a picture's scale passes "
+            f"cannot follow. {advice}"
         )
     if config.use_cache is False:
         raise ValueError(f"Pictures cannot be drawn with `use_cache=False`: scale passes stand on the cache. {advice}")

@@ -288,6 +288,11 @@ class VargptVQModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ["VargptVQResidualBlock", "VargptVQAttention"]
+    # Its own attention is the same whatever is chosen; without these flags, choosing one for the whole VARGPT would fail here.
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     def __init__(self, config: VargptVQConfig):
         super().__init__(config)
@@ -347,8 +352,8 @@ class VargptVQModel(PreTrainedModel):
             )
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.codebook_size):
             raise ValueError(
-                f"Codes must lie in [0, {self.config.codebook_size}), got values from {codes.min()} to {codes.max()}: were they "
-                "made by another image tokenizer?"
+                f"Codes must lie in [0, {self.config.codebook_size}), got values from {codes.min()} to {codes.max()}: were "
+                "they made by another image tokenizer?"
             )
 
     @torch.no_grad()

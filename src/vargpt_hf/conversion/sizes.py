@@ -1,0 +1,101 @@
+"""Sizes of the image tokenizer and the visual decoder, read off the shapes of released tensors.
+
+The released configuration says nothing of these two. Names here are those of VAR's own files: what the whole checkpoint puts
+before them (`vae_local.`, `vargpt_gen.`) is removed first.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+
+from ..modeling.configuration_vargpt import VAR_SCALES, VargptVisualDecoderConfig, VargptVQConfig
+
+
+class TensorShapes:
+    """Shapes of the tensors below a prefix.
+
+    Args:
+        tensors: tensors by name.
+        prefix: what is removed from the names; tensors without it are left out.
+    """
+
+    def __init__(self, tensors: dict[str, torch.Tensor], prefix: str = ""):
+        self.prefix = prefix
+        self.shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    def __getitem__(self, name: str) -> torch.Size:
+        if name not in self.shapes:
+            raise ValueError(f"The checkpoint lacks the tensor {self.prefix}{name}, off whose shape a size is read.")
+        return self.shapes[name]
+
+    def count(self, prefix: str) -> int:
+        """How many numbered parts there are below `prefix`: the highest number and one."""
+        pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+        numbers = [int(match[1]) for name in self.shapes if (match := pattern.match(name))]
+        if not numbers:
+            raise ValueError(f"The checkpoint lacks all tensors {self.prefix}{prefix}.*, by which parts are counted.")
+        return max(numbers) + 1
+
+
+def vq_config_of(shapes: TensorShapes, scales: Sequence[int]) -> VargptVQConfig:
+    """Configuration of the image tokenizer with these shapes and these sides of code maps."""
+    channels, in_channels = shapes["encoder.conv_in.weight"][:2]
+    levels = shapes.count("encoder.down")
+    widths = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels)]
+    if any(width % channels for width in widths):
+        raise ValueError(f"The widths {widths} of the image tokenizer's levels are not multiples of its first, {channels}.")
+    codebook_size, latent_channels = shapes["quantize.embedding.weight"]
+    return VargptVQConfig(
+        image_size=scales[-1] * 2 ** (levels - 1),
+        scales=tuple(scales),
+        codebook_size=codebook_size,
+        latent_channels=latent_channels,
+        in_channels=in_channels,
+        base_channels=channels,
+        channel_multipliers=tuple(width // channels for width in widths),
+        num_res_blocks=shapes.count("encoder.down.0.block"),
+        quant_conv_kernel_size=shapes["quant_conv.weight"][-1],
+        num_residual_convs=shapes.count("quantize.quant_resi.qresi_ls"),
+    )
+
+
+def decoder_config_of(shapes: TensorShapes) -> VargptVisualDecoderConfig:
+    """Configuration of the visual decoder with these shapes."""
+    width = shapes["word_embed.weight"][0]
+    return VargptVisualDecoderConfig(
+        hidden_size=width,
+        num_hidden_layers=shapes.count("blocks"),
+        num_attention_heads=math.prod(shapes["blocks.0.attn.scale_mul_1H11"]),
+        mlp_ratio=shapes["blocks.0.ffn.fc1.weight"][0] / width,
+    )
+
+
+def scales_of(
+    shapes: TensorShapes, scale_of_place: torch.Tensor | None = None, given: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """Side lengths of the code maps.
+
+    Args:
+        shapes: of the visual decoder's tensors.
+        scale_of_place: the buffer `lvl_1L`, (1, L) or (L,), where the checkpoint has it: the scale of each place.
+        given: what the caller says.
+
+    Raises:
+        ValueError: sides that do not fit the tensors, or none given where they cannot be known.
+    """
+    num_scales, num_places = shapes["lvl_embed.weight"][0], shapes["pos_1LC"][-2]
+    what = f"The checkpoint has {num_scales} scales with {num_places} places in all"
+    if given is not None:
+        scales = tuple(int(side) for side in given)
+    elif scale_of_place is not None:
+        scales = tuple(math.isqrt(count) for count in torch.bincount(scale_of_place.flatten().long()).tolist())
+    elif (num_scales, num_places) == (len(VAR_SCALES), sum(side * side for side in VAR_SCALES)):
+        scales = VAR_SCALES
+    else:
+        raise ValueError(f"{what}, which is not VAR's schedule {VAR_SCALES}: give their side lengths as `scales`.")
+    found = sum(side * side for side in scales)
+    if (len(scales), found) != (num_scales, num_places):
+        raise ValueError(f"{what}, but the scales {scales} are {len(scales)} with {found} places: give others as `scales`.")
+    return scales

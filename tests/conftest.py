@@ -1,0 +1,22 @@
+"""Fixtures of all rooms' tests."""
+
+import pytest
+from golden_helpers import released_weights, write_released_folder
+
+from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf.conversion.convert import convert_checkpoint
+
+
+@pytest.fixture(scope="session")
+def golden_folder(tmp_path_factory):
+    """The golden weights, converted from a released-format folder; a folder of ours."""
+    parent = tmp_path_factory.mktemp("golden")
+    source = write_released_folder(parent / "released", released_weights())
+    convert_checkpoint(source, parent / "converted")
+    return parent / "converted"
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_folder) -> VargptForConditionalGeneration:
+    """The model with the golden weights, in evaluation mode; tests leave it as they find it."""
+    return VargptForConditionalGeneration.from_pretrained(golden_folder).eval()

@@ -1,0 +1,109 @@
+"""What the released system computed with random weights (`tests/golden/`), and how closely we must agree with it."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+GOLDEN = Path(__file__).parent / "golden"
+# Agreement is measured in the released system's own rounding error (float32 against float64); where that came out as 0 by
+# luck, in units of 1e-7 of the largest value, which is about float32's epsilon.
+NOISE_FACTOR = 4
+LEAST_RELATIVE_NOISE = 1e-7
+
+
+@cache
+def golden_json(name: str) -> dict:
+    """One of the JSON files: config, meta, noise_floor or keys."""
+    return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@cache
+def golden_file(name: str) -> dict[str, torch.Tensor]:
+    """All tensors of one group, such as "vqvae"."""
+    return load_file(GOLDEN / f"{name}.safetensors")
+
+
+def golden(name: str) -> torch.Tensor:
+    """One tensor, named "group/tensor"."""
+    group, tensor = name.split("/", 1)
+    return golden_file(group)[tensor]
+
+
+def golden_tolerance(name: str) -> float:
+    """Largest absolute difference from the tensor "group/tensor" that is still rounding."""
+    noise = golden_json("noise_floor")[name]
+    return NOISE_FACTOR * max(noise["max_abs_diff"], LEAST_RELATIVE_NOISE * noise["max_abs"])
+
+
+def assert_close_to_golden(name: str, actual: torch.Tensor, where: torch.Tensor | None = None) -> None:
+    """Asserts that `actual` is the golden tensor "group/tensor" up to rounding; integers must be equal.
+
+    Args:
+        where: mask of the leading dimensions; only what it keeps is compared.
+    """
+    expected = golden(name)
+    assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, golden {tuple(expected.shape)}"
+    actual = actual.detach()
+    if where is not None:
+        actual, expected = actual[where.bool()], expected[where.bool()]
+    if not expected.is_floating_point():
+        assert torch.equal(actual, expected), f"{name}: {int((actual != expected).sum())} of {expected.numel()} differ"
+        return
+    assert torch.isfinite(actual).all(), f"{name}: not finite"
+    difference, allowed = (actual.double() - expected.double()).abs().max().item(), golden_tolerance(name)
+    assert difference <= allowed, f"{name}: differs by {difference:.2e}, allowed {allowed:.2e}"
+
+
+def released_weights() -> dict[str, torch.Tensor]:
+    """The state dict of the released system with the golden weights, float32 (its integer buffer as it is)."""
+    dtypes = {name: getattr(torch, key["dtype"]) for name, key in golden_json("keys").items()}
+    with np.load(GOLDEN / "state_dict_f16.npz") as arrays:
+        return {name: torch.from_numpy(arrays[name]).to(dtypes[name]) for name in arrays.files}
+
+
+def released_config() -> dict:
+    """`config.json` of the golden model as the released system writes it."""
+    sizes = golden_json("config")
+    special = sizes["special"]
+    return {
+        "model_type": "vargpt_llava",
+        "architectures": ["VARGPTLlavaForConditionalGeneration"],
+        "text_config": {"model_type": "llama", **sizes["text"]},
+        "vision_config": {"model_type": "clip_vision_model", **sizes["vision"]},
+        "hidden_size": sizes["text"]["hidden_size"],
+        "vocab_size": sizes["text"]["vocab_size"],
+        "image_token_index": special["image_token_index"],
+        "pad_token_id": special["pad_token_id"],
+        "special_tokens": {name: token for name, token in special.items() if name.startswith("image_gen")},
+        "image_seq_length": sizes["derived"]["n_image_tokens"],
+        "vision_feature_layer": sizes["derived"]["vision_feature_layer"],
+        "vision_feature_select_strategy": sizes["derived"]["vision_feature_select_strategy"],
+        "projector_hidden_act": sizes["derived"]["projector_hidden_act"],
+        "torch_dtype": "float32",
+    }
+
+
+def write_released_folder(
+    folder: Path, weights: dict[str, torch.Tensor], config: dict | None = None, form: str = "safetensors"
+) -> Path:
+    """Writes a checkpoint as it was released: `form` is "safetensors" or "bin", with "sharded " before it for three files."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config or released_config()))
+    suffix = form.split()[-1]
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    save = save_file if suffix == "safetensors" else torch.save
+    if not form.startswith("sharded"):
+        save(weights, folder / f"{stem}.{suffix}")
+        return folder
+    names, weight_map = list(weights), {}
+    for index in range(3):
+        file = f"{stem}-{index + 1:05}-of-00003.{suffix}"
+        shard = {name: weights[name] for name in names[index::3]}
+        save(shard, folder / file)
+        weight_map.update(dict.fromkeys(shard, file))
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder

@@ -1,0 +1,113 @@
+"""Generation against what the released system computed: every tensor of every scale, from the prompt to the picture."""
+
+import pytest
+import torch
+from golden_helpers import assert_close_to_golden, golden, golden_json
+
+from vargpt_hf.modeling.image_sampling_vargpt import filter_logits
+
+CASES = ["cfg0", "cfg15", "cfg15_image_prompt", "cfg15_late"]
+
+
+def prompt_up_to_image_start(case: str, image_start_token_id: int) -> torch.LongTensor:
+    """The ids of a case up to its image-start token; the released loop repeats what follows it."""
+    sequences = golden(f"generation/{case}.sequences")
+    return sequences[:, : sequences[0].tolist().index(image_start_token_id) + 1]
+
+
+def draw(model, case: str, **settings):
+    """Draws a case's picture; returns the output and what passed through decoder and language model at each scale."""
+    seen = {"decoder_in": [], "raw_logits": [], "llm_hidden": []}
+
+    def note_decoder(module, args, output):
+        seen["decoder_in"].append(args[0])
+        seen["raw_logits"].append(output)
+
+    def note_hidden(module, args):
+        seen["llm_hidden"].append(args[0])
+
+    hooks = [
+        model.model.visual_decoder.register_forward_hook(note_decoder),
+        model.model.generation_projector_out.register_forward_pre_hook(note_hidden),
+    ]
+    prompt = prompt_up_to_image_start(case, model.config.image_start_token_id)
+    if "image_prompt" in case:
+        settings["pixel_values"] = golden("understanding/pixel_values")[:1]
+    try:
+        output = model.generate(
+            prompt,
+            generation_mode="image",
+            image_guidance_type="noise",
+            image_guidance_scale=golden_json("meta")["generation"][case]["cfg"],
+            image_noise=[golden(f"generation/{case}.noise_{index}") for index in range(4)],
+            do_sample=False,
+            max_new_tokens=4,
+            return_dict_in_generate=True,
+            **settings,
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return output, seen
+
+
+@pytest.mark.parametrize("cache_implementation", [None, "static"])
+@pytest.mark.parametrize("case", CASES)
+def test_generation(golden_model, case, cache_implementation):
+    output, seen = draw(golden_model, case, cache_implementation=cache_implementation)
+    codes = output.image_codes.split([1, 4, 9, 16], dim=1)
+    for index in range(4):
+        assert_close_to_golden(f"generation/{case}.idx_{index}", codes[index])
+        assert_close_to_golden(f"generation/{case}.llm_hidden_{index}", seen["llm_hidden"][index][:1])
+        rows = seen["raw_logits"][index].shape[0]  # without guidance the unconditional half is not computed
+        expected = golden(f"generation/{case}.raw_logits_{index}")
+        assert rows == (1 if case == "cfg0" else 2)
+        if rows == 2:
+            assert_close_to_golden(f"generation/{case}.raw_logits_{index}", seen["raw_logits"][index])
+            assert_close_to_golden(f"generation/{case}.dec_in_{index}", seen["decoder_in"][index])
+        else:
+            assert_close_to_golden(f"generation/{case}.logits_{index}", seen["raw_logits"][index])
+            torch.testing.assert_close(seen["raw_logits"][index], expected[:1], atol=1e-4, rtol=1e-4)
+    f_hat = golden_model.model.vq_model.quantizer.accumulate(output.image_codes)
+    assert_close_to_golden(f"generation/{case}.fhat_3", f_hat)
+    assert_close_to_golden(f"generation/{case}.image", (output.images + 1) / 2)
+
+
+def test_picture_after_text(golden_model):
+    """The released case in which text comes before image-start, decoded by our loop from the bare prompt."""
+    case = "cfg15_late"
+    forced = golden_json("meta")["generation"][case]["forced_tokens"]
+    prompt = golden(f"generation/{case}.prompt_ids")
+
+    def force(batch_id, ids):
+        step = len(ids) - prompt.shape[1]
+        return [forced[step]] if step < len(forced) - 1 else [golden_model.config.text_config.eos_token_id]
+
+    output = golden_model.generate(
+        prompt,
+        image_guidance_type="noise",
+        image_guidance_scale=1.5,
+        image_noise=[golden(f"generation/{case}.noise_{index}") for index in range(4)],
+        do_sample=False,
+        max_new_tokens=10,
+        prefix_allowed_tokens_fn=force,
+        return_dict_in_generate=True,
+    )
+    expected = torch.cat([golden(f"generation/{case}.idx_{index}") for index in range(4)], dim=1)
+    assert torch.equal(output.image_codes, expected)
+    assert output.image_positions.tolist() == [prompt.shape[1] + forced.index(golden_model.config.image_start_token_id)]
+
+
+@pytest.mark.parametrize(
+    "case", golden_json("meta")["sampling"]["cases"], ids=lambda case: f"k{case['top_k']}-p{case['top_p']}"
+)
+def test_filtered_distributions(case):
+    filtered = filter_logits(golden("sampling/logits"), case["top_k"], case["top_p"])
+    expected = golden(f"sampling/masked_{case['i']}")
+    assert torch.equal(filtered.isinf(), expected.isinf())
+    assert_close_to_golden(f"sampling/probs_{case['i']}", filtered.softmax(-1))
+
+
+def test_top_k_beyond_the_codebook_keeps_all():
+    logits = golden("sampling/logits")
+    assert torch.equal(filter_logits(logits, top_k=10_000), logits)
