@@ -1,0 +1,32 @@
+"""The `vargpt` command: one file for each of its commands."""
+
+import sys
+
+import typer
+
+from .ask import ask
+from .chat import chat
+from .convert import convert
+from .draw import draw
+from .info import info
+
+app = typer.Typer(
+    help="VARGPT: one model that understands pictures and draws them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (draw, ask, chat, convert, info):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command; an error that a person can mend is said in one line, without a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        sys.exit(f"vargpt: {error}")
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,38 @@
+"""`vargpt ask`: a picture and a question in, an answer out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Device, DType, Model, load, prompt_inputs
+
+
+def ask(
+    picture: Annotated[Path, typer.Argument(help="The picture's file.")],
+    text: Annotated[str, typer.Argument(help="The question.")],
+    model: Model = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> None:
+    """Answer the question TEXT about PICTURE.
+
+    \b
+    Examples:
+      vargpt ask scene.png "what is above the blue square"
+      vargpt ask digit.png "which digit is this"
+    """
+    if not picture.is_file():
+        raise ValueError(f"There is no file {picture}.")
+    from transformers import TextStreamer
+
+    vargpt, processor = load(model, device, dtype)
+    content = [{"type": "image", "path": str(picture)}, {"type": "text", "text": text}]
+    vargpt.generate(
+        **prompt_inputs(processor, [{"role": "user", "content": content}], vargpt.device),
+        generation_mode="text",
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        streamer=TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True),
+    )

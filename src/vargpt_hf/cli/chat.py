@@ -1,0 +1,85 @@
+"""`vargpt chat`: a conversation in the terminal, with pictures both ways."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Device, DType, Model, Seed, load, prompt_inputs
+
+HELP = "Type a message. /image FILE adds a picture to it, /draw TEXT asks for a picture, /new starts over, /quit ends."
+
+
+def chat(
+    model: Model = None,
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the drawn pictures.")] = Path("."),
+    seed: Seed = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=2, help="Longest answer, in tokens; a picture counts as two.")] = 256,
+    device: Device = "auto",
+    dtype: DType = "auto",
+) -> None:
+    """Talk with the model; drawn pictures are saved as picture-1.png, picture-2.png, …
+
+    \b
+    Examples:
+      vargpt chat
+      vargpt chat --model ./my-vargpt --output-dir drawings
+    """
+    if not output_dir.is_dir():
+        raise ValueError(f"The folder {output_dir} does not exist: create it, or give another one.")
+    import torch
+
+    vargpt, processor = load(model, device, dtype)
+    generator = torch.Generator(vargpt.device).manual_seed(seed)
+    typer.echo(HELP)
+    messages, attached, drawn = [], [], 0
+    while (line := _read()) not in (None, "/quit"):
+        command, _, rest = line.partition(" ")
+        if command == "/new":
+            messages, attached = [], []
+        elif command == "/image":
+            attached += _attachment(Path(rest.strip()))
+        elif line.strip():
+            text = rest if command == "/draw" else line
+            messages.append({"role": "user", "content": [*attached, {"type": "text", "text": text}]})
+            attached = []
+            inputs = prompt_inputs(processor, messages, vargpt.device)
+            result = vargpt.generate(
+                **inputs,
+                generation_mode="image" if command == "/draw" else "auto",
+                max_new_tokens=max_new_tokens,
+                generator=generator,
+                return_dict_in_generate=True,
+            )
+            parts = processor.post_process_interleaved(result, prompt_length=inputs["input_ids"].shape[1])[0]
+            messages.append({"role": "assistant", "content": parts})
+            drawn = _show(parts, output_dir, drawn)
+
+
+def _read() -> str | None:
+    """The next line, or None where there is none."""
+    try:
+        return input("> ")
+    except (EOFError, KeyboardInterrupt):
+        return None
+
+
+def _attachment(file: Path) -> list[dict]:
+    """The content part of a picture's file, or none, with a word about it, where it cannot be read."""
+    if not file.is_file():
+        typer.echo(f"There is no file {file}.", err=True)
+        return []
+    return [{"type": "image", "path": str(file)}]
+
+
+def _show(parts: list[dict], output_dir: Path, drawn: int) -> int:
+    """Prints the texts, saves the pictures; returns how many have been drawn so far."""
+    for part in parts:
+        if part["type"] == "text":
+            typer.echo(part["text"].strip())
+        else:
+            drawn += 1
+            file = output_dir / f"picture-{drawn}.png"
+            part["image"].save(file)
+            typer.echo(f"[{file}]")
+    return drawn
