@@ -40,8 +40,7 @@ def test_layers_and_logits_of_whole_pictures(model, condition_ids):
     layers = model.visual_decoder.layers
     outputs = {}
     hooks = [
-        layer.register_forward_hook(lambda _, __, output, index=index: outputs.update({index: output}))
-        for index, layer in enumerate(layers)
+        layer.register_forward_hook(lambda _, __, output, index=index: outputs.update({index: output})) for index, layer in enumerate(layers)
     ]
     logits = model.visual_decoder(golden("decoder/x_BLC"), condition_ids)
     for hook in hooks:

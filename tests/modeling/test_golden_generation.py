@@ -98,9 +98,7 @@ def test_picture_after_text(golden_model):
     assert output.image_positions.tolist() == [prompt.shape[1] + forced.index(golden_model.config.image_start_token_id)]
 
 
-@pytest.mark.parametrize(
-    "case", golden_json("meta")["sampling"]["cases"], ids=lambda case: f"k{case['top_k']}-p{case['top_p']}"
-)
+@pytest.mark.parametrize("case", golden_json("meta")["sampling"]["cases"], ids=lambda case: f"k{case['top_k']}-p{case['top_p']}")
 def test_filtered_distributions(case):
     filtered = filter_logits(golden("sampling/logits"), case["top_k"], case["top_p"])
     expected = golden(f"sampling/masked_{case['i']}")

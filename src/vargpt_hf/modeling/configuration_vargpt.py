@@ -131,8 +131,7 @@ class VargptVisualDecoderConfig(PreTrainedConfig):
             self.initializer_range = (1 / (3 * self.hidden_size)) ** 0.5
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"The visual decoder's hidden_size {self.hidden_size} is not divisible by its "
-                f"{self.num_attention_heads} attention heads."
+                f"The visual decoder's hidden_size {self.hidden_size} is not divisible by its {self.num_attention_heads} attention heads."
             )
         for name in ("drop_path_rate", "condition_dropout"):
             if not 0 <= getattr(self, name) < 1:
@@ -176,9 +175,7 @@ class VargptConfig(PreTrainedConfig):
 
     model_type = "vargpt"
     sub_configs_defaults = {
-        "text_config": SubConfigSpec(
-            config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32064, "rms_norm_eps": 1e-5}
-        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32064, "rms_norm_eps": 1e-5}),
         "vision_config": SubConfigSpec(
             config_class=AutoConfig,
             model_type="clip_vision_model",
@@ -219,7 +216,8 @@ class VargptConfig(PreTrainedConfig):
         if self.image_seq_length is None:
             self.image_seq_length = self._vision_tower_places()
         self._check_tokens()
-        self._check_widths()
+        if self.image_seq_length < 1:
+            raise ValueError(f"`image_seq_length` must be at least 1, got {self.image_seq_length}.")
         for name in ("text_loss_weight", "image_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
@@ -240,17 +238,6 @@ class VargptConfig(PreTrainedConfig):
                 )
         if len(set(ids.values())) < len(ids):
             raise ValueError(f"The picture tokens must differ from one another, got {ids}.")
-
-    def _check_widths(self) -> None:
-        for key in ("text_config", "vision_config"):
-            config = getattr(self, key)
-            if getattr(config, "head_dim", None) is None and config.hidden_size % config.num_attention_heads:
-                raise ValueError(
-                    f"hidden_size {config.hidden_size} of `{key}` is not divisible by its {config.num_attention_heads} "
-                    "attention heads."
-                )
-        if self.image_seq_length < 1:
-            raise ValueError(f"`image_seq_length` must be at least 1, got {self.image_seq_length}.")
 
     @classmethod
     def paper(cls, **kwargs) -> "VargptConfig":

@@ -76,9 +76,7 @@ class VargptDecodingLoop:
 
     def _check_generator(self, generator):
         if isinstance(generator, list) and len(generator) != self.num_rows:
-            raise ValueError(
-                f"`generator` has {len(generator)} generators for {self.num_rows} rows: give one, or one for each row."
-            )
+            raise ValueError(f"`generator` has {len(generator)} generators for {self.num_rows} rows: give one, or one for each row.")
         if generator is None and not self.settings.do_sample:
             # Noise guidance still draws noise: without sampling it must depend neither on global state nor on other rows.
             return [torch.Generator(self.device).manual_seed(0) for _ in range(self.num_rows)]
@@ -115,9 +113,7 @@ class VargptDecodingLoop:
         """A forced picture takes two tokens, or one where the prompt brings its start."""
         needed = 1 + int((~self.parked).any())
         if self.settings.generation_mode == "image" and self.max_new_tokens < needed:
-            raise ValueError(
-                f"`max_new_tokens` leaves {self.max_new_tokens} tokens, but a picture takes {needed}: set it to {needed} or more."
-            )
+            raise ValueError(f"`max_new_tokens` leaves {self.max_new_tokens} tokens, but a picture takes {needed}: set it to {needed} or more.")
         if self.settings.generation_mode == "image" and self.settings.max_images == 0:
             raise ValueError('`generation_mode="image"` asks for a picture, but `max_images=0` forbids it.')
 
@@ -340,9 +336,7 @@ class VargptDecodingLoop:
         """Codes (N, l) from logits (M, l, V): guidance, then sampling."""
         settings = self.settings
         if logits.shape[0] > num_pictures:
-            strength = guidance_strength(
-                settings.image_guidance_scale, settings.image_guidance_ramp, index, len(self.config.vq_config.scales)
-            )
+            strength = guidance_strength(settings.image_guidance_scale, settings.image_guidance_ramp, index, len(self.config.vq_config.scales))
             logits = guide(*logits.chunk(2), strength)
         return sample_codes(
             logits,

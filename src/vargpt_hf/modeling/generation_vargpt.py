@@ -105,9 +105,7 @@ class VargptGenerationMixin(GenerationMixin):
             _check_can_draw(generation_mode, generation_config, generation_mode_kwargs)
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
-    def _prepare_cache_for_generation(
-        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-    ) -> None:
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length) -> None:
         """Makes room in fixed-size caches for the pictures, and for the columns in which rows wait for one another."""
         if generation_config.generation_mode != "text":
             pictures = 1 if generation_config.generation_mode == "image" else generation_config.max_images
@@ -115,9 +113,7 @@ class VargptGenerationMixin(GenerationMixin):
             rows = batch_size * generation_config.num_return_sequences
             max_cache_length += pictures * (self.config.vq_config.num_image_tokens + 1)
             max_cache_length += new_tokens * min(pictures, rows - 1) + len(generation_config.image_unconditional_ids or [0])
-        return super()._prepare_cache_for_generation(
-            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-        )
+        return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, batch_size, max_cache_length)
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: torch.LongTensor | None = None, **model_kwargs
@@ -127,9 +123,7 @@ class VargptGenerationMixin(GenerationMixin):
         if codes is not None and expand_size > 1:
             places = (input_ids == self.config.image_place_token_id).sum(1) // self.config.vq_config.num_image_tokens
             codes = torch.cat([part.repeat(expand_size, 1) for part in codes.split(places.tolist())])
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
         return input_ids, model_kwargs if codes is None else {**model_kwargs, "image_codes": codes}
 
     def prepare_inputs_for_generation(self, *args, is_first_iteration: bool | None = False, **kwargs) -> dict:
@@ -218,13 +212,10 @@ def _check_image_settings(config: GenerationConfig) -> None:
     if config.max_images < 0:
         raise ValueError(f"`max_images` must not be negative, got {config.max_images}.")
     if config.image_temperature <= 0:
-        raise ValueError(
-            f"`image_temperature` must be positive, got {config.image_temperature}; `do_sample=False` takes the likeliest codes."
-        )
+        raise ValueError(f"`image_temperature` must be positive, got {config.image_temperature}; `do_sample=False` takes the likeliest codes.")
     if config.image_top_k < 0 or not 0 <= config.image_top_p <= 1:
         raise ValueError(
-            f"`image_top_k` must not be negative and `image_top_p` must be in [0, 1], got {config.image_top_k} and "
-            f"{config.image_top_p}."
+            f"`image_top_k` must not be negative and `image_top_p` must be in [0, 1], got {config.image_top_k} and {config.image_top_p}."
         )
 
 
@@ -239,9 +230,7 @@ def _check_can_draw(mode: GenerationMode, config: GenerationConfig, mode_kwargs:
     if config.use_cache is False:
         raise ValueError(f"Pictures cannot be drawn with `use_cache=False`: scale passes stand on the cache. {advice}")
     if mode_kwargs.get("synced_gpus"):
-        raise ValueError(
-            f"Pictures cannot be drawn with `synced_gpus`: ranks would need the same number of scale passes. {advice}"
-        )
+        raise ValueError(f"Pictures cannot be drawn with `synced_gpus`: ranks would need the same number of scale passes. {advice}")
 
 
 __all__ = ["IMAGE_GENERATION_DEFAULTS", "VargptGenerateOutput", "VargptGenerationConfig", "VargptGenerationMixin"]

@@ -54,14 +54,10 @@ def sample_codes(
     if not do_sample:
         return logits.argmax(dim=-1)
     probabilities = filter_logits(logits / temperature, top_k, top_p).softmax(dim=-1)
-    return torch.cat(
-        [part.flatten(0, 1).multinomial(1, generator=own).view(part.shape[:2]) for part, own in _each(probabilities, generator)]
-    )
+    return torch.cat([part.flatten(0, 1).multinomial(1, generator=own).view(part.shape[:2]) for part, own in _each(probabilities, generator)])
 
 
-def sample_tokens(
-    scores: torch.Tensor, do_sample: bool, generator: torch.Generator | list[torch.Generator] | None = None
-) -> torch.LongTensor:
+def sample_tokens(scores: torch.Tensor, do_sample: bool, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.LongTensor:
     """Tokens (B,) of processed scores (B, vocabulary): the likeliest, or a sample."""
     if not do_sample:
         return scores.argmax(dim=-1)
@@ -69,9 +65,7 @@ def sample_tokens(
     return torch.cat([part.multinomial(1, generator=own).squeeze(1) for part, own in _each(probabilities, generator)])
 
 
-def sample_noise(
-    shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None
-) -> torch.Tensor:
+def sample_noise(shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
     """Standard-normal noise of a shape (N, …), in the dtype and on the device of `like`."""
     parts = _each(torch.empty(shape, dtype=like.dtype, device=like.device), generator)
     return torch.cat([part.normal_(generator=own) for part, own in parts])

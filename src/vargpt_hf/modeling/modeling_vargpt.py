@@ -191,9 +191,7 @@ class VargptModel(VargptPreTrainedModel):
         Returns:
             The vision tower's output with `pooler_output`: a list of projected features (places, D), one per picture.
         """
-        outputs = self.vision_tower(
-            pixel_values.to(self.multi_modal_projector.linear_1.weight.dtype), return_dict=True, **kwargs
-        )
+        outputs = self.vision_tower(pixel_values.to(self.multi_modal_projector.linear_1.weight.dtype), return_dict=True, **kwargs)
         layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
         selected = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
         if vision_feature_select_strategy == "default":
@@ -211,18 +209,14 @@ class VargptModel(VargptPreTrainedModel):
             self.vq_model.check_codes(image_codes)
         return image_codes
 
-    def get_placeholder_mask(
-        self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor, token_id: int
-    ) -> torch.BoolTensor:
+    def get_placeholder_mask(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor, token_id: int) -> torch.BoolTensor:
         """Where `token_id` stands, (B, T); found by its embedding where only `inputs_embeds` are given."""
         if input_ids is not None:
             return input_ids == token_id
         token = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
-    def _fill_places(
-        self, inputs_embeds: torch.Tensor, places: torch.BoolTensor, features: torch.Tensor, kind: str
-    ) -> torch.Tensor:
+    def _fill_places(self, inputs_embeds: torch.Tensor, places: torch.BoolTensor, features: torch.Tensor, kind: str) -> torch.Tensor:
         """Writes picture features (pictures, places each, D) over the embeddings of their places, in reading order."""
         pictures, places_each = features.shape[:2]
         torch_compilable_check(
@@ -240,9 +234,7 @@ class VargptModel(VargptPreTrainedModel):
     def _check_no_places(places: torch.BoolTensor, kind: str, argument: str) -> None:
         torch_compilable_check(
             ~places.any(),
-            lambda: (
-                f"The text has {int(places.sum())} places of pictures to {kind}, but no pictures were given: pass {argument}."
-            ),
+            lambda: f"The text has {int(places.sum())} places of pictures to {kind}, but no pictures were given: pass {argument}.",
         )
 
     def sample_condition_ids(self, num_pictures: int, device: torch.device) -> torch.LongTensor:
@@ -376,9 +368,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         """See [`VargptModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
-    def text_loss(
-        self, logits: torch.Tensor, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None
-    ) -> torch.Tensor:
+    def text_loss(self, logits: torch.Tensor, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of next-token cross-entropies over their number, here or (`num_items_in_batch`) in the accumulated batch.
 
         Picture places are never targets; a batch without targets gives 0.
@@ -388,13 +378,9 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         labels = labels.masked_fill(placeholders, IGNORE_INDEX)
         if num_items_in_batch is None:
             num_items_in_batch = (labels[:, 1:] != IGNORE_INDEX).sum().clamp(min=1)
-        return self.loss_function(
-            logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
-        )
+        return self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch)
 
-    def image_loss(
-        self, image_logits: torch.Tensor, codes: torch.LongTensor, num_codes_in_batch: torch.Tensor | int | None
-    ) -> torch.Tensor:
+    def image_loss(self, image_logits: torch.Tensor, codes: torch.LongTensor, num_codes_in_batch: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of code cross-entropies, unshifted, over their number here or in the accumulated batch; float32."""
         total = F.cross_entropy(image_logits.flatten(0, 1).float(), codes.flatten(), reduction="sum")
         return total / (codes.numel() if num_codes_in_batch is None else num_codes_in_batch)

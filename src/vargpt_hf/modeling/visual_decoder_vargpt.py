@@ -84,9 +84,7 @@ class VargptDecoderAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         self.log_scale = nn.Parameter(torch.full((decoder.num_attention_heads,), math.log(4.0)))
 
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, cache: VargptDecoderCache | None
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, cache: VargptDecoderCache | None) -> torch.Tensor:
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = F.normalize(self.q_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)
         key = F.normalize(self.k_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)

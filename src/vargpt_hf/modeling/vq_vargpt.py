@@ -90,16 +90,12 @@ class VargptVQUpsample(nn.Module):
 class VargptVQLevel(nn.Module):
     """The residual blocks of one resolution, each followed by attention at the lowest, then the way to the next one."""
 
-    def __init__(
-        self, config: VargptVQConfig, in_channels: int, channels: int, num_blocks: int, attention: bool, resample: nn.Module
-    ):
+    def __init__(self, config: VargptVQConfig, in_channels: int, channels: int, num_blocks: int, attention: bool, resample: nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(
             VargptVQResidualBlock(config, in_channels if index == 0 else channels, channels) for index in range(num_blocks)
         )
-        self.attentions = nn.ModuleList(
-            VargptVQAttention(config, channels) if attention else nn.Identity() for _ in range(num_blocks)
-        )
+        self.attentions = nn.ModuleList(VargptVQAttention(config, channels) if attention else nn.Identity() for _ in range(num_blocks))
         self.resample = resample
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -204,13 +200,10 @@ class VargptResidualQuantizer(nn.Module):
         self.latent_size = config.latent_size
         self.commitment_weight = config.commitment_weight
         self.residual_conv_ratio = config.residual_conv_ratio
-        self.conv_of_scale = [
-            residual_conv_index(index, len(config.scales), config.num_residual_convs) for index in range(len(config.scales))
-        ]
+        self.conv_of_scale = [residual_conv_index(index, len(config.scales), config.num_residual_convs) for index in range(len(config.scales))]
         self.codebook = nn.Embedding(config.codebook_size, config.latent_channels)
         self.residual_convs = nn.ModuleList(
-            nn.Conv2d(config.latent_channels, config.latent_channels, kernel_size=3, padding=1)
-            for _ in range(config.num_residual_convs)
+            nn.Conv2d(config.latent_channels, config.latent_channels, kernel_size=3, padding=1) for _ in range(config.num_residual_convs)
         )
 
     def nearest_codes(self, latents: torch.Tensor) -> torch.LongTensor:

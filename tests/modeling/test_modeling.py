@@ -1,0 +1,198 @@
+"""The model as a whole: mixtures of rows, losses, placeholders, saving."""
+
+import pytest
+import torch
+
+from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf.modeling.modeling_vargpt import IGNORE_INDEX
+from vargpt_hf.testing import tiny_config, tiny_model
+
+PAD, IMAGE, START, END, PLACE = 0, 60, 61, 62, 63
+L = 21
+READ, DRAWN = [IMAGE] * 4, [START, *[PLACE] * L, END]
+ROWS = {
+    "text": [1, 5, 6, 7, 2],
+    "reads": [1, *READ, 5, 6, 2],
+    "draws": [1, 8, 9, *DRAWN, 2],
+    "both": [1, *READ, 10, *DRAWN, 11, *READ, *DRAWN, 2],
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+def pictures(row: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels to read and codes to draw, as many as the row has."""
+    generator = torch.Generator().manual_seed(seed)
+    read = torch.randn(row.count(IMAGE) // 4, 3, 16, 16, generator=generator)
+    return read, torch.randint(0, 24, (row.count(START), L), generator=generator)
+
+
+def batch(names: list[str], side: str = "right") -> dict[str, torch.Tensor]:
+    """Model inputs of several rows, padded on one side, labels everywhere."""
+    longest = max(len(ROWS[name]) for name in names)
+    ids, masks, read, codes = [], [], [], []
+    for name in names:
+        row, padding = ROWS[name], [PAD] * (longest - len(ROWS[name]))
+        ids.append(row + padding if side == "right" else padding + row)
+        masks.append([1] * len(row) + padding if side == "right" else padding + [1] * len(row))
+        more_read, more_codes = pictures(row, seed=len(name))
+        read.append(more_read)
+        codes.append(more_codes)
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(masks)}
+    inputs["labels"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, IGNORE_INDEX)
+    if len(torch.cat(read)):
+        inputs["pixel_values"] = torch.cat(read)
+    if len(torch.cat(codes)):
+        inputs["image_codes"] = torch.cat(codes)
+    if side == "left":
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    return inputs
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_row_does_not_depend_on_its_batch(model, side):
+    together = model(**batch(list(ROWS), side))
+    mask, drawn = batch(list(ROWS), side)["attention_mask"].bool(), 0
+    for index, name in enumerate(ROWS):
+        alone = model(**batch([name]))
+        torch.testing.assert_close(together.logits[index][mask[index]], alone.logits[0], atol=1e-5, rtol=1e-4)
+        count = ROWS[name].count(START)
+        if count:
+            torch.testing.assert_close(together.image_logits[drawn : drawn + count], alone.image_logits, atol=1e-5, rtol=1e-4)
+        drawn += count
+    assert drawn == len(together.image_logits) == 3
+
+
+def test_losses_are_weighted_means_over_targets():
+    model = tiny_model(text_loss_weight=0.5, image_loss_weight=2.0)
+    inputs = batch(["draws", "reads"])
+    outputs = model(**inputs)
+    logits = outputs.logits[:, :-1].log_softmax(-1)
+    targets = inputs["labels"][:, 1:].clone()
+    targets[(targets == IMAGE) | (targets == PLACE)] = IGNORE_INDEX
+    kept = targets != IGNORE_INDEX
+    by_hand = -logits[kept].gather(1, targets[kept][:, None]).mean()
+    torch.testing.assert_close(outputs.text_loss, by_hand)
+    code_logits = outputs.image_logits.log_softmax(-1)
+    torch.testing.assert_close(outputs.image_loss, -code_logits.gather(2, inputs["image_codes"][..., None]).mean())
+    torch.testing.assert_close(outputs.loss, 0.5 * outputs.text_loss + 2 * outputs.image_loss)
+
+
+def test_counts_of_the_accumulated_batch_scale_the_losses(model):
+    inputs = batch(["draws"])
+    whole, half = model(**inputs), model(**inputs, num_items_in_batch=10, num_codes_in_batch=2 * L)
+    torch.testing.assert_close(half.image_loss, whole.image_loss / 2)
+    torch.testing.assert_close(half.text_loss, whole.text_loss * 5 / 10)  # the row has 5 text targets
+
+
+def test_without_targets_the_text_loss_is_zero(model):
+    inputs = batch(["text"])
+    inputs["labels"] = torch.full_like(inputs["labels"], IGNORE_INDEX)
+    assert model(**inputs).text_loss.item() == 0
+
+
+def test_pixels_to_draw_are_encoded(model):
+    inputs = batch(["draws"])
+    del inputs["image_codes"]
+    pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    from_pixels = model(**inputs, output_pixel_values=pixels)
+    from_codes = model(**inputs, image_codes=model.model.vq_model.encode(pixels))
+    torch.testing.assert_close(from_pixels.image_loss, from_codes.image_loss)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pixel_values": None}, "4 places of pictures to understand, but no pictures were given: pass `pixel_values`"),
+        ({"image_codes": None}, "21 places of pictures to generate, but no pictures were given: pass `output_pixel_values`"),
+        ({"pixel_values": torch.zeros(2, 3, 16, 16)}, "4 places of pictures to understand, but 2 pictures were given, which fill 8"),
+        ({"image_codes": torch.zeros(2, L, dtype=torch.long)}, "21 places of pictures to generate, but 2 .* which fill 42"),
+        ({"image_codes": torch.full((1, L), 24)}, r"Codes must lie in \[0, 24\)"),
+        ({"image_codes": torch.zeros(1, 5, dtype=torch.long)}, "must have shape"),
+        ({"output_pixel_values": torch.zeros(1, 3, 16, 16)}, "not as both"),
+        ({"image_codes": None, "output_pixel_values": torch.zeros(1, 3, 8, 8)}, r"shape \(batch, 3, 16, 16\), got \(1, 3, 8, 8\)"),
+        ({"inputs_embeds": torch.zeros(1, 2, 32)}, "exactly one of `input_ids` and `inputs_embeds`"),
+    ],
+)
+def test_pictures_and_places_must_agree(model, change, message):
+    row = [1, *READ, 5, *DRAWN]
+    read, codes = pictures(row, 0)
+    with pytest.raises(ValueError, match=message):
+        model(**{"input_ids": torch.tensor([row]), "pixel_values": read, "image_codes": codes, **change})
+
+
+def test_inputs_embeds_find_their_places(model):
+    inputs = batch(["both"])
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    expected = model(**inputs).logits
+    del inputs["input_ids"]
+    torch.testing.assert_close(model(**inputs, inputs_embeds=embeds).logits, expected)
+
+
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+def test_saving_is_exact(model, tmp_path, attn_implementation):
+    model.save_pretrained(tmp_path)
+    loaded = VargptForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=attn_implementation).eval()
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    expected, got = model(**batch(["both", "draws"])), loaded(**batch(["both", "draws"]))
+    torch.testing.assert_close(got.image_logits, expected.image_logits, atol=1e-5, rtol=1e-4)
+    assert [file.name for file in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_gradient_checkpointing_changes_nothing():
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_model(visual_decoder_config={**tiny_config().visual_decoder_config.to_dict(), "condition_dropout": 0.0})
+        model.train()
+        model.config.visual_decoder_config.drop_path_rate = 0.0
+        for layer in model.model.visual_decoder.layers:
+            layer.drop_path_rate = 0.0
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(**batch(["both", "text"]), use_cache=False).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4)
+
+
+def test_every_part_that_draws_or_speaks_gets_gradients(model):
+    fresh = tiny_model(seed=1)
+    fresh(**batch(["both"])).loss.backward()
+    without = {name for name, p in fresh.named_parameters() if p.grad is None}
+    assert all(name.startswith(("model.vq_model.", "model.vision_tower.")) for name in without)
+
+
+def test_initialisation_is_seeded_and_finite():
+    first, second, other = tiny_model(3).state_dict(), tiny_model(3).state_dict(), tiny_model(4).state_dict()
+    assert all(torch.isfinite(value).all() for value in first.values())
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert not torch.equal(first["model.visual_decoder.head.weight"], other["model.visual_decoder.head.weight"])
+
+
+def test_another_language_model():
+    text = {
+        "model_type": "gpt2",
+        "vocab_size": 64,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 128,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    model = tiny_model(text_config=text)
+    outputs = model(**batch(["both", "text"]))
+    assert torch.isfinite(outputs.loss)
+    drawn = model.generate(torch.tensor([[1, 5, 6]]), generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
+    assert drawn.images.shape == (1, 3, 16, 16)
+
+
+def test_block_causal_mask(model):
+    """A place sees its own and coarser scales: the drawing of `block_causal_mask`, for sides 1, 2, 4."""
+    mask = model.model.visual_decoder.block_causal_mask(torch.zeros(1, L, 24))[0, 0].bool()
+    scale = torch.tensor([0, *[1] * 4, *[2] * 16])
+    assert torch.equal(mask, scale[:, None] >= scale[None])
