@@ -36,9 +36,7 @@ def make_tokenizer(with_bos: bool = False, metaspace: bool = False) -> PreTraine
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     if with_bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-        )
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="<unk>",
@@ -56,9 +54,7 @@ def make_processor(**tokenizer_options) -> VargptProcessor:
         output_size=SIDE,
         output_resize_factor=1.0,
     )
-    return VargptProcessor(
-        image_processor, make_tokenizer(**tokenizer_options), image_seq_length=PLACES, num_image_gen_tokens=CODES
-    )
+    return VargptProcessor(image_processor, make_tokenizer(**tokenizer_options), image_seq_length=PLACES, num_image_gen_tokens=CODES)
 
 
 def noise_picture(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:

@@ -32,9 +32,7 @@ print(sorted(out), processor.decode(out["input_ids"][0]).count("<|image_gen_pad|
 def run(script: str, tmp_path, pythonpath: str) -> str:
     environment = {**os.environ, "PYTHONPATH": pythonpath, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     # -P: the working directory is no place of modules
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -63,9 +63,7 @@ def output_pixels(processor, *seeds):
 
 
 def test_places_of_both_kinds(processor):
-    out = processor(
-        text=f"a {IMAGE} b {DRAWING} c", images=noise_picture(0), output_images=noise_picture(1), return_tensors="pt"
-    )
+    out = processor(text=f"a {IMAGE} b {DRAWING} c", images=noise_picture(0), output_images=noise_picture(1), return_tensors="pt")
     expanded = processor.decode(out["input_ids"][0])
     assert expanded == f"a {IMAGE * PLACES} b {START}{PLACE * CODES}{END} c"
     assert set(out) == {"input_ids", "attention_mask", "pixel_values", "output_pixel_values"}
@@ -204,9 +202,7 @@ def test_batch_of_chats(processor):
         [user(seen(3), text("draw it")), assistant(text("Here: "), drawn(4)), user(text("more")), assistant(drawn(5))],
     ]
     out = to_tensors(processor, chats)
-    counts = [
-        [int((row == i).sum()) for row in out["input_ids"]] for i in processor.tokenizer.convert_tokens_to_ids(PICTURE_TOKENS)
-    ]
+    counts = [[int((row == i).sum()) for row in out["input_ids"]] for i in processor.tokenizer.convert_tokens_to_ids(PICTURE_TOKENS)]
     assert counts == [[0, PLACES, 0, PLACES], [0, 0, 2, 2], [0, 0, 2 * CODES, 2 * CODES], [0, 0, 2, 2]]
     assert torch.equal(out["output_pixel_values"], output_pixels(processor, 1, 2, 4, 5))
     expected = processor.image_processor([noise_picture(0), noise_picture(3)], return_tensors="pt")["pixel_values"]
@@ -354,9 +350,7 @@ WHOLE = START + PLACE * CODES + END
 
 def same(part, seed):
     return (
-        part["type"] == "image_gen"
-        and torch.equal(part["codes"], codes_of(seed))
-        and part["image"].tobytes() == noise_picture(seed).tobytes()
+        part["type"] == "image_gen" and torch.equal(part["codes"], codes_of(seed)) and part["image"].tobytes() == noise_picture(seed).tobytes()
     )
 
 
@@ -406,9 +400,7 @@ def test_generated_turn_goes_into_the_next(metaspace):
     """The prompt of the second turn begins with the very tokens of the first turn, and carries the same codes."""
     processor = make_processor(metaspace=metaspace)
     chat = [user(seen(0), text("draw a red circle"))]
-    inputs = processor.apply_chat_template(
-        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
+    inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
     prompt = inputs["input_ids"]
     answer = [f" Here it is: {WHOLE} a red circle. hello</s>", [1]]
     out = generated(processor, [answer])

@@ -8,7 +8,9 @@ from .ask import ask
 from .chat import chat
 from .convert import convert
 from .draw import draw
+from .evaluate import evaluate
 from .info import info
+from .train import train
 
 app = typer.Typer(
     help="VARGPT: one model that understands pictures and draws them.",
@@ -17,8 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw, ask, chat, convert, info):
+for command in (draw, ask, chat, convert, evaluate, info):
     app.command()(command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 
 
 def main() -> None:

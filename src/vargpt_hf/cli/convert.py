@@ -9,12 +9,8 @@ import typer
 def convert(
     source: Annotated[Path, typer.Argument(help="Folder of a checkpoint in the released format.")],
     destination: Annotated[Path, typer.Argument(help="Folder to create.")],
-    scales: Annotated[
-        str | None, typer.Option(help="Side lengths of the scales, such as 1,2,3,4, where they are not VAR's own ten.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Number format to store, such as bfloat16; as in the source by default.")
-    ] = None,
+    scales: Annotated[str | None, typer.Option(help="Side lengths of the scales, such as 1,2,3,4, where they are not VAR's own ten.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Number format to store, such as bfloat16; as in the source by default.")] = None,
 ) -> None:
     """Convert a checkpoint in the released format to a complete model folder.
 

@@ -20,9 +20,7 @@ class Guidance(str, Enum):
 
 def draw(
     text: Annotated[str, typer.Argument(help="What to draw.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; its ending names the format.")] = Path(
-        "out.png"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; its ending names the format.")] = Path("out.png"),
     model: Model = None,
     seed: Seed = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest codes instead of sampling.")] = False,
@@ -32,9 +30,7 @@ def draw(
     top_k: Annotated[int | None, typer.Option(help="Sample among this many likeliest codes; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample within this probability mass; 0: all.")] = None,
     enlarge: Annotated[int, typer.Option(min=1, help="Enlarge the saved picture this many times.")] = 1,
-    scales_strip: Annotated[
-        Path | None, typer.Option(help="Also save the coarse-to-fine pictures side by side in this file.")
-    ] = None,
+    scales_strip: Annotated[Path | None, typer.Option(help="Also save the coarse-to-fine pictures side by side in this file.")] = None,
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:

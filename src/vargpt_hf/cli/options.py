@@ -9,20 +9,14 @@ if TYPE_CHECKING:
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
     from ..processing.processing_vargpt import VargptProcessor
 
-Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="Folder or Hub id of a VARGPT; the vargpt-tiny of this package by default.")
-]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Folder or Hub id of a VARGPT; the vargpt-tiny of this package by default.")]
 Device = Annotated[str, typer.Option(help='Where to run: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one.')]
-DType = Annotated[
-    str, typer.Option("--dtype", help='Number format of the weights: "auto" (as stored), "float32", "bfloat16", "float16".')
-]
+DType = Annotated[str, typer.Option("--dtype", help='Number format of the weights: "auto" (as stored), "float32", "bfloat16", "float16".')]
 Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same result.")]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def load(
-    model: str | None, device: str = "auto", dtype: str = "auto"
-) -> "tuple[VargptForConditionalGeneration, VargptProcessor]":
+def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple[VargptForConditionalGeneration, VargptProcessor]":
     """The model, ready to generate, and its processor.
 
     Raises:
@@ -56,6 +50,4 @@ def load(
 
 def prompt_inputs(processor: "VargptProcessor", chat: list[dict], device) -> dict:
     """Model inputs of a conversation that the model is to go on with."""
-    return processor.apply_chat_template(
-        [chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    ).to(device)
+    return processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt").to(device)

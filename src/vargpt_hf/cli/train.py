@@ -1,0 +1,24 @@
+"""`vargpt train`: one stage of training from a YAML file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="YAML file of the stage; see examples/tiny.")],
+) -> None:
+    """Train one stage as CONFIG says; further --options win over the file.
+
+    \b
+    Examples:
+      vargpt train examples/tiny/stage3.yaml --model_name_or_path runs/stage2 --output_dir runs/stage3
+      vargpt train my-stage.yaml --learning_rate 1e-4 --resume_from_checkpoint true
+    """
+    try:
+        from ..training.script import train as run
+    except ImportError as error:
+        raise ValueError(f'Training needs more packages ({error}): pip install "vargpt-hf[train]".') from error
+    run(config, context.args)

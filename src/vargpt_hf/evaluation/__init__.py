@@ -1,0 +1,1 @@
+"""Judges of drawings and answers, and the figures they give."""

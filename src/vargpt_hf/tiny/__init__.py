@@ -1,0 +1,7 @@
+"""vargpt-tiny: the small VARGPT that comes with this package, and the data it was trained on."""
+
+from pathlib import Path
+
+TINY_FOLDER = Path(__file__).parent / "weights"
+
+__all__ = ["TINY_FOLDER"]

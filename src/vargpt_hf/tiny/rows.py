@@ -1,0 +1,236 @@
+"""Conversations about scenes and digits: rows of training and test in the form that `training` reads.
+
+A row is `{"messages", "images", "output_images", "truth"}`: parts of type "image" stand for `images` (to understand), parts of
+type "image_gen" for `output_images` (to draw), both in reading order; `truth` is what a judge needs, as JSON.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .digits import sample_digit
+from .shapes import ALL_PAIRS, HELD_OUT_PAIRS, KINDS, RELATIONS, Scene, SceneObject, render, sample_scene
+
+Row = dict[str, Any]
+Part = dict[str, str]
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
+SEEN_PAIRS = ALL_PAIRS - HELD_OUT_PAIRS
+IMAGE, DRAWING = {"type": "image"}, {"type": "image_gen"}
+
+_DRAW_WORDINGS = (
+    "draw {}",
+    "{}",
+    "paint {}",
+    "draw {} please",
+    "a picture of {}",
+    "make a picture of {}",
+    "show me {}",
+)
+_DIGIT_WORDINGS = ("write the digit {}", "a handwritten {}", "draw a {}", "write {}", "the digit {}", "a handwritten digit {}")
+_READ_WORDINGS = ("which digit is this", "what number is this", "read the digit")
+_SMALL_TALK = (
+    ("hello", "hello, i can draw shapes and digits and answer questions about pictures"),
+    ("what can you do", "i can draw shapes and digits and answer questions about pictures"),
+    ("who are you", "i am vargpt-tiny"),
+    ("thank you", "you are welcome"),
+)
+_SHARE_SIZE_SAID, _SHARE_BACKGROUND_SAID = 0.3, 0.3
+
+
+def describe(scene: Scene, size: bool = False, background: bool = False) -> str:
+    """The scene in words: "a red circle above a blue square", with sizes or background where asked."""
+    names = [_name(item, size) for item in scene.objects]
+    if scene.kind == "count":
+        item = scene.objects[0]
+        text = f"{NUMBERS[len(names)]} {item.size + ' ' if size else ''}{item.colour} {PLURALS[item.shape]}"
+    elif scene.kind == "relation":
+        text = f"{names[0]} {scene.relation} {names[1]}"
+    else:
+        text = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"{text} on {_article(scene.background)} background" if background else text
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _name(item: SceneObject, size: bool = False) -> str:
+    return _article(f"{item.size + ' ' if size else ''}{item.colour} {item.shape}")
+
+
+def _choice(rng: np.random.Generator, options):
+    return options[int(rng.integers(len(options)))]
+
+
+def _truth(scene: Scene) -> dict[str, Any]:
+    objects = [{"shape": item.shape, "colour": item.colour, "size": item.size} for item in scene.objects]
+    return {"kind": scene.kind, "relation": scene.relation, "background": scene.background, "objects": objects}
+
+
+def _row(user: list[Part], assistant: list[Part], truth: Any, images: list[Image.Image] = (), drawings: list[Image.Image] = ()) -> Row:
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return {"messages": messages, "images": list(images), "output_images": list(drawings), "truth": json.dumps(truth)}
+
+
+def _text(text: str) -> Part:
+    return {"type": "text", "text": text}
+
+
+def _scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(), kind: str | None = None) -> tuple[Scene, str]:
+    """A scene and its words; what is not said is white."""
+    says_background = rng.random() < _SHARE_BACKGROUND_SAID
+    scene = sample_scene(
+        rng,
+        _choice(rng, KINDS) if kind is None else kind,
+        pairs=SEEN_PAIRS,
+        must_show=must_show,
+        background=None if says_background else "white",
+    )
+    return scene, describe(scene, size=rng.random() < _SHARE_SIZE_SAID, background=says_background)
+
+
+def _draw(rng: np.random.Generator, split: str) -> Row:
+    scene, words = _scene_to_draw(rng)
+    return _row([_text(_choice(rng, _DRAW_WORDINGS).format(words))], [DRAWING], _truth(scene), drawings=[render(scene)])
+
+
+def _draw_unseen(rng: np.random.Generator, split: str) -> Row:
+    if split != "test":
+        raise ValueError("The held-out pairs of colour and shape are for the test split alone.")
+    scene, words = _scene_to_draw(rng, HELD_OUT_PAIRS, kind="single")
+    return _row([_text(_choice(rng, _DRAW_WORDINGS).format(words))], [DRAWING], _truth(scene), drawings=[render(scene)])
+
+
+def _draw_digit(rng: np.random.Generator, split: str) -> Row:
+    picture, digit = sample_digit(rng, split, augment=split == "train")
+    words = _choice(rng, _DIGIT_WORDINGS).format(_choice(rng, (str(digit), NUMBERS[digit])))
+    return _row([_text(words)], [DRAWING], {"digit": digit}, drawings=[picture.convert("RGB")])
+
+
+def _draw_and_say(rng: np.random.Generator, split: str) -> Row:
+    scene, words = _scene_to_draw(rng)
+    user = _text(f"draw {words} and say what you drew")
+    return _row([user], [DRAWING, _text(words)], {**_truth(scene), "answer": words}, drawings=[render(scene)])
+
+
+def _draw_two(rng: np.random.Generator, split: str) -> Row:
+    scenes = [sample_scene(rng, "single", pairs=SEEN_PAIRS, background="white") for _ in range(2)]
+    user = _text("draw {} and then {}".format(*map(describe, scenes)))
+    return _row([user], [DRAWING, DRAWING], [_truth(scene) for scene in scenes], drawings=[render(scene) for scene in scenes])
+
+
+def _read_digit(rng: np.random.Generator, split: str) -> Row:
+    picture, digit = sample_digit(rng, split, augment=split == "train")
+    truth = {"asks": "digit", "answer": str(digit)}
+    return _row([IMAGE, _text(_choice(rng, _READ_WORDINGS))], [_text(str(digit))], truth, images=[picture.convert("RGB")])
+
+
+def _ask(rng: np.random.Generator, split: str) -> Row:
+    scene = sample_scene(rng, _choice(rng, KINDS))
+    asks, question, answer = _choice(rng, _questions(rng, scene))
+    truth = {"asks": asks, "answer": answer}
+    return _row([IMAGE, _text(question)], [_text(answer)], truth, images=[render(scene)])
+
+
+def _questions(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str, str]]:
+    """Everything that can be asked about a scene and has one right answer: (kind, question, answer)."""
+    objects = scene.objects
+    questions = [
+        ("count", "how many objects are there", NUMBERS[len(objects)]),
+        ("background", "what colour is the background", scene.background),
+    ]
+    if scene.kind != "list":  # the order of a list cannot be seen
+        questions.append(("describe", "describe the picture", describe(scene)))
+    if scene.kind == "count":
+        item = objects[0]
+        questions += [("colour", f"what colour are the {PLURALS[item.shape]}", item.colour), ("shape", "what shape are they", item.shape)]
+        return questions
+    shapes, colours = [item.shape for item in objects], [item.colour for item in objects]
+    for item in objects:
+        if shapes.count(item.shape) == 1:
+            questions.append(("colour", f"what colour is the {item.shape}", item.colour))
+        if colours.count(item.colour) == 1:
+            questions.append(("shape", f"what shape is the {item.colour} object", item.shape))
+    if scene.kind == "relation":
+        first, second = (f"{item.colour} {item.shape}" for item in objects)
+        questions += 2 * [("relation", f"what is {scene.relation} the {second}", _article(first))]
+        # Only the opposite relation is surely wrong: "left of" may or may not hold of a thing that is above.
+        opposite = RELATIONS[RELATIONS.index(scene.relation) ^ 1]
+        asked = _choice(rng, (scene.relation, opposite))
+        questions += 2 * [("yes or no", f"is the {first} {asked} the {second}", "yes" if asked == scene.relation else "no")]
+    return questions
+
+
+def _talk(rng: np.random.Generator, split: str) -> Row:
+    kind = rng.random()
+    if kind < 0.2:
+        question, answer = _choice(rng, _SMALL_TALK)
+    elif kind < 0.3:
+        number = int(rng.integers(len(NUMBERS) - 1))
+        question, answer = f"what comes after {NUMBERS[number]}", NUMBERS[number + 1]
+    else:
+        answer = describe(sample_scene(rng), size=rng.random() < 0.4, background=rng.random() < 0.3)
+        question = f"repeat: {answer}"
+    return _row([_text(question)], [_text(answer)], {"asks": "text", "answer": answer})
+
+
+TASKS: dict[str, Callable[[np.random.Generator, str], Row]] = {
+    "draw": _draw,
+    "draw_unseen": _draw_unseen,
+    "draw_digit": _draw_digit,
+    "draw_and_say": _draw_and_say,
+    "draw_two": _draw_two,
+    "ask": _ask,
+    "read_digit": _read_digit,
+    "talk": _talk,
+}
+
+
+def rows(mixture: dict[str, float], count: int, seed: int, split: str = "train") -> Iterator[Row]:
+    """Rows of several tasks, drawn by weight.
+
+    Args:
+        mixture: weight of each task of `TASKS`.
+        count: how many rows.
+        seed: names the rows for good.
+        split: "train" or "test"; the test rows of digits show other digits, and no seed serves both.
+
+    Raises:
+        ValueError: an unknown task or split, or no positive weight.
+    """
+    if unknown := set(mixture) - set(TASKS):
+        raise ValueError(f"There is no task {', '.join(sorted(unknown))}; the tasks are {', '.join(TASKS)}.")
+    if split not in ("train", "test"):
+        raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
+    names, weights = list(mixture), np.array(list(mixture.values()), dtype=np.float64)
+    if not weights.sum() > 0 or (weights < 0).any():
+        raise ValueError(f"Weights must not be negative and one must be positive, got {mixture}.")
+    rng = np.random.default_rng([seed, split == "test"])
+    for _ in range(count):
+        yield TASKS[names[rng.choice(len(names), p=weights / weights.sum())]](rng, split)
+
+
+def pictures(count: int, seed: int, split: str = "train") -> Iterator[dict[str, Any]]:
+    """Pictures with captions that say all of them, `{"image", "text"}`, for image tokenizer and CLIP; a fifth are digits."""
+    rng = np.random.default_rng([seed, split == "test", 1])
+    for _ in range(count):
+        if rng.random() < 0.2:
+            picture, digit = sample_digit(rng, split, augment=split == "train")
+            yield {"image": picture.convert("RGB"), "text": f"a handwritten {NUMBERS[digit]}"}
+        else:
+            scene = sample_scene(rng, _choice(rng, KINDS))
+            words = describe(scene, size=rng.random() < 0.7, background=rng.random() < 0.7)
+            yield {"image": render(scene), "text": words}
+
+
+def texts(count: int, seed: int) -> Iterator[str]:
+    """What is said in rows of all training tasks, with the roles' names, for the tokenizer."""
+    for row in rows({name: 1.0 for name in TASKS if name != "draw_unseen"}, count, seed):
+        for message in row["messages"]:
+            said = "".join(part.get("text", "") for part in message["content"])
+            yield f"{message['role'].upper()}: {said}"

@@ -1,0 +1,78 @@
+"""Tokenizer, image tokenizer and vision tower → a model folder with a fresh language model and visual decoder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import CLIPVisionModel, GenerationConfig, PreTrainedTokenizerFast
+
+from ...modeling.configuration_vargpt import VargptConfig
+from ...modeling.modeling_vargpt import VargptForConditionalGeneration
+from ...modeling.vq_vargpt import VargptVQModel
+from ...processing.image_processing_vargpt import VargptImageProcessor
+from ...processing.processing_vargpt import VargptProcessor
+
+UNCONDITIONAL_CHAT = [{"role": "user", "content": ""}]
+
+
+def build_base(
+    output_dir: str | Path,
+    tokenizer: PreTrainedTokenizerFast,
+    vq_model: VargptVQModel,
+    vision_tower: CLIPVisionModel,
+    text_config: dict[str, Any],
+    visual_decoder_config: dict[str, Any],
+    generation: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> None:
+    """Writes model and processor into a folder, from which the first stage of training starts.
+
+    Args:
+        text_config: of the language model, with its `model_type`; vocabulary and special tokens are the tokenizer's.
+        visual_decoder_config: of the visual decoder.
+        generation: settings for generation_config.json.
+        seed: of the fresh weights.
+    """
+    processor = make_processor(tokenizer, vq_model, vision_tower)
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+
+    def token_id(token: str) -> int:
+        return tokenizer.convert_tokens_to_ids(token)
+
+    config = VargptConfig(
+        text_config={**text_config, "vocab_size": len(tokenizer), **special},
+        vision_config=vision_tower.config.to_dict(),
+        vq_config=vq_model.config.to_dict(),
+        visual_decoder_config=visual_decoder_config,
+        image_token_id=token_id(processor.image_token),
+        image_start_token_id=token_id(processor.image_start_token),
+        image_end_token_id=token_id(processor.image_end_token),
+        image_place_token_id=token_id(processor.image_place_token),
+    )
+    torch.manual_seed(seed)
+    model = VargptForConditionalGeneration(config)
+    model.model.vq_model.load_state_dict(vq_model.state_dict())
+    model.model.vision_tower.load_state_dict(vision_tower.state_dict())
+    unconditional = processor.apply_chat_template(UNCONDITIONAL_CHAT, add_generation_prompt=True, tokenize=True, return_dict=True)
+    model.generation_config = GenerationConfig(**special, image_unconditional_ids=list(unconditional["input_ids"][0]), **(generation or {}))
+    model.save_pretrained(output_dir)
+    processor.save_pretrained(output_dir)
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast, vq_model: VargptVQModel, vision_tower: CLIPVisionModel) -> VargptProcessor:
+    """The processor whose sizes fit these parts; pictures of the right size pass through untouched."""
+    read, drawn = vision_tower.config.image_size, vq_model.config.image_size
+    image_processor = VargptImageProcessor(
+        size={"shortest_edge": read},
+        crop_size={"height": read, "width": read},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+        output_size=drawn,
+        output_resize_factor=1.0,
+    )
+    return VargptProcessor(
+        image_processor,
+        tokenizer,
+        image_seq_length=(read // vision_tower.config.patch_size) ** 2,
+        num_image_gen_tokens=vq_model.config.num_image_tokens,
+    )
