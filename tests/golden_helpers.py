@@ -87,9 +87,7 @@ def released_config() -> dict:
     }
 
 
-def write_released_folder(
-    folder: Path, weights: dict[str, torch.Tensor], config: dict | None = None, form: str = "safetensors"
-) -> Path:
+def write_released_folder(folder: Path, weights: dict[str, torch.Tensor], config: dict | None = None, form: str = "safetensors") -> Path:
     """Writes a checkpoint as it was released: `form` is "safetensors" or "bin", with "sharded " before it for three files."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config or released_config()))

@@ -55,9 +55,7 @@ def weight_files(folder: Path) -> list[Path]:
     shards = [folder / name for name in sorted(set(read_json(first).get("weight_map", {}).values()))]
     absent = [path.name for path in shards if not path.is_file()]
     if absent or not shards:
-        raise ValueError(
-            f"{first.name} names shards that {folder} has not: {', '.join(absent) or 'none at all'}. Download them again."
-        )
+        raise ValueError(f"{first.name} names shards that {folder} has not: {', '.join(absent) or 'none at all'}. Download them again.")
     return shards
 
 

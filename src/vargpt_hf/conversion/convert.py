@@ -120,9 +120,7 @@ def read_released_config(source: Path) -> dict:
     if model_type == VargptConfig.model_type:
         raise ValueError(f"{source} needs no conversion: it is a model of this package already (model_type {model_type!r}).")
     if model_type != RELEASED_MODEL_TYPE:
-        raise ValueError(
-            f"{source} is not a released VARGPT checkpoint: its model_type is {model_type!r}, not {RELEASED_MODEL_TYPE!r}."
-        )
+        raise ValueError(f"{source} is not a released VARGPT checkpoint: its model_type is {model_type!r}, not {RELEASED_MODEL_TYPE!r}.")
     return config
 
 
@@ -195,9 +193,7 @@ def adapt(name: str, tensor: torch.Tensor, generate_row: int) -> Iterator[tuple[
         yield name, tensor
 
 
-def _load(
-    config: VargptConfig, tensors: dict[str, SourceTensor], dtype: torch.dtype, source: Path
-) -> VargptForConditionalGeneration:
+def _load(config: VargptConfig, tensors: dict[str, SourceTensor], dtype: torch.dtype, source: Path) -> VargptForConditionalGeneration:
     """The model with the released tensors in it, in `dtype`.
 
     Raises:

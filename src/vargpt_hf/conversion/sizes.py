@@ -72,9 +72,7 @@ def decoder_config_of(shapes: TensorShapes) -> VargptVisualDecoderConfig:
     )
 
 
-def scales_of(
-    shapes: TensorShapes, scale_of_place: torch.Tensor | None = None, given: Sequence[int] | None = None
-) -> tuple[int, ...]:
+def scales_of(shapes: TensorShapes, scale_of_place: torch.Tensor | None = None, given: Sequence[int] | None = None) -> tuple[int, ...]:
     """Side lengths of the code maps.
 
     Args:

@@ -174,8 +174,7 @@ def open_picture(source: Any, name: str) -> Image.Image:
         source, name = read_string(source, name)
     if not isinstance(source, (bytes, bytearray, memoryview)):
         raise ValueError(
-            f"{name} is a {type(source).__name__}, which is no picture. Pass a PIL picture, path, URL, bytes, base64, "
-            "numpy array or tensor."
+            f"{name} is a {type(source).__name__}, which is no picture. Pass a PIL picture, path, URL, bytes, base64, numpy array or tensor."
         )
     try:
         return Image.open(io.BytesIO(source))
@@ -208,8 +207,7 @@ def read_string(text: str, name: str) -> tuple[bytes, str]:
         return base64.b64decode("".join(encoded.split()), validate=True), name
     except (binascii.Error, ValueError) as error:
         raise ValueError(
-            f"{name} is neither an existing file, nor an http(s) URL, nor base64. Check the path (relative paths start "
-            f"at {os.getcwd()!r})."
+            f"{name} is neither an existing file, nor an http(s) URL, nor base64. Check the path (relative paths start at {os.getcwd()!r})."
         ) from error
 
 
@@ -282,9 +280,7 @@ def check_picture(image: Image.Image, name: str, max_pixels: int) -> None:
             "smaller, or raise `max_pixels` of the image processor."
         )
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise ValueError(
-            f"{name} is {width}x{height}: one side is more than {MAX_ASPECT_RATIO} times the other. Crop it first."
-        )
+        raise ValueError(f"{name} is {width}x{height}: one side is more than {MAX_ASPECT_RATIO} times the other. Crop it first.")
     try:
         frames = getattr(image, "n_frames", 1)  # only PIL's multi-frame readers have it
     except Exception:  # a damaged file; decoding it says more

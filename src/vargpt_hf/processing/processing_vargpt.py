@@ -137,18 +137,14 @@ class VargptProcessor(ProcessorMixin):
             num_drawings = self._count_drawings(texts)
             if self.tokenizer.bos_token and all(row.startswith(self.tokenizer.bos_token) for row in texts):
                 kwargs["add_special_tokens"] = False  # else the tokenizer would put a second one before it
-        drawings = self._process_drawings(
-            output_images, image_codes, num_drawings if texts is not None else None, random_crop, generator
-        )
+        drawings = self._process_drawings(output_images, image_codes, num_drawings if texts is not None else None, random_crop, generator)
         inputs = {}
         if texts is not None or flat_images or not drawings:
             inputs = super().__call__(images=flat_images or None, text=texts, **kwargs)
         if sum(num_drawings):
             self._check_not_truncated(num_drawings, inputs["input_ids"])
         return_tensors = kwargs.get("return_tensors", kwargs.get("text_kwargs", {}).get("return_tensors"))
-        return BatchFeature(
-            {**inputs, **drawings}, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion
-        )
+        return BatchFeature({**inputs, **drawings}, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
     def _process_drawings(
         self,
@@ -287,9 +283,7 @@ class VargptProcessor(ProcessorMixin):
         """Places and patches of pictures to understand, by which serving engines plan; independent of their sizes."""
         if image_sizes is None:
             return MultiModalData()
-        return MultiModalData(
-            num_image_tokens=[self.image_seq_length] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
-        )
+        return MultiModalData(num_image_tokens=[self.image_seq_length] * len(image_sizes), num_image_patches=[1] * len(image_sizes))
 
     # -- chats to text and tensors ------------------------------------------------------------------------------------
 
@@ -319,9 +313,7 @@ class VargptProcessor(ProcessorMixin):
             if carried and not processor_kwargs.keys().isdisjoint(("output_images", "image_codes")):
                 raise ValueError(f"image_gen parts carry {next(iter(carried))}; processor_kwargs must not give any too.")
             processor_kwargs.update(carried)
-        return super().apply_chat_template(
-            cleaned if is_batched else cleaned[0], chat_template, processor_kwargs=processor_kwargs, **kwargs
-        )
+        return super().apply_chat_template(cleaned if is_batched else cleaned[0], chat_template, processor_kwargs=processor_kwargs, **kwargs)
 
     # -- what was generated -------------------------------------------------------------------------------------------
 
