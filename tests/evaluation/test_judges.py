@@ -1,0 +1,73 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from vargpt_hf.evaluation.judges import DigitJudge, background, detect
+from vargpt_hf.evaluation.report import drawing_figures, same_answer
+from vargpt_hf.tiny.digits import digit_image, load_split
+from vargpt_hf.tiny.shapes import render, sample_scene
+
+
+def distorted(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A little blurred, with noise, as an image tokenizer leaves pictures."""
+    pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.6)), dtype=np.float64) + rng.normal(0, 8, (48, 48, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("distort", "least"), [(False, 0.995), (True, 0.98)])
+def test_the_judge_sees_what_was_drawn(distort, least):
+    rng = np.random.default_rng(0)
+    right = 0
+    for _ in range(400):
+        scene = sample_scene(rng)
+        picture = distorted(render(scene), rng) if distort else render(scene)
+        found = sorted((detection.colour, detection.shape) for detection in detect(picture))
+        same = found == sorted((item.colour, item.shape) for item in scene.objects)
+        right += same and background(picture) == scene.background
+    assert right / 400 >= least
+
+
+def test_an_empty_picture_shows_nothing():
+    assert detect(Image.new("RGB", (48, 48), "white")) == []
+    assert detect(Image.new("RGB", (48, 48), "gray")) == []
+
+
+def test_places_are_centres():
+    scene = sample_scene(np.random.default_rng(5), "relation")
+    found = {(d.colour, d.shape): d.centre for d in detect(render(scene))}
+    for item in scene.objects:
+        x, y = found[item.colour, item.shape]
+        assert abs(x - item.centre[0]) <= 2
+        assert abs(y - item.centre[1]) <= 4  # a triangle's centre of mass lies below the middle of its box
+
+
+def test_the_digit_judge_reads_digits_it_has_not_seen():
+    judge = DigitJudge(*load_split("train"))
+    pictures, labels = load_split("test")
+    right = np.mean([judge.read(digit_image(picture)) == label for picture, label in zip(pictures, labels)])
+    assert right >= 0.97
+
+
+def test_figures_of_a_drawing():
+    judge = DigitJudge(*load_split("train"))
+    scene = sample_scene(np.random.default_rng(2), "relation", background="black")
+    first, second = scene.objects
+    objects = [{"shape": item.shape, "colour": item.colour} for item in (first, second)]
+    truth = {"kind": "relation", "relation": scene.relation, "background": "black", "objects": objects}
+    assert drawing_figures(render(scene), truth, judge) == {"shape and colour": True, "background": True, "relation": True}
+    opposite = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}[scene.relation]
+    assert drawing_figures(render(scene), {**truth, "relation": opposite}, judge)["relation"] is False
+    wrong = [{**objects[0], "colour": "pink"}, objects[1]]
+    figures = drawing_figures(render(scene), {**truth, "objects": wrong}, judge)
+    assert figures["shape and colour"] is False and figures["relation"] is False
+    count = {"kind": "count", "relation": None, "background": "black", "objects": objects * 2}
+    assert drawing_figures(render(scene), count, judge)["count"] is False
+    pictures, labels = load_split("test")
+    assert drawing_figures(digit_image(pictures[0]), json.loads(f'{{"digit": {labels[0]}}}'), judge) == {"digit": True}
+
+
+def test_answers_agree_but_for_case_and_full_stop():
+    assert same_answer(" A red circle. ", "a red circle")
+    assert not same_answer("a red circle and more", "a red circle")
