@@ -84,9 +84,7 @@ def processor(base):
 def trainer_of(model, processor, tmp_path, rows=ROWS, **arguments):
     defaults = {"per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_strategy": "no", "disable_tqdm": True, "max_steps": 2}
     config = VargptSFTConfig(output_dir=str(tmp_path), use_cpu=True, logging_steps=1, **{**defaults, **arguments})
-    return VargptSFTTrainer(
-        model, args=config, train_dataset=Dataset.from_list(rows, features=FEATURES), processing_class=processor
-    )
+    return VargptSFTTrainer(model, args=config, train_dataset=Dataset.from_list(rows, features=FEATURES), processing_class=processor)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -126,7 +124,9 @@ def test_labels_are_the_assistants_tokens(processor):
     start, end = processor.image_start_token, processor.image_end_token
     assert said == f" first{start}{end}then{start}{end}</s>"
     everything = VargptDataCollator(processor, assistant_only=False)([ROWS[3]])
-    assert (everything["labels"] != -100).sum() == (everything["input_ids"][0] != processor.tokenizer.convert_tokens_to_ids("<|image_gen_pad|>")).sum()
+    assert (everything["labels"] != -100).sum() == (
+        everything["input_ids"][0] != processor.tokenizer.convert_tokens_to_ids("<|image_gen_pad|>")
+    ).sum()
 
 
 def test_prompt_dropout_empties_only_prompts_of_drawings(processor):

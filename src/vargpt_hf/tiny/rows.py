@@ -39,7 +39,8 @@ _SMALL_TALK = (
     ("who are you", "i am vargpt-tiny"),
     ("thank you", "you are welcome"),
 )
-_SHARE_SIZE_SAID, _SHARE_BACKGROUND_SAID = 0.3, 0.3
+_SHARE_SIZE_SAID, _SHARE_BACKGROUND_SAID = 0.3, 0.2
+_DRAWN_BACKGROUNDS = ("white", "black")
 
 
 def describe(scene: Scene, size: bool = False, background: bool = False) -> str:
@@ -89,7 +90,7 @@ def _scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(),
         _choice(rng, KINDS) if kind is None else kind,
         pairs=SEEN_PAIRS,
         must_show=must_show,
-        background=None if says_background else "white",
+        background=_choice(rng, _DRAWN_BACKGROUNDS) if says_background else "white",
     )
     return scene, describe(scene, size=rng.random() < _SHARE_SIZE_SAID, background=says_background)
 

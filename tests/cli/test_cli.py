@@ -1,0 +1,102 @@
+"""The commands, on the model that comes with the package."""
+
+import sys
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import vargpt_hf.cli
+from vargpt_hf.cli import app
+from vargpt_hf.tiny.digits import digit_image, load_split
+
+
+def run(*arguments, text=None):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=text)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_draw(tmp_path):
+    output, strip = tmp_path / "out.png", tmp_path / "strip.png"
+    result = run("draw", "a red circle above a blue square", "-o", output, "--scales-strip", strip, "--enlarge", 2)
+    assert result.exit_code == 0, result.output
+    assert Image.open(output).size == (96, 96)
+    assert Image.open(strip).size == (5 * 96, 96)
+    first = output.read_bytes()
+    run("draw", "a red circle above a blue square", "-o", output, "--enlarge", 2)
+    assert output.read_bytes() == first  # the same seed draws the same picture
+    last_scale = Image.open(strip).crop((4 * 96, 0, 5 * 96, 96))
+    assert list(last_scale.getdata()) == list(Image.open(output).getdata())
+
+
+def test_ask_names_a_digit(tmp_path):
+    pictures, labels = load_split("test")
+    digit_image(pictures[0]).save(tmp_path / "digit.png")
+    result = run("ask", tmp_path / "digit.png", "which digit is this")
+    assert result.output.strip() == str(labels[0])
+
+
+def test_chat_keeps_pictures(tmp_path):
+    result = run("chat", "-o", tmp_path, text="hello\n/draw a red circle\n/image nothing.png\n/new\n/quit\n")
+    assert result.exit_code == 0
+    assert "There is no file nothing.png" in result.output
+    assert f"[{tmp_path / 'picture-1.png'}]" in result.output
+    assert Image.open(tmp_path / "picture-1.png").size == (48, 48)
+
+
+def test_info():
+    output = run("info").output
+    assert "visual_decoder" in output and "66 of 1024 a picture, 5 calls of the language model" in output
+
+
+def test_evaluate(tmp_path):
+    result = run("evaluate", "-n", 4, "-o", tmp_path / "figures.json")
+    assert "seen: shape and colour" in result.output and (tmp_path / "figures.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["draw", "x", "-o", "picture.xyz"], "does not end in the name of a picture format"),
+        (["draw", "x", "-o", "nowhere/x.png"], "The folder nowhere does not exist"),
+        (["draw", "x", "--model", "./nothing"], "which is not a folder"),
+        (["draw", "x", "--dtype", "int3"], "--dtype is 'int3'; it must be one of auto"),
+        (["ask", "nothing.png", "what"], "There is no file nothing.png"),
+        (["chat", "-o", "nowhere"], "The folder nowhere does not exist"),
+        (["convert", "nothing", "somewhere"], "nothing"),
+        (["convert", "a", "b", "--scales", "1;2"], "give whole numbers between commas"),
+        (["train", "nothing.yaml"], "There is no file nothing.yaml"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vargpt", *arguments])
+    with pytest.raises(SystemExit) as exit_info:
+        vargpt_hf.cli.main()
+    assert message in str(exit_info.value) and str(exit_info.value).startswith("vargpt: ")
+    assert "\n" not in str(exit_info.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    from transformers import LlamaConfig
+
+    LlamaConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model of type 'llama', not a VARGPT"):
+        run("info", "--model", tmp_path)
+
+
+def test_convert(tmp_path):
+    from golden_helpers import released_weights, write_released_folder
+
+    source = write_released_folder(tmp_path / "released", released_weights())
+    assert run("convert", source, tmp_path / "ours").exit_code == 0
+    assert (tmp_path / "ours" / "model.safetensors").exists()
+
+
+def test_help_has_examples():
+    for command in ("draw", "ask", "chat", "train", "convert", "evaluate", "info"):
+        output = run(command, "--help").output
+        assert "Examples:" in output and f"vargpt {command}" in output

@@ -1,0 +1,170 @@
+"""Tokenizer, image tokenizer, CLIP, and the model folder that they make."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from transformers import CLIPConfig, CLIPVisionModel
+
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor, VargptVQConfig, VargptVQModel
+from vargpt_hf.testing import tiny_config
+from vargpt_hf.training.parts.base import build_base
+from vargpt_hf.training.parts.clip import PairCollator, retrieval_accuracy, train_clip
+from vargpt_hf.training.parts.tokenizer import PICTURE_TOKENS, train_tokenizer
+from vargpt_hf.training.parts.vq import VargptVQTrainer, evaluate_vq, psnr, residuals_of, train_vq
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+TEXTS = [f"a {colour} picture" for colour in COLOURS]
+QUICK = {"use_cpu": True, "disable_tqdm": True}
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Pictures of one colour each, with their captions."""
+    rows = [{"image": Image.new("RGB", (16, 16), COLOURS[name]), "text": f"a {name} picture"} for name in COLOURS] * 8
+    return Dataset.from_list(rows).with_format(None)
+
+
+@pytest.fixture(scope="module")
+def vq_config() -> VargptVQConfig:
+    return tiny_config().vq_config
+
+
+def test_tokenizer_gives_any_text_back():
+    tokenizer = train_tokenizer(TEXTS, 280)
+    for text in ("a red picture", "Ünï¢ödé 🙂\n\ttabs", "   spaces  "):
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert all(len(tokenizer.tokenize(token)) == 1 for token in PICTURE_TOKENS)
+    assert len(tokenizer) == 280
+
+
+def test_tokenizer_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="at least 263 .*, got 100"):
+        train_tokenizer(TEXTS, 100)
+    with pytest.raises(ValueError, match="no texts"):
+        train_tokenizer([], 300)
+
+
+def test_psnr_of_a_known_error():
+    pixels = torch.zeros(2, 3, 4, 4)
+    torch.testing.assert_close(psnr(pixels + 0.2, pixels), torch.full((2,), 20.0))  # 10 log10(4 / 0.04)
+
+
+def test_vq_training_lowers_the_error(pairs, vq_config, tmp_path):
+    untrained = evaluate_vq(VargptVQModel(vq_config).eval(), pairs)
+    model = train_vq(vq_config, pairs, tmp_path, max_steps=60, per_device_train_batch_size=8, learning_rate=5e-3, warmup_steps=5, **QUICK)
+    trained = evaluate_vq(model, pairs)
+    assert trained["psnr"] > untrained["psnr"] + 3
+    assert 0 < trained["codebook_use"] <= 1 <= trained["perplexity"]
+    saved = VargptVQModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+
+
+def test_dead_codes_come_back(pairs, vq_config, tmp_path):
+    from transformers import TrainingArguments
+
+    model = VargptVQModel(vq_config)
+    arguments = TrainingArguments(str(tmp_path), max_steps=10, report_to=[], **QUICK)
+    trainer = VargptVQTrainer(model, arguments, train_dataset=pairs, revive_every=1)
+    trainer.state.max_steps = 10
+    codebook = model.quantizer.codebook.weight
+    with torch.no_grad():
+        codebook[5:] = 1e3  # far from every latent: never used
+    pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    trainer.hits[:5] = 1
+    trainer._revive(pixels)
+    residuals = residuals_of(model.quantizer, model.encode_latents(pixels).float().detach())
+    assert codebook.abs().max() < 1e3
+    assert all((residuals - row).abs().amax(1).min() < 1e3 for row in codebook[5:])
+    assert trainer.hits.sum() == 0
+
+
+def test_residuals_are_what_encoding_saw(vq_config):
+    torch.manual_seed(0)
+    model = VargptVQModel(vq_config).eval()
+    latents = model.encode_latents(torch.rand(2, 3, 16, 16) * 2 - 1).detach()
+    residuals = residuals_of(model.quantizer, latents)
+    codes = model.quantizer.encode(latents)[0]
+    first = model.quantizer.nearest_codes(residuals[:2].view(2, 1, -1).transpose(1, 2).unsqueeze(-1))
+    assert residuals.shape == (2 * 21, 6)
+    assert torch.equal(first, codes[:, :1])
+
+
+def test_clip_learns_to_match(pairs, tmp_path):
+    tokenizer = train_tokenizer(TEXTS, 280)
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**tower, **special, "vocab_size": 280, "max_position_embeddings": 16},
+        vision_config={**tower, "image_size": 16, "patch_size": 8},
+        projection_dim=16,
+    )
+    four = pairs.select(range(4))
+    vision = train_clip(
+        config, tokenizer, four, tmp_path, four, max_steps=60, per_device_train_batch_size=4, learning_rate=1e-2, warmup_steps=5, **QUICK
+    )
+    saved = CLIPVisionModel.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in vision.state_dict().items())
+
+
+def test_retrieval_accuracy_counts():
+    class Model:
+        def __call__(self, **batch):
+            scores = torch.eye(4)
+            scores[3] = torch.tensor([1.0, 0, 0, 0])
+
+            class Output:
+                logits_per_image = scores
+
+            return Output()
+
+    class Collator:
+        def __call__(self, rows):
+            return {}
+
+    assert retrieval_accuracy(Model(), Collator(), Dataset.from_list([{"x": 0}] * 4)) == 0.75
+
+
+def test_pair_collator_marks_the_end(pairs):
+    tokenizer = train_tokenizer(TEXTS, 280)
+    batch = PairCollator(tokenizer, 16)([pairs[0], pairs[1]])
+    assert (batch["input_ids"] == tokenizer.eos_token_id).sum() == 2
+    assert batch["pixel_values"].shape == (2, 3, 16, 16)
+    assert batch["pixel_values"].min() == -1 and batch["pixel_values"].max() == 1
+
+
+def test_wrong_pictures_are_refused(pairs, tmp_path):
+    with pytest.raises(ValueError, match=r"Pictures are \(16, 16\), but the image tokenizer takes 256×256"):
+        train_vq(VargptVQConfig(), pairs, tmp_path)
+    with pytest.raises(ValueError, match="no pictures"):
+        train_vq(VargptVQConfig(), pairs.select([]), tmp_path)
+    with pytest.raises(ValueError, match="takes 224×224"):
+        train_clip(CLIPConfig(), train_tokenizer(TEXTS, 280), pairs, tmp_path)
+
+
+def test_base_holds_the_parts_it_was_given(vq_config, tmp_path):
+    tokenizer = train_tokenizer(TEXTS, 280)
+    torch.manual_seed(3)
+    vq_model = VargptVQModel(vq_config)
+    from transformers import CLIPVisionConfig
+
+    vision = CLIPVisionModel(
+        CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8)
+    )
+    text = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    build_base(
+        tmp_path, tokenizer, vq_model, vision, text, {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}, {"max_images": 2}
+    )
+    model, processor = VargptForConditionalGeneration.from_pretrained(tmp_path), VargptProcessor.from_pretrained(tmp_path)
+    for part, given in ((model.model.vq_model, vq_model), (model.model.vision_tower, vision)):
+        assert all(torch.equal(value, given.state_dict()[name]) for name, value in part.state_dict().items())
+    assert model.config.image_start_token_id == tokenizer.convert_tokens_to_ids("<|image_gen_start|>")
+    assert tokenizer.decode(model.generation_config.image_unconditional_ids) == "<s>USER: ASSISTANT:"
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    chat = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "a"}]}]
+    inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    output = model.generate(**inputs, generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
+    assert output.images.shape == (1, 3, 16, 16)
