@@ -196,3 +196,10 @@ def test_block_causal_mask(model):
     mask = model.model.visual_decoder.block_causal_mask(torch.zeros(1, L, 24))[0, 0].bool()
     scale = torch.tensor([0, *[1] * 4, *[2] * 16])
     assert torch.equal(mask, scale[:, None] >= scale[None])
+
+
+def test_codes_do_not_depend_on_autocast(model):
+    pixels = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.autocast("cpu", torch.bfloat16):
+        codes = model.model.vq_model.encode(pixels)
+    assert torch.equal(codes, model.model.vq_model.encode(pixels))

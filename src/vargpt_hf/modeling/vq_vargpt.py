@@ -330,7 +330,8 @@ class VargptVQModel(PreTrainedModel):
         Raises:
             ValueError: pixels of another shape.
         """
-        return self.quantizer.encode(self.encode_latents(pixel_values))[0]
+        with torch.autocast(pixel_values.device.type, enabled=False):  # codes are targets: the same with and without autocast
+            return self.quantizer.encode(self.encode_latents(pixel_values))[0]
 
     def check_codes(self, codes: torch.LongTensor, num_scales: int | None = None) -> None:
         """Raises a ValueError unless `codes` is (batch, ≥ places of the scales asked for) with values in [0, V)."""
