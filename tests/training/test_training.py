@@ -2,21 +2,29 @@
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
+from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
+from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor, VargptVQModel
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.collator import VargptDataCollator
+from vargpt_hf.training.data import add_lengths
 from vargpt_hf.training.parts.base import build_base
 from vargpt_hf.training.parts.tokenizer import train_tokenizer
 from vargpt_hf.training.script import VargptSFTConfig, last_complete_checkpoint, parse, train
-from vargpt_hf.training.stages import STAGES, apply_stage
+from vargpt_hf.training.stages import STAGES, apply_stage, stage_linears
 from vargpt_hf.training.trainer import VargptSFTTrainer
 
 FEATURES = Features(
@@ -118,6 +126,24 @@ def test_own_modules_replace_the_stages(model):
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["lm_head.weight"]
 
 
+def test_a_stage_of_a_wrapped_model_trains_its_adapters_alone(model):
+    wrapped = get_peft_model(model, LoraConfig(target_modules="all-linear", modules_to_save=["condition_embedding"]))
+    counts = [apply_stage(wrapped, stage) for stage in ("stage2", "stage1", "stage2")]
+    trained = [name for name, parameter in wrapped.named_parameters() if parameter.requires_grad]
+    assert counts[0] == counts[2] and all(".lora_" in name and ".visual_decoder." not in name for name in trained)
+    apply_stage(wrapped, "stage1")
+    trained = {name.split(".")[3] for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    assert trained == {"generation_projector_in", "generation_projector_out", "visual_decoder"}
+    plain = wrapped.merge_and_unload()
+    assert apply_stage(plain, "stage2") == apply_stage(VargptForConditionalGeneration(plain.config), "stage2")
+
+
+def test_linear_layers_of_a_stage(model):
+    names = stage_linears(model, "stage1")
+    assert names == [f"model.generation_projector_{way}.fc{number}" for way in ("in", "out") for number in (1, 2)]
+    assert "lm_head" not in stage_linears(model, "stage2")
+
+
 def test_labels_are_the_assistants_tokens(processor):
     inputs = VargptDataCollator(processor)([ROWS[3]])
     said = processor.tokenizer.decode(inputs["labels"][0][inputs["labels"][0] != -100])
@@ -138,10 +164,33 @@ def test_prompt_dropout_empties_only_prompts_of_drawings(processor):
     assert "draw noise" in processor.batch_decode(never([ROWS[2]])["input_ids"])[0]
 
 
+def test_what_is_random_depends_on_the_batch_alone(processor):
+    rows = [row([f"draw number {number}"], ["image_gen"], number) for number in range(64)]
+    rows[0]["output_images"] = [PILImage.linear_gradient("L").resize((16, 64))]  # only what is not square can be cut here or there
+    collator = VargptDataCollator(processor, prompt_dropout=0.5, random_crop=True)
+    first, again = collator(rows), collator(rows)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    kept = first["attention_mask"].sum(1)
+    assert 16 < int((kept == kept.min()).sum()) < 48
+    assert not torch.equal(VargptDataCollator(processor, prompt_dropout=0.5, seed=1)(rows)["attention_mask"].sum(1), kept)
+    quiet, plain = collator.for_evaluation()(rows), VargptDataCollator(processor)(rows)
+    assert all(torch.equal(quiet[name], plain[name]) for name in plain)
+    assert not torch.equal(first["output_pixel_values"], plain["output_pixel_values"])
+
+
+def test_missing_pictures_take_any_form(processor):
+    for nothing in (None, [], np.zeros((0, 21), dtype=np.int64)):
+        inputs = VargptDataCollator(processor)([{**ROWS[0], "images": nothing, "output_images": None, "image_codes": nothing}])
+        assert set(inputs) == {"input_ids", "attention_mask", "labels"}
+    for kind in (np.array, torch.tensor):
+        inputs = VargptDataCollator(processor)([{**ROWS[2], "output_images": None, "image_codes": kind([[3] * 21])}])
+        assert inputs["image_codes"].tolist() == [[3] * 21]
+
+
 def test_too_long_rows_and_rows_without_messages_are_refused(processor):
-    with pytest.raises(ValueError, match=r"tokens, more than max_length=10"):
-        VargptDataCollator(processor, max_length=10)([ROWS[2]])
-    with pytest.raises(ValueError, match="needs a column 'messages'; got \\['text'\\]"):
+    with pytest.raises(ValueError, match=r"Row 1 of the batch has \d+ tokens, more than max_length=25"):
+        VargptDataCollator(processor, max_length=25)([ROWS[0], ROWS[2]])
+    with pytest.raises(ValueError, match="Row 0 .* needs a column 'messages' .* it has \\['text'\\]"):
         VargptDataCollator(processor)([{"text": "x"}])
 
 
@@ -192,6 +241,104 @@ def test_logs(model, processor, tmp_path):
     assert "eval_image_loss" not in text_only
 
 
+def test_evaluation_does_not_depend_on_its_batches(model, processor, tmp_path):
+    model.config.text_loss_weight = 0.5
+    rows = Dataset.from_list(ROWS, features=FEATURES)
+    figures = []
+    for batch_size in (8, 3):
+        trainer = trainer_of(model, processor, tmp_path, per_device_eval_batch_size=batch_size)
+        trainer.data_collator.prompt_dropout = 0.9  # of training
+        assert trainer.get_eval_dataloader(rows).collate_fn.prompt_dropout == 0.0
+        figures.append(trainer.evaluate(rows))
+        assert trainer.get_train_dataloader().collate_fn.prompt_dropout == 0.9
+    names = [name for name in figures[0] if name.endswith(("loss", "accuracy"))]
+    assert len(names) == 5
+    for name in names:
+        assert math.isclose(figures[0][name], figures[1][name], rel_tol=1e-4, abs_tol=1e-7), name
+    assert math.isclose(figures[0]["eval_loss"], 0.5 * figures[0]["eval_text_loss"] + figures[0]["eval_image_loss"], rel_tol=1e-6)
+    trainer.eval_dataset = {"all": rows}
+    assert math.isclose(trainer.evaluate()["eval_all_image_loss"], figures[0]["eval_image_loss"], rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage3"])
+def test_a_batch_without_drawings_leaves_the_drawing_side_as_it_is(stage, model, processor, tmp_path):
+    apply_stage(model, stage)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    trainer_of(model, processor, tmp_path, rows=ROWS[:2]).train()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_labels_at_places_of_pictures_are_not_counted(model, processor, tmp_path):
+    """A collator of somebody else may label them; the model does not, so neither may the counts."""
+    inputs = VargptDataCollator(processor, assistant_only=False)(ROWS[:4])
+    careless = {**inputs, "labels": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)}
+    trainer = trainer_of(model, processor, tmp_path)
+    counts = [trainer.get_batch_samples(iter([batch]), 1, torch.device("cpu"))[1] for batch in (inputs, careless)]
+    assert counts[0] == counts[1]
+
+
+def test_settings_that_the_loss_does_not_know_are_refused(model, processor, tmp_path):
+    with pytest.raises(ValueError, match="label_smoothing_factor=0.1 are not supported"):
+        trainer_of(model, processor, tmp_path, label_smoothing_factor=0.1)
+
+
+def test_rows_of_like_length_share_batches(model, processor, tmp_path):
+    rows = add_lengths(Dataset.from_list(ROWS, features=FEATURES), processor)
+    exact = [int(VargptDataCollator(processor)([entry])["attention_mask"].sum()) for entry in ROWS]
+    extra = [length - estimate for length, estimate in zip(exact, rows["length"])]
+    assert max(extra) - min(extra) <= 4
+    trainer = trainer_of(model, processor, tmp_path, train_sampling_strategy="group_by_length", per_device_train_batch_size=4)
+    trainer.train_dataset = rows
+    widths = [batch["input_ids"].shape[1] for batch in trainer.get_train_dataloader()]
+    assert sorted(widths) == sorted([max(sorted(exact)[:4]), max(exact)])
+
+
+RUN_OF_A_RANK = """
+import os, sys
+import torch.distributed as dist
+from vargpt_hf.training.script import train
+
+train(sys.argv[1])
+assert dist.get_world_size() == 2
+dist.barrier()
+dist.destroy_process_group()
+os._exit(0)  # gloo's threads at times abort a process that ends by itself, after all its work
+"""
+
+
+def test_two_processes_make_the_step_of_one(base, processor, tmp_path):
+    """Two ranks with 2 rows each, accumulated twice, give the weights of one batch of 8; also where a rank draws nothing."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    common = {"stage": "stage3", "max_steps": 1, "max_grad_norm": 0.0, "optim": "sgd", "learning_rate": 0.05, "save_strategy": "no"}
+    common |= {"lr_scheduler_type": "constant", "warmup_steps": 0, "logging_steps": 1}
+    (tmp_path / "run.py").write_text(RUN_OF_A_RANK)
+    (tmp_path / "two").mkdir(), (tmp_path / "one").mkdir()
+    ordered = {"train_sampling_strategy": "sequential"}
+    file = write_config(tmp_path / "two", base, **common, **ordered, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    environment = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / "run.py", file],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], said
+    train(write_config(tmp_path / "one", base, **common, **ordered, per_device_train_batch_size=8, gradient_accumulation_steps=1))
+    two, one = (VargptForConditionalGeneration.from_pretrained(tmp_path / name / "out").state_dict() for name in ("two", "one"))
+    start = VargptForConditionalGeneration.from_pretrained(base).state_dict()
+    assert any(not torch.equal(value, start[name]) for name, value in one.items())
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4)
+
+
 def test_training_lowers_both_losses(model, processor, tmp_path):
     apply_stage(model, "pretrain")
     trainer = trainer_of(model, processor, tmp_path, per_device_train_batch_size=8, max_steps=25)
@@ -221,7 +368,7 @@ def write_config(tmp_path, base, **keys):
 
 
 def test_script_trains_saves_and_resumes(base, tmp_path):
-    file = write_config(tmp_path, base)
+    file = write_config(tmp_path, base, prompt_dropout=0.5, random_crop=True, stage="stage3", gradient_accumulation_steps=1)
     train(file)
     straight = VargptForConditionalGeneration.from_pretrained(tmp_path / "out").state_dict()
     VargptProcessor.from_pretrained(tmp_path / "out")
@@ -242,9 +389,55 @@ def test_schedules_come_from_stage_file_and_command_line(base, tmp_path):
     assert (script.stage, model_config.model_name_or_path) == ("stage3", str(base))
 
 
+def test_a_stage_may_stand_on_the_command_line(base, tmp_path):
+    file = write_config(tmp_path, base, stage="")
+    assert parse(file, ["--stage", "stage3"])[1].num_train_epochs == 3
+    assert parse(file, ["--stage=stage3"])[0].stage == "stage3"
+
+
+def test_adapters_are_trained_saved_and_merged_by_the_next_stage(base, tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    options = {"learning_rate": 0.1, "max_steps": 2, "save_strategy": "no"}
+    train(write_config(tmp_path / "a", base, stage="stage2", use_peft=True, lora_r=2, **options))
+    adapted = load_file(tmp_path / "a/out/adapter_model.safetensors")
+    assert {name.split(".")[3] for name in adapted} == {"language_model", "multi_modal_projector"}
+    train(write_config(tmp_path / "b", tmp_path / "a/out", stage="stage1", **options))
+    start = VargptForConditionalGeneration.from_pretrained(base).state_dict()
+    end = VargptForConditionalGeneration.from_pretrained(tmp_path / "b/out").state_dict()
+    changed = {".".join(name.split(".")[1:3]) for name, value in end.items() if not torch.equal(value, start[name])}
+    assert changed == {
+        "language_model.layers",
+        "multi_modal_projector.linear_1",
+        "multi_modal_projector.linear_2",
+        "generation_projector_in.fc1",
+        "generation_projector_in.fc2",
+        "generation_projector_out.fc1",
+        "generation_projector_out.fc2",
+        "visual_decoder.condition_embedding",
+    }
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "stage1", "stage2", "stage3"])
+def test_the_examples_are_read(stage, base, tmp_path):
+    file = Path(__file__).parents[2] / "examples" / "tiny" / f"{stage}.yaml"
+    write_config(tmp_path, base)
+    overrides = ["--train_data", str(tmp_path / "rows"), "--model_name_or_path", str(base), "--output_dir", str(tmp_path / "out")]
+    script, training, model_config = parse(file, overrides)
+    assert (script.stage, training.use_cpu, model_config.attn_implementation) == (stage, True, "eager")
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"eval_data": "/nowhere/else"}, "There is no dataset at /nowhere/else"),
+        ({"eval_strategy": "epoch"}, "eval_strategy is 'epoch', but there is no `eval_data`"),
+        ({"model_name_or_path": "/nowhere/model"}, "There is no model at /nowhere/model"),
+        ({"max_length": 10}, "more than max_length=10"),
+        ({"attn_implementation": "nonsense"}, "nonsense"),
+        ({"prompt_dropout": 2}, "`prompt_dropout` must be in"),
+        ({"train_modules": ["("]}, "must be regular expressions: '\\(' is none"),
+        ({"resume_from_checkpoint": "/nowhere/checkpoint-1"}, "There is no checkpoint"),
+        ({"load_in_4bit": True}, "not supported"),
         ({"stage": "stage9"}, "no stage 'stage9'"),
         ({"train_data": "/nowhere"}, "There is no dataset at /nowhere"),
         ({"stage": ""}, "has no `stage`"),

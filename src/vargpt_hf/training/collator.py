@@ -1,5 +1,8 @@
 """Rows of conversations with pictures in and out → tensors of one batch."""
 
+import copy
+import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,25 +12,30 @@ if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
 IGNORE_INDEX = -100
-_PICTURE_COLUMNS = ("images", "output_images", "image_codes")
+PICTURE_COLUMNS = ("images", "output_images", "image_codes")
 
 
 class VargptDataCollator:
     """Makes model inputs with labels of rows `{"messages", "images", "output_images" | "image_codes"}`.
 
     Pictures are listed in reading order of the parts that stand for them: `images` for parts of type "image", the other columns for
-    parts of type "image_gen". Labels are the assistant's tokens: text, image-start, image-end and end of sequence, never the
-    places of pictures. Rows without pictures, with pictures of one kind or of both stand side by side.
+    parts of type "image_gen"; a column that is missing, None or empty has none. Labels are the assistant's tokens: text,
+    image-start, image-end and end of sequence, never the places of pictures. Rows without pictures, with pictures of one kind
+    or of both stand side by side.
+
+    What is random is drawn from `seed` and the texts of the batch alone, so that a resumed run and any number of loader processes
+    make the same batches.
 
     Args:
         processor: makes the tensors.
         assistant_only: label the assistant's tokens only; False labels every token.
         max_length: longest row in tokens; a longer one is refused, since cutting could halve a picture. None: no limit.
         prompt_dropout: how often the user's text of a row that draws is emptied, for guidance by an unconditional prompt.
-        seed: of that choice.
+        random_crop: cut pictures to generate at a random place, as in the paper's training, not in the middle.
+        seed: of the two.
 
     Raises:
-        ValueError: rows with other columns, too long, or with other numbers of pictures than their messages have parts.
+        ValueError: rows without messages, too long, or with other numbers of pictures than their messages have parts.
     """
 
     def __init__(
@@ -36,6 +44,7 @@ class VargptDataCollator:
         assistant_only: bool = True,
         max_length: int | None = None,
         prompt_dropout: float = 0.0,
+        random_crop: bool = False,
         seed: int = 0,
     ):
         if not 0 <= prompt_dropout <= 1:
@@ -44,18 +53,29 @@ class VargptDataCollator:
         self.assistant_only = assistant_only
         self.max_length = max_length
         self.prompt_dropout = prompt_dropout
-        self.rng = np.random.default_rng(seed)
+        self.random_crop = random_crop
+        self.seed = seed
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        if not rows or "messages" not in rows[0]:
-            raise ValueError(f"A row needs a column 'messages'; got {sorted(rows[0]) if rows else 'no rows'}.")
+    def for_evaluation(self) -> "VargptDataCollator":
+        """The same without anything random."""
+        other = copy.copy(self)
+        other.prompt_dropout, other.random_crop = 0.0, False
+        return other
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        for index, row in enumerate(rows):
+            if not row.get("messages"):
+                raise ValueError(f"Row {index} of the batch needs a column 'messages' that is not empty; it has {sorted(row)}.")
+        rng = np.random.default_rng([self.seed, fingerprint(rows)])
         options: dict[str, Any] = {"padding": True, "padding_side": "right"}
-        for column in _PICTURE_COLUMNS:
-            pictures = [row.get(column) or [] for row in rows]
+        for column in PICTURE_COLUMNS:
+            pictures = [pictures_of(row, column) for row in rows]
             if any(pictures):
                 options[column] = pictures
+        if self.random_crop and "output_images" in options:
+            options.update(random_crop=True, generator=int(rng.integers(2**31)))
         inputs = self.processor.apply_chat_template(
-            [self._messages(row) for row in rows],
+            [self._messages(row, rng) for row in rows],
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
@@ -64,29 +84,50 @@ class VargptDataCollator:
         )
         return self._with_labels(dict(inputs))
 
-    def _messages(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+    def _messages(self, row: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
         """The row's messages; at times without the user's text, where the row draws."""
         messages = row["messages"]
-        draws = row.get("output_images") or row.get("image_codes")
-        if not draws or self.rng.random() >= self.prompt_dropout:
+        draws = pictures_of(row, "output_images") or pictures_of(row, "image_codes")
+        if not draws or rng.random() >= self.prompt_dropout:
             return messages
         return [without_text(message) if message["role"] == "user" else message for message in messages]
 
     def _with_labels(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         ids, counts = inputs["input_ids"], inputs["attention_mask"].bool()
-        longest = int(counts.sum(1).max())
-        if self.max_length is not None and longest > self.max_length:
-            raise ValueError(
-                f"A row of the batch has {longest} tokens, more than max_length={self.max_length}: raise `max_length`, or leave out or "
-                "shorten such rows; they are not cut, because that could halve a picture."
-            )
+        lengths = counts.sum(1).tolist()
+        for index, length in enumerate(lengths):
+            if self.max_length is not None and length > self.max_length:
+                raise ValueError(
+                    f"Row {index} of the batch has {length} tokens, more than max_length={self.max_length}: raise `max_length`, or leave "
+                    "out or shorten such rows; they are not cut, because that could halve a picture."
+                )
         labelled = counts
         if self.assistant_only:
             labelled = torch.as_tensor(inputs.pop("assistant_masks")).bool() & counts
-        for token in (self.processor.image_token, self.processor.image_place_token):
-            labelled = labelled & (ids != self.processor.tokenizer.convert_tokens_to_ids(token))
+        for token_id in (self.processor.image_token_id, self.processor.image_place_token_id):
+            labelled = labelled & (ids != token_id)
         inputs["labels"] = ids.masked_fill(~labelled, IGNORE_INDEX)
         return inputs
+
+
+def pictures_of(row: dict[str, Any], column: str) -> list[Any]:
+    """A row's pictures or codes in a column; [] where that is missing, None or empty, also as an array."""
+    pictures = row.get(column)
+    return [] if pictures is None else list(pictures)
+
+
+def texts_of(messages: list[dict[str, Any]]) -> list[str]:
+    """All texts of a conversation, in reading order."""
+    texts = []
+    for message in messages:
+        content = message["content"]
+        texts += [content] if isinstance(content, str) else [part.get("text") or "" for part in content or []]
+    return texts
+
+
+def fingerprint(rows: Sequence[dict[str, Any]]) -> int:
+    """A number that depends on the texts of the rows and on their order, the same in every process."""
+    return zlib.crc32("\0".join(text for row in rows for text in texts_of(row["messages"])).encode())
 
 
 def without_text(message: dict[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,25 @@
 """One stage of training from a YAML file, in the form of TRL's own scripts."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from peft import PeftConfig, PeftModel, get_peft_model
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
+from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing.processing_vargpt import VargptProcessor
 from .collator import VargptDataCollator
-from .data import load_rows
-from .stages import apply_stage, get_stage
-from .trainer import VargptSFTTrainer
+from .data import add_lengths, check_data_path, load_rows
+from .stages import apply_stage, get_stage, stage_linears
+from .trainer import GROUPING, VargptSFTConfig, VargptSFTTrainer
+
+_ADAPTER = "adapter_config.json"
 
 
 @dataclass
@@ -26,32 +31,24 @@ class VargptScriptArguments:
         train_data: dataset to train on; see `load_rows`.
         eval_data: dataset to evaluate on.
         train_modules: regular expressions of parameters to train in place of the stage's.
-        max_row_length: longest row in tokens; a longer one is refused.
         assistant_only: label the assistant's tokens only.
         prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
+        random_crop: cut pictures to generate at a random place, not in the middle.
     """
 
     stage: str = ""
     train_data: str = ""
     eval_data: str | None = None
     train_modules: list[str] | None = field(default=None)
-    max_row_length: int | None = None
     assistant_only: bool = True
     prompt_dropout: float = 0.0
-
-
-@dataclass
-class VargptSFTConfig(SFTConfig):
-    """TRL's `SFTConfig`, with gradient checkpointing and bfloat16 off unless asked for, and no reports to services."""
-
-    gradient_checkpointing: bool = False
-    bf16: bool | None = False
-    report_to: list[str] = field(default_factory=list)
-    logging_steps: float = 20
+    random_crop: bool = False
 
 
 def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
     """Runs the stage that a YAML file describes and saves model and processor in its `output_dir`.
+
+    With `use_peft` the adapter is saved, as TRL does; a folder with an adapter can be the next stage's model, into which it is merged.
 
     Args:
         config: the file.
@@ -63,15 +60,19 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
     script, training, model_config = parse(config, overrides)
     train_rows = load_rows(script.train_data)
     eval_rows = load_rows(script.eval_data) if script.eval_data else None
-    model = VargptForConditionalGeneration.from_pretrained(model_config.model_name_or_path, dtype=model_config.dtype or "float32")
-    processor = VargptProcessor.from_pretrained(model_config.model_name_or_path)
+    model = load_model(model_config)
+    processor = VargptProcessor.from_pretrained(model_config.model_name_or_path, revision=model_config.model_revision)
+    if training.train_sampling_strategy in GROUPING:
+        train_rows = add_lengths(train_rows, processor, training.length_column_name)
+        eval_rows = eval_rows and add_lengths(eval_rows, processor, training.length_column_name)
+    model = with_adapters(model, script, model_config)
     trained = apply_stage(model, script.stage, script.train_modules)
-    print(f"{script.stage}: trains {trained:,} of {model.num_parameters():,} parameters on {len(train_rows):,} rows")
     collator = VargptDataCollator(
         processor,
         assistant_only=script.assistant_only,
-        max_length=script.max_row_length,
+        max_length=training.max_length,
         prompt_dropout=script.prompt_dropout,
+        random_crop=script.random_crop,
         seed=training.seed,
     )
     trainer = VargptSFTTrainer(
@@ -81,11 +82,35 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=processor,
-        peft_config=get_peft_config(model_config),
     )
+    if trainer.is_world_process_zero():
+        print(f"{script.stage}: trains {trained:,} of {model.num_parameters():,} parameters on {len(train_rows):,} rows")
     trainer.train(resume_from_checkpoint=resume_point(training))
-    trainer.save_model(training.output_dir)
-    processor.save_pretrained(training.output_dir)
+    trainer.save_model(training.output_dir)  # with the processor
+
+
+def load_model(model_config: ModelConfig) -> VargptForConditionalGeneration:
+    """The model of a folder or Hub id; of a folder with an adapter, its base with the adapter merged into it."""
+    path = model_config.model_name_or_path
+    options = {"dtype": model_config.dtype or "float32", "attn_implementation": model_config.attn_implementation}
+    if not (Path(path) / _ADAPTER).is_file():
+        return VargptForConditionalGeneration.from_pretrained(path, revision=model_config.model_revision, **options)
+    base = VargptForConditionalGeneration.from_pretrained(PeftConfig.from_pretrained(path).base_model_name_or_path, **options)
+    return PeftModel.from_pretrained(base, path).merge_and_unload()
+
+
+def with_adapters(
+    model: VargptForConditionalGeneration, script: VargptScriptArguments, model_config: ModelConfig
+) -> VargptForConditionalGeneration | PeftModel:
+    """The model in PEFT's wrapper, where asked for: by default, and for "all-linear", on the linear layers of the stage."""
+    peft_config = get_peft_config(model_config)
+    if peft_config is None:
+        return model
+    targets = model_config.lora_target_modules
+    if targets in (None, [], "all-linear", ["all-linear"]):
+        # PEFT's own "all-linear" takes those of every part, also of the frozen vision tower.
+        peft_config.target_modules = set(stage_linears(model, script.stage, script.train_modules))
+    return get_peft_model(model, peft_config)
 
 
 def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[VargptScriptArguments, VargptSFTConfig, ModelConfig]:
@@ -99,17 +124,52 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[VargptScri
     given = yaml.safe_load(Path(config).read_text())
     if not isinstance(given, dict):
         raise ValueError(f"{config} must hold `key: value` lines.")
+    overridden = {part.removeprefix("--").split("=")[0] for part in overrides if part.startswith("--")}
     for key in ("stage", "train_data", "model_name_or_path", "output_dir"):
-        if not given.get(key) and f"--{key}" not in overrides:
+        if not given.get(key) and key not in overridden:
             raise ValueError(f"{config} has no `{key}`.")
-    schedule = get_stage(given["stage"]).schedule
+    schedule = get_stage(_stage_name(given, overrides)).schedule
     defaults = [part for key, value in schedule.items() if key not in given for part in (f"--{key}", str(value))]
     parser = TrlParser((VargptScriptArguments, VargptSFTConfig, ModelConfig))
     parsed = parser.parse_args_and_config(["--config", str(config), *defaults, *overrides], return_remaining_strings=True)
     *groups, unknown = parsed
     if unknown:
-        raise ValueError(f"{config}: unknown arguments {' '.join(unknown)}.")
+        raise ValueError(f"{config}: unknown arguments {' '.join(map(str, unknown))}.")
+    _check(*groups)
     return tuple(groups)
+
+
+def _stage_name(given: dict, overrides: Sequence[str]) -> str:
+    """The stage of the file or, which wins, of the overrides."""
+    values = dict(zip(overrides, overrides[1:]))
+    equal_signs = dict(part.split("=", 1) for part in overrides if part.startswith("--stage="))
+    return str(equal_signs.get("--stage") or values.get("--stage") or given.get("stage"))
+
+
+def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_config: ModelConfig) -> None:
+    """Refuses, before anything is loaded, what cannot work."""
+    for path in filter(None, (script.train_data, script.eval_data)):
+        check_data_path(path)
+    if training.eval_strategy != "no" and not script.eval_data:
+        raise ValueError(f"eval_strategy is {training.eval_strategy.value!r}, but there is no `eval_data`.")
+    if not 0 <= script.prompt_dropout <= 1:
+        raise ValueError(f"`prompt_dropout` must be in [0, 1], got {script.prompt_dropout}.")
+    if model_config.load_in_4bit or model_config.load_in_8bit:
+        raise ValueError("load_in_4bit and load_in_8bit are not supported.")
+    for pattern in script.train_modules or ():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"`train_modules` must be regular expressions: {pattern!r} is none ({error}).") from error
+    asked = training.resume_from_checkpoint
+    if asked is not None and str(asked).lower() not in ("true", "false") and not Path(asked).is_dir():
+        raise ValueError(f"There is no checkpoint {asked}.")
+    path = model_config.model_name_or_path
+    if not (Path(path) / _ADAPTER).is_file():
+        try:
+            VargptConfig.from_pretrained(path, revision=model_config.model_revision)
+        except OSError as error:
+            raise ValueError(f"There is no model at {path}: give a folder with a VARGPT, or a Hub id.") from error
 
 
 def resume_point(training: SFTConfig) -> str | None:

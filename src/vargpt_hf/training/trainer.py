@@ -1,14 +1,31 @@
 """Supervised fine-tuning of text and pictures together, on TRL's trainer."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from .collator import IGNORE_INDEX, VargptDataCollator
 
-ROW_COLUMNS = ["messages", "images", "output_images", "image_codes"]
+ROW_COLUMNS = ("messages", "images", "output_images", "image_codes")
+GROUPING = ("group_by_length", "batch_rebalance")
+
+
+@dataclass
+class VargptSFTConfig(SFTConfig):
+    """TRL's `SFTConfig` with defaults for any machine.
+
+    Gradient checkpointing and bfloat16 are off unless asked for (TRL: both on), rows have no limit of length (TRL: cut at 1024
+    tokens, also inside a picture), nothing is reported to services. `max_length` refuses longer rows, it never cuts.
+    """
+
+    gradient_checkpointing: bool = False
+    bf16: bool | None = False
+    max_length: int | None = None
+    report_to: list[str] = field(default_factory=list)
+    logging_steps: float = 20
 
 
 class VargptSFTTrainer(SFTTrainer):
@@ -17,20 +34,28 @@ class VargptSFTTrainer(SFTTrainer):
     TRL computes the loss from hidden states and leaves the model's own forward out, and with it the pictures' loss: this trainer
     calls the model itself, once. Both losses are sums over their targets in the whole accumulated batch, on all ranks, so
     that accumulation, padding and the spread over ranks cannot change them. Logged are `text_loss`, `image_loss`,
-    `text_accuracy`, `image_accuracy` (shares of right tokens and codes) and `num_tokens`.
+    `text_accuracy`, `image_accuracy` (shares of right tokens and codes) and `num_tokens`, each over all targets since the last
+    log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is their weighted sum.
 
     Takes the arguments of `SFTTrainer`; the processor is needed as `processing_class`, and `data_collator` is a
-    [`VargptDataCollator`] by default.
+    [`VargptDataCollator`] by default. Evaluation uses it without what is random in it.
+
+    Raises:
+        ValueError: settings of `SFTConfig` that this loss does not know.
     """
 
     loss_is_scaled_for_ga = True
 
     def __init__(self, model, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None, **kwargs):
+        args = VargptSFTConfig("trainer_output") if args is None else args
+        if args.loss_type != "nll" or args.label_smoothing_factor:
+            raise ValueError(
+                f"The loss is plain cross-entropy: loss_type={args.loss_type!r} and "
+                f"label_smoothing_factor={args.label_smoothing_factor} are not supported."
+            )
         if processing_class is not None and data_collator is None:
-            data_collator = VargptDataCollator(processing_class)
-        if args is not None:
-            args.max_length = None  # TRL's default cuts rows at 1024 tokens, also inside a picture
-            args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+            data_collator = VargptDataCollator(processing_class, max_length=args.max_length, seed=args.seed)
+        args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__init__(
             model,
             args=args,
@@ -40,17 +65,30 @@ class VargptSFTTrainer(SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        self.model.register_forward_hook(keep_in_graph)
         self._num_codes_in_batch: torch.Tensor | None = None
+        self._sums: dict[str, torch.Tensor | None] = {"train": None, "eval": None}
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
-            self._signature_columns = list(ROW_COLUMNS)
+            lengths = [self.args.length_column_name] if self.args.train_sampling_strategy in GROUPING else []
+            self._signature_columns = [*ROW_COLUMNS, *lengths]
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """As in `Trainer`, with nothing random."""
+        collator = self.data_collator
+        if isinstance(collator, VargptDataCollator):
+            self.data_collator = collator.for_evaluation()
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = collator
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Counts the targets of both losses over the batches that are accumulated, on all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        codes_each = self.accelerator.unwrap_model(self.model).config.vq_config.num_image_tokens
-        texts = sum(int((batch["labels"][:, 1:] != IGNORE_INDEX).sum()) for batch in batches)
+        codes_each = self.model.config.vq_config.num_image_tokens
+        texts = sum(int(self._text_targets(batch["labels"]).sum()) for batch in batches)
         codes = sum(number_of_drawings(batch) for batch in batches) * codes_each
         counts = torch.tensor([[texts, codes]], device=device)
         if self.args.average_tokens_across_devices:
@@ -58,6 +96,11 @@ class VargptSFTTrainer(SFTTrainer):
         texts, codes = counts.sum(0).clamp(min=1)
         self._num_codes_in_batch = codes
         return batches, texts
+
+    def _text_targets(self, labels: torch.Tensor) -> torch.BoolTensor:
+        """Which labels (B, T − 1), shifted by one, are text targets: as the model counts, places of pictures are none."""
+        labels, config = labels[:, 1:], self.model.config
+        return (labels != IGNORE_INDEX) & (labels != config.image_token_id) & (labels != config.image_place_token_id)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
@@ -69,36 +112,65 @@ class VargptSFTTrainer(SFTTrainer):
         loss = outputs.loss
         if counts and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients, the counts are of all ranks
-        self._note_metrics(inputs, outputs, counts)
+        self._add_up(inputs, outputs, counts)
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
-    def _note_metrics(self, inputs: dict[str, Any], outputs, counts: dict[str, torch.Tensor]) -> None:
-        """Adds up what is logged; every rank gathers the same eight numbers, whatever its batch holds."""
-        mode = "train" if self.model.training else "eval"
-        labels, tokens = inputs["labels"][:, 1:], outputs.logits[:, :-1].argmax(-1)
-        targets = labels != IGNORE_INDEX
+    def _add_up(self, inputs: dict[str, Any], outputs, counts: dict[str, torch.Tensor]) -> None:
+        """Adds this batch to the sums behind the logged figures; nothing waits for the device, nothing is gathered yet."""
+        labels, targets = inputs["labels"][:, 1:], self._text_targets(inputs["labels"])
         num_texts = targets.sum()
         text_loss = outputs.text_loss.detach() * counts.get("num_items_in_batch", num_texts.clamp(min=1))
-        nothing = torch.zeros((), device=labels.device)
-        image = [nothing, nothing, nothing]
+        hits = ((outputs.logits[:, :-1].argmax(-1) == labels) & targets).sum()
+        image = [torch.zeros((), device=labels.device)] * 3
         if outputs.image_codes is not None:
             num_codes = torch.tensor(float(outputs.image_codes.numel()), device=labels.device)
             image_loss = outputs.image_loss.detach() * counts.get("num_codes_in_batch", num_codes)
             image = [image_loss, (outputs.image_logits.argmax(-1) == outputs.image_codes).sum(), num_codes]
-        sums = [text_loss, (tokens[targets] == labels[targets]).sum(), num_texts, *image, inputs["attention_mask"].sum()]
-        sums = self.accelerator.gather(torch.stack([value.float() for value in sums])[None]).sum(0).tolist()
-        for name, total, count in (
-            ("text_loss", sums[0], sums[2]),
-            ("text_accuracy", sums[1], sums[2]),
-            ("image_loss", sums[3], sums[5]),
-            ("image_accuracy", sums[4], sums[5]),
-        ):
+        sums = [text_loss, hits, num_texts, *image, inputs["attention_mask"].sum()]
+        sums = torch.stack([value.float() for value in sums])
+        mode = "train" if self.model.training else "eval"
+        before = self._sums[mode]
+        self._sums[mode] = sums if before is None else before + sums
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`, with the figures since the last log; every rank gathers the same seven numbers."""
+        mode = "train" if self.model.training else "eval"
+        figures = self._figures(mode)
+        if mode == "eval" and figures:
+            # `Trainer` averages the batches' losses, whatever they hold; "eval_loss", or "eval_NAME_loss" of one of several datasets.
+            key = next((key for key in logs if key.endswith("_loss")), "eval_loss")
+            config = self.model.config
+            weights = {"text_loss": config.text_loss_weight, "image_loss": config.image_loss_weight}
+            logs[key] = sum(weight * figures.get(name, 0.0) for name, weight in weights.items())
+            figures = {key.removesuffix("loss") + name: value for name, value in figures.items()}
+        logs.update(figures)
+        super().log(logs, start_time)
+
+    def _figures(self, mode: str) -> dict[str, float]:
+        """The figures of the sums so far, which start anew; {} where nothing was added up."""
+        sums, self._sums[mode] = self._sums[mode], None
+        if sums is None:
+            return {}
+        sums = self.accelerator.gather(sums[None]).sum(0).tolist()
+        figures = {}
+        for kind, (loss, hits, count) in (("text", sums[:3]), ("image", sums[3:6])):
             if count:
-                self._metrics[mode][name].append(total / count)
+                figures |= {f"{kind}_loss": loss / count, f"{kind}_accuracy": hits / count}
         if mode == "train":
             self._total_train_tokens += int(sums[6])
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        return {**figures, "num_tokens": self._total_train_tokens}
+
+
+def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
+    """Forward hook: ties a loss to the trained parameters, with gradients of zero, where a batch does not reach any.
+
+    Such is a batch without drawings in a stage that trains the drawing side alone. Inside the module's call, so that
+    `DistributedDataParallel` around it sees the tie.
+    """
+    if torch.is_grad_enabled() and outputs.loss is not None and not outputs.loss.requires_grad:
+        outputs.loss = outputs.loss + sum(0.0 * p.sum() for p in module.parameters() if p.requires_grad)
+    return outputs
 
 
 def number_of_drawings(batch: dict[str, torch.Tensor]) -> int:

@@ -1,0 +1,88 @@
+"""Reading datasets, in every form that they come in."""
+
+import json
+
+import pytest
+from datasets import Dataset
+from PIL import Image as PILImage
+
+from vargpt_hf.training.data import load_rows, parts_of_text
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with a red and a blue picture."""
+    for name, colour in (("red.png", RED), ("blue.png", BLUE)):
+        PILImage.new("RGB", (4, 4), colour).save(tmp_path / name)
+    return tmp_path
+
+
+def colours(pictures: list) -> list[tuple[int, int, int]]:
+    return [picture.getpixel((0, 0)) for picture in pictures]
+
+
+def write(folder, rows: list[dict]):
+    (folder / "rows.json").write_text(json.dumps(rows))
+    return folder / "rows.json"
+
+
+def conversation(*texts: str) -> list[dict]:
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), texts)]
+
+
+def test_marks_become_parts_and_sort_the_pictures(pictures):
+    marked = conversation("<image>\nwhat is it? draw it", "it is red <image_gen> and so")
+    rows = load_rows(write(pictures, [{"messages": marked, "images": ["red.png", "blue.png"]}, {"messages": conversation("hi", "hello")}]))
+    assert [(part["type"], part["text"]) for part in rows[0]["messages"][0]["content"]] == [("image", None), ("text", "what is it? draw it")]
+    assert [part["type"] for part in rows[0]["messages"][1]["content"]] == ["text", "image_gen", "text"]
+    assert (colours(rows[0]["images"]), colours(rows[0]["output_images"])) == ([RED], [BLUE])
+    assert (rows[1]["images"], rows[1]["output_images"]) == ([], [])
+
+
+def test_marks_without_pictures_are_refused(pictures):
+    file = write(pictures, [{"messages": conversation("<image> what", "red"), "images": ["red.png", "blue.png"]}])
+    with pytest.raises(ValueError, match="Row 0 has 1 marks of pictures in its texts, but 2 pictures"):
+        load_rows(file)
+
+
+def test_parts_of_text():
+    assert parts_of_text("  a<image_gen>\n\nb \n") == [
+        {"type": "text", "text": "a"},
+        {"type": "image_gen", "text": None},
+        {"type": "text", "text": "b"},
+    ]
+    assert parts_of_text("") == []
+
+
+@pytest.mark.parametrize("ending", ["folder", "parquet", "json"])
+def test_rows_of_parts_come_back_from_every_form(pictures, ending):
+    row = {
+        "messages": [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "a"}]}],
+        "images": [str(pictures / "red.png")],
+    }
+    path = pictures / f"rows.{ending}"
+    if ending == "folder":
+        Dataset.from_list([row]).save_to_disk(path)
+    elif ending == "parquet":
+        stored = {"bytes": (pictures / "red.png").read_bytes(), "path": None}
+        Dataset.from_list([{**row, "images": [stored]}]).to_parquet(path)
+    else:
+        path = write(pictures, [{**row, "images": ["red.png"]}])
+    read = load_rows(path)[0]
+    assert [(part["type"], part["text"]) for part in read["messages"][0]["content"]] == [("image", None), ("text", "a")]
+    assert colours(read["images"]) == [RED]
+
+
+def test_codes_pass_and_the_column_of_pictures_is_added(tmp_path):
+    messages = [{"role": "assistant", "content": [{"type": "image_gen", "text": None}]}]
+    Dataset.from_list([{"messages": messages, "image_codes": [[1, 2, 3]]}]).save_to_disk(tmp_path / "rows")
+    assert load_rows(tmp_path / "rows")[0] | {"messages": 0} == {"messages": 0, "image_codes": [[1, 2, 3]], "images": []}
+
+
+def test_what_is_no_dataset_of_rows_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="There is no dataset at .*nothing"):
+        load_rows(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no column 'messages', only text"):
+        load_rows(write(tmp_path, [{"text": "a"}]))
