@@ -15,13 +15,14 @@ from pathlib import Path
 # torch's convolutions ask the allocator for large blocks at every step; glibc gives those back to the system each time
 # unless told at start-up not to, which costs more than the convolutions themselves.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
-DRAWING = {"draw": 5.0, "draw_digit": 1.5, "draw_and_say": 1.0, "draw_two": 0.4}
-READING = {"ask": 2.4, "read_digit": 0.8, "talk": 1.0}
+VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
+DRAWING = {"draw": 6.0, "draw_digit": 1.2, "draw_and_say": 1.0}
+READING = {"ask": 3.2, "read_digit": 0.8, "talk": 1.0}
 STAGES = {  # rows and what they are about
-    "pretrain": (96_000, {**DRAWING, **READING}),
-    "stage1": (6_400, DRAWING),
-    "stage2": (16_000, {**{task: weight / 4 for task, weight in DRAWING.items()}, **READING}),
-    "stage3": (32_000, DRAWING),
+    "pretrain": (200_000, {**DRAWING, **READING}),
+    "stage1": (8_000, DRAWING),
+    "stage2": (20_000, {"draw": 2.0, "draw_digit": 0.5, "draw_and_say": 0.5, "draw_two": 1.0, **READING}),
+    "stage3": (48_000, {**DRAWING, "draw_two": 1.0}),
 }
 TEXT_CONFIG = {
     "model_type": "llama",
@@ -36,15 +37,18 @@ TEXT_CONFIG = {
 DECODER_CONFIG = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "mlp_ratio": 3.0, "drop_path_rate": 0.0}
 VQ_CONFIG = {
     "image_size": 48,
-    "scales": (1, 2, 3, 4, 6),
-    "codebook_size": 1024,
+    "scales": (1, 2, 3, 6),
+    "codebook_size": 512,
     "latent_channels": 8,
+    "commitment_weight": 1.0,
     "base_channels": 16,
     "channel_multipliers": (1, 1, 2, 4),
     "num_res_blocks": 1,
     "norm_num_groups": 8,
 }
 CLIP_TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
+SHARDS = 2  # of every dataset: as many processes make it
+TRAINING = {"bf16": True, "use_cpu": True, "dataloader_num_workers": 1}
 GENERATION = {"do_sample": True, "top_k": 1, "image_top_k": 0, "image_top_p": 0.9}
 
 
@@ -52,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the data to train on")
+    parser.add_argument("--evaluate", type=int, default=400, help="rows of each group that the judges look at")
     arguments = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
@@ -64,7 +69,8 @@ def main() -> None:
             run_stage(stage, previous, folder)
         previous = folder / stage
     ship(previous, folder / "vargpt-tiny")
-    subprocess.run(["vargpt", "evaluate", "--model", folder / "vargpt-tiny", "--output", folder / "figures.json"], check=True)
+    evaluate = [VARGPT, "evaluate", "--number", str(arguments.evaluate), "--output", folder / "figures.json"]
+    subprocess.run([*evaluate, "--model", folder / "vargpt-tiny"], check=True)
 
 
 def make_parts(folder: Path, scale: float) -> None:
@@ -91,10 +97,9 @@ def make_parts(folder: Path, scale: float) -> None:
             VargptVQConfig(**VQ_CONFIG),
             train_pictures,
             folder / "vq",
-            max_steps=max(int(3_600 * scale), 10),
-            per_device_train_batch_size=64,
+            max_steps=max(int(6_000 * scale), 10),
             learning_rate=2e-3,
-            bf16=True,
+            **TRAINING,
         )
     vq_model = VargptVQModel.from_pretrained(folder / "vq")
     print("image tokenizer:", evaluate_vq(vq_model, test_pictures))
@@ -105,7 +110,7 @@ def make_parts(folder: Path, scale: float) -> None:
             vision_config={**CLIP_TOWER, "num_hidden_layers": 4, "image_size": 48, "patch_size": 8, "hidden_act": "gelu"},
             projection_dim=96,
         )
-        train_clip(config, tokenizer, train_pictures, folder / "clip", test_pictures, max_steps=max(int(600 * scale), 5), bf16=True)
+        train_clip(config, tokenizer, train_pictures, folder / "clip", test_pictures, max_steps=max(int(600 * scale), 5), **TRAINING)
     vision_tower = CLIPVisionModel.from_pretrained(folder / "clip")
     build_base(folder / "base", tokenizer, vq_model, vision_tower, TEXT_CONFIG, DECODER_CONFIG, GENERATION)
 
@@ -114,12 +119,18 @@ def make_rows(folder: Path, mixture: dict[str, float], number: int, seed: int) -
     """A dataset on disk of rows for one stage."""
     from datasets import Dataset, Features, Image, List, Value
 
-    from vargpt_hf.tiny.rows import rows
-
     message = {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
     features = Features({"messages": List(message), "images": List(Image()), "output_images": List(Image()), "truth": Value("string")})
-    made = {"mixture": mixture, "count": number, "seed": seed}
-    Dataset.from_generator(rows, gen_kwargs=made, features=features).save_to_disk(folder)
+    shards = {"mixture": mixture, "count": number // SHARDS, "seeds": [SHARDS * seed + shard for shard in range(SHARDS)]}
+    Dataset.from_generator(rows_of_seeds, gen_kwargs=shards, features=features, num_proc=SHARDS).save_to_disk(folder)
+
+
+def rows_of_seeds(mixture: dict[str, float], count: int, seeds: list[int]):
+    """`count` rows of each seed; a process takes some of the seeds."""
+    from vargpt_hf.tiny.rows import rows
+
+    for seed in seeds:
+        yield from rows(mixture, count, seed)
 
 
 def run_stage(stage: str, previous: Path, folder: Path) -> None:
@@ -127,7 +138,7 @@ def run_stage(stage: str, previous: Path, folder: Path) -> None:
     config = Path(__file__).parent / "tiny" / f"{stage}.yaml"
     paths = {"model_name_or_path": previous, "train_data": folder / "data" / stage, "output_dir": folder / stage}
     overrides = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
-    subprocess.run(["vargpt", "train", config, *overrides, "--resume_from_checkpoint", "true"], check=True)
+    subprocess.run([VARGPT, "train", config, *overrides, "--resume_from_checkpoint", "true"], check=True)
 
 
 def ship(trained: Path, destination: Path) -> None:

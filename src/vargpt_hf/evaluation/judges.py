@@ -37,6 +37,8 @@ def detect(picture: Image.Image) -> list[Detection]:
     found = []
     for index in range(1, count + 1):
         component = labels == index
+        # A blurred edge belongs to the shape up to where it has lost half of the colour.
+        component &= (saturation > saturation[component].max() / 2) & (value > value[component].max() / 2)
         area = int(component.sum())
         if area < least_area:
             continue

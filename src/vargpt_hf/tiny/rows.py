@@ -6,6 +6,7 @@ type "image_gen" for `output_images` (to draw), both in reading order; `truth` i
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ _SMALL_TALK = (
     ("thank you", "you are welcome"),
 )
 _SHARE_SIZE_SAID, _SHARE_BACKGROUND_SAID = 0.3, 0.2
+_QUESTIONS_IN_TRAINING = 2
+_STEP_OF_PICTURES = 4  # finer than in conversations: tokenizer and CLIP are to know more than they will be asked for
 _DRAWN_BACKGROUNDS = ("white", "black")
 
 
@@ -132,10 +135,16 @@ def _read_digit(rng: np.random.Generator, split: str) -> Row:
 
 
 def _ask(rng: np.random.Generator, split: str) -> Row:
+    """One question about a picture; in training several, since each further one costs little beside the picture."""
     scene = sample_scene(rng, _choice(rng, KINDS))
-    asks, question, answer = _choice(rng, _questions(rng, scene))
-    truth = {"asks": asks, "answer": answer}
-    return _row([IMAGE, _text(question)], [_text(answer)], truth, images=[render(scene)])
+    questions = _questions(rng, scene)
+    chosen = [questions[index] for index in rng.permutation(len(questions))[: 1 if split == "test" else _QUESTIONS_IN_TRAINING]]
+    messages = []
+    for _, question, answer in chosen:
+        messages += [{"role": "user", "content": [_text(question)]}, {"role": "assistant", "content": [_text(answer)]}]
+    messages[0]["content"].insert(0, IMAGE)
+    asks, _, answer = chosen[-1]
+    return {"messages": messages, "images": [render(scene)], "output_images": [], "truth": json.dumps({"asks": asks, "answer": answer})}
 
 
 def _questions(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str, str]]:
@@ -146,7 +155,7 @@ def _questions(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str, s
         ("background", "what colour is the background", scene.background),
     ]
     if scene.kind != "list":  # the order of a list cannot be seen
-        questions.append(("describe", "describe the picture", describe(scene)))
+        questions.append(("describe", "describe the picture", describe(_as_seen(scene))))
     if scene.kind == "count":
         item = objects[0]
         questions += [("colour", f"what colour are the {PLURALS[item.shape]}", item.colour), ("shape", "what shape are they", item.shape)]
@@ -161,10 +170,20 @@ def _questions(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str, s
         first, second = (f"{item.colour} {item.shape}" for item in objects)
         questions += 2 * [("relation", f"what is {scene.relation} the {second}", _article(first))]
         # Only the opposite relation is surely wrong: "left of" may or may not hold of a thing that is above.
-        opposite = RELATIONS[RELATIONS.index(scene.relation) ^ 1]
-        asked = _choice(rng, (scene.relation, opposite))
+        asked = _choice(rng, (scene.relation, _opposite(scene.relation)))
         questions += 2 * [("yes or no", f"is the {first} {asked} the {second}", "yes" if asked == scene.relation else "no")]
     return questions
+
+
+def _as_seen(scene: Scene) -> Scene:
+    """The scene said in one way: a picture with one thing below another shows that other one above."""
+    if scene.relation in (None, "above", "left of"):
+        return scene
+    return replace(scene, objects=scene.objects[::-1], relation=_opposite(scene.relation))
+
+
+def _opposite(relation: str) -> str:
+    return RELATIONS[RELATIONS.index(relation) ^ 1]
 
 
 def _talk(rng: np.random.Generator, split: str) -> Row:
@@ -224,7 +243,7 @@ def pictures(count: int, seed: int, split: str = "train") -> Iterator[dict[str, 
             picture, digit = sample_digit(rng, split, augment=split == "train")
             yield {"image": picture.convert("RGB"), "text": f"a handwritten {NUMBERS[digit]}"}
         else:
-            scene = sample_scene(rng, _choice(rng, KINDS))
+            scene = sample_scene(rng, _choice(rng, KINDS), step=_STEP_OF_PICTURES)
             words = describe(scene, size=rng.random() < 0.7, background=rng.random() < 0.7)
             yield {"image": render(scene), "text": words}
 

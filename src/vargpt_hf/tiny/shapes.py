@@ -7,6 +7,7 @@ the right and y down, of the finished picture.
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -21,7 +22,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (148, 40, 184),
     "orange": (250, 132, 16),
 }
-SIZES: dict[str, int] = {"small": 12, "large": 18}  # side of the bounding box, pixels
+SIZES: dict[str, int] = {"small": 12, "large": 16}  # side of the bounding box, pixels
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 RELATIONS = ("above", "below", "left of", "right of")
 KINDS = ("single", "list", "count", "relation")
@@ -30,9 +31,10 @@ KINDS = ("single", "list", "count", "relation")
 HELD_OUT_PAIRS = frozenset({("yellow", "cross"), ("blue", "triangle"), ("purple", "square")})
 ALL_PAIRS = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
 
-GAP = 3  # pixels between the bounding boxes of two objects, at least
-MARGIN = 2  # pixels between an object and the picture's edge, at least
-ALIGNMENT = 5  # pixels that two objects in a relation may be apart on the axis that the relation does not speak of
+STEP = 12  # pixels from one place of a bounding box to the next: few places, which a model of few parameters can learn to draw
+GAP = 4  # pixels between the bounding boxes of two objects, at least
+MARGIN = 4  # pixels between an object and the picture's edge, at least
+ALIGNMENT = 4  # pixels that two objects in a relation may be apart on the axis that the relation does not speak of
 SUPERSAMPLING = 4
 
 Pair = tuple[str, str]
@@ -93,6 +95,7 @@ def sample_scene(
     num_objects: int | None = None,
     background: str | None = None,
     white_share: float = 0.6,
+    step: int = STEP,
 ) -> Scene:
     """A random scene.
 
@@ -103,6 +106,7 @@ def sample_scene(
         must_show: when not empty, the first object's pair is one of these (and the others come from `pairs`).
         num_objects: 2 or 3 for "list", 2 or 3 for "count"; random by default. "single" has one and "relation" two.
         background: a name of `BACKGROUNDS`; by default white with probability `white_share`, else one of the others.
+        step: pixels from one place where an object may stand to the next.
 
     Raises:
         ValueError: an unknown kind, or a number of objects that the kind cannot have.
@@ -124,12 +128,12 @@ def sample_scene(
     else:
         sizes = [_choice(rng, list(SIZES)) for _ in range(count)]
     relation = _choice(rng, RELATIONS) if kind == "relation" else None
-    if relation is None:
-        centres = _place_apart(rng, [SIZES[size] for size in sizes])
-    else:
-        centres = _place_related(rng, relation, SIZES[sizes[0]], SIZES[sizes[1]])
-    objects = tuple(SceneObject(s, c, size, centre) for (c, s), size, centre in zip(chosen, sizes, centres, strict=True))
-    return Scene(objects, background, kind, relation)
+    while True:  # places that do not fit are thrown away together, so that all that fit are equally likely
+        objects = tuple(SceneObject(s, c, size, _place(rng, SIZES[size], step)) for (c, s), size in zip(chosen, sizes, strict=True))
+        if relation is not None and relation_between(*objects) != relation:
+            continue
+        if all(_are_apart(first, second) for first, second in combinations(objects, 2)):
+            return Scene(objects, background, kind, relation)
 
 
 def render(scene: Scene) -> Image.Image:
@@ -174,38 +178,12 @@ def _sample_pairs(rng: np.random.Generator, kind: str, count: int, pairs: list[P
     return chosen
 
 
-def _place_apart(rng: np.random.Generator, sides: list[int]) -> list[tuple[int, int]]:
-    """Centres such that all boxes are at least GAP apart; three large boxes always fit, so that starting afresh ends soon."""
-    while True:
-        centres: list[tuple[int, int]] = []
-        for i, side in enumerate(sides):
-            for _ in range(20):
-                low, high = side // 2 + MARGIN, PICTURE_SIZE - side // 2 - MARGIN
-                x, y = (int(v) for v in rng.integers(low, high + 1, size=2))
-                if all(max(abs(x - u), abs(y - v)) >= (side + sides[j]) // 2 + GAP for j, (u, v) in enumerate(centres)):
-                    centres.append((x, y))
-                    break
-            if len(centres) <= i:
-                break
-        if len(centres) == len(sides):
-            return centres
+def _place(rng: np.random.Generator, side: int, step: int) -> tuple[int, int]:
+    """Centre of a box of this side whose corner lies a number of steps from that of the margin."""
+    x, y = (MARGIN + step * int(index) for index in rng.integers((PICTURE_SIZE - 2 * MARGIN - side) // step + 1, size=2))
+    return x + side // 2, y + side // 2
 
 
-def _place_related(rng: np.random.Generator, relation: str, first: int, second: int) -> list[tuple[int, int]]:
-    """Centres of two boxes, the first in `relation` to the second: apart on that axis, nearly level on the other."""
-    low, high = MARGIN, PICTURE_SIZE - MARGIN
-    before, after = (first, second) if relation in ("above", "left of") else (second, first)
-    # Along the axis: the room that the two boxes and the gap leave, shared out at random.
-    room = (high - low) - before - after - GAP
-    lead, extra = sorted(int(v) for v in rng.integers(0, room + 1, size=2))
-    start = low + lead + before // 2
-    end = low + extra + before + GAP + after // 2
-    widest = max(first, second) // 2
-    level = int(rng.integers(low + widest, high - widest + 1))
-    shift = int(rng.integers(-ALIGNMENT, ALIGNMENT + 1))
-    other = min(max(level + shift, low + widest), high - widest)
-    along = (start, end) if relation in ("above", "left of") else (end, start)
-    across = (level, other)
-    if relation in ("above", "below"):
-        return [(across[0], along[0]), (across[1], along[1])]
-    return [(along[0], across[0]), (along[1], across[1])]
+def _are_apart(first: SceneObject, second: SceneObject) -> bool:
+    distance = max(abs(a - b) for a, b in zip(first.centre, second.centre, strict=True))
+    return distance >= (first.side + second.side) // 2 + GAP

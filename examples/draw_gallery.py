@@ -1,0 +1,73 @@
+"""Draws the README's picture: sentences, what vargpt-tiny drew, and how one drawing grew from scale to scale.
+
+python examples/draw_gallery.py docs/drawn.png
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.tiny import TINY_FOLDER
+
+SENTENCES = (
+    "a red circle above a blue square",
+    "three green triangles",
+    "a yellow cross left of a purple circle",
+    "a large blue triangle",  # no blue triangle was ever drawn in training
+    "two orange squares on a black background",
+    "a handwritten seven",
+)
+SIDE, GAP, CAPTION = 144, 12, 28
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--model", default=str(TINY_FOLDER))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    model = VargptForConditionalGeneration.from_pretrained(arguments.model, dtype="float32").eval()
+    processor = VargptProcessor.from_pretrained(arguments.model)
+    chats = [[{"role": "user", "content": sentence}] for sentence in SENTENCES]
+    inputs = processor.apply_chat_template(
+        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
+    )
+    output = model.generate(
+        **inputs,
+        generation_mode="image",
+        max_new_tokens=2,
+        generator=[torch.Generator().manual_seed(arguments.seed) for _ in chats],
+        return_dict_in_generate=True,
+    )
+    drawn = processor.image_processor.post_process(output.images)
+    scales = model.config.vq_config.scales
+    grown = [model.model.vq_model.decode(output.image_codes[:1], num_scales=count) for count in range(1, len(scales) + 1)]
+    rows = [
+        list(zip(drawn, SENTENCES, strict=True)),
+        [(picture, f"after scale {side}x{side}") for side, picture in zip(scales, processor.image_processor.post_process(torch.cat(grown)))],
+    ]
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    sheet(rows).save(arguments.output)
+
+
+def sheet(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
+    """Rows of pictures with captions below, on light grey."""
+    width = max(map(len, rows)) * (SIDE + GAP) + GAP
+    page = Image.new("RGB", (width, len(rows) * (SIDE + CAPTION + GAP) + GAP), (232, 232, 232))
+    draw = ImageDraw.Draw(page)
+    for y, row in enumerate(rows):
+        for x, (picture, caption) in enumerate(row):
+            left, top = GAP + x * (SIDE + GAP), GAP + y * (SIDE + CAPTION + GAP)
+            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
+            words = caption.split()
+            middle = (len(words) + 1) // 2 if len(caption) > 24 else len(words)
+            lines = "\n".join(filter(None, (" ".join(words[:middle]), " ".join(words[middle:]))))
+            draw.multiline_text((left + SIDE / 2, top + SIDE + 2), lines, fill=(40, 40, 40), anchor="ma", align="center", spacing=1)
+    return page
+
+
+if __name__ == "__main__":
+    main()
