@@ -21,8 +21,8 @@ READING = {"ask": 3.2, "read_digit": 0.8, "talk": 1.0}
 STAGES = {  # rows and what they are about
     "pretrain": (200_000, {**DRAWING, **READING}),
     "stage1": (8_000, DRAWING),
-    "stage2": (20_000, {"draw": 2.0, "draw_digit": 0.5, "draw_and_say": 0.5, "draw_two": 1.0, **READING}),
-    "stage3": (48_000, {**DRAWING, "draw_two": 1.0}),
+    "stage2": (60_000, {"draw": 4.0, "draw_digit": 0.5, "draw_and_say": 0.7, "draw_two": 0.8, **READING, "ask": 4.0}),
+    "stage3": (80_000, {**DRAWING, "draw_two": 0.8}),
 }
 TEXT_CONFIG = {
     "model_type": "llama",
