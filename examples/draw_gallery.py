@@ -13,11 +13,11 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.tiny import TINY_FOLDER
 
 SENTENCES = (
-    "a red circle above a blue square",
-    "three green triangles",
-    "a yellow cross left of a purple circle",
-    "a large blue triangle",  # no blue triangle was ever drawn in training
-    "two orange squares on a black background",
+    "a red triangle",
+    "a blue cross",
+    "a yellow square",
+    "a purple triangle",
+    "two red circles",
     "a handwritten seven",
 )
 SIDE, GAP, CAPTION = 144, 12, 28

@@ -2,8 +2,8 @@
 
     python examples/train_tiny.py runs/tiny
 
-Takes about an hour and three quarters on 2 CPU cores (--scale 0.01 tries every step in a few minutes, to no good) and prints the
-figures at the end. Steps whose folder is there are skipped, so a run that was stopped goes on.
+Takes about an hour and a half on 2 CPU cores (--scale 0.01 tries every step in a few minutes, to no good) and prints the figures at
+the end. Steps whose folder is there are skipped, so a run that was stopped goes on.
 """
 
 import argparse
@@ -49,7 +49,7 @@ VQ_CONFIG = {
 CLIP_TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
 SHARDS = 2  # of every dataset: as many processes make it
 TRAINING = {"bf16": True, "use_cpu": True, "dataloader_num_workers": 1}
-GENERATION = {"do_sample": True, "top_k": 1, "image_top_k": 0, "image_top_p": 0.9}
+GENERATION = {"do_sample": True, "top_k": 1, "image_temperature": 0.5, "image_top_k": 0, "image_top_p": 0.0}
 
 
 def main() -> None:

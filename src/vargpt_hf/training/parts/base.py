@@ -41,8 +41,8 @@ def build_base(
 
     config = VargptConfig(
         text_config={**text_config, "vocab_size": len(tokenizer), **special},
-        vision_config=vision_tower.config.to_dict(),
-        vq_config=vq_model.config.to_dict(),
+        vision_config=without_path(vision_tower.config.to_dict()),
+        vq_config=without_path(vq_model.config.to_dict()),
         visual_decoder_config=visual_decoder_config,
         image_token_id=token_id(processor.image_token),
         image_start_token_id=token_id(processor.image_start_token),
@@ -57,6 +57,11 @@ def build_base(
     model.generation_config = GenerationConfig(**special, image_unconditional_ids=list(unconditional["input_ids"][0]), **(generation or {}))
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
+
+
+def without_path(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the folder it was read from, which means nothing elsewhere."""
+    return {name: value for name, value in config.items() if name != "_name_or_path"}
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast, vq_model: VargptVQModel, vision_tower: CLIPVisionModel) -> VargptProcessor:
