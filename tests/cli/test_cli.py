@@ -35,7 +35,7 @@ def test_ask_names_a_digit(tmp_path):
     pictures, labels = load_split("test")
     digit_image(pictures[0]).save(tmp_path / "digit.png")
     result = run("ask", tmp_path / "digit.png", "which digit is this")
-    assert result.output.strip() == str(labels[0])
+    assert result.stdout.strip() == str(labels[0])
 
 
 def test_chat_keeps_pictures(tmp_path):

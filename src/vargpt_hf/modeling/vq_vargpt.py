@@ -230,17 +230,20 @@ class VargptResidualQuantizer(nn.Module):
             f_hat = F.interpolate(f_hat, size=(side, side), mode="area")
         return f_hat.flatten(2).transpose(1, 2)
 
-    def encode(self, latents: torch.Tensor) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
+    def encode(self, latents: torch.Tensor, num_scales: torch.LongTensor | None = None) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
         """Quantises latents (B, Cz, H, W).
 
+        Args:
+            num_scales: after how many scales, (B,) in [1, S], the f̂ of each picture is wanted; all by default.
+
         Returns:
-            codes (B, L); f̂ after the last scale (B, Cz, H, W), which carries gradients to codebook and φ only; the
+            codes (B, L); f̂ after those scales (B, Cz, H, W), which carries gradients to codebook and φ only; the
             quantisation loss (scalar).
         """
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             target = latents.detach()
-            f_hat = torch.zeros_like(target)
+            f_hat = wanted = torch.zeros_like(target)
             codes, losses = [], []
             for index, side in enumerate(self.scales):
                 residual = target - f_hat.detach()
@@ -250,7 +253,8 @@ class VargptResidualQuantizer(nn.Module):
                 f_hat = f_hat + self.contribution(codes[-1], index)
                 commitment = F.mse_loss(latents, f_hat.detach())
                 losses.append(F.mse_loss(f_hat, target) + self.commitment_weight * commitment)
-        return torch.cat(codes, dim=1), f_hat, torch.stack(losses).mean()
+                wanted = f_hat if num_scales is None else torch.where((num_scales > index)[:, None, None, None], f_hat, wanted)
+        return torch.cat(codes, dim=1), wanted, torch.stack(losses).mean()
 
     def accumulate(self, codes: torch.LongTensor, num_scales: int | None = None) -> torch.Tensor:
         """f̂ (B, Cz, H, W) after `num_scales` scales (all by default), from at least their codes (B, ≥ l...)."""
@@ -364,10 +368,14 @@ class VargptVQModel(PreTrainedModel):
         self.check_codes(codes, num_scales)
         return self.decode_latents(self.quantizer.accumulate(codes, num_scales)).clamp(-1, 1)
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs) -> VargptVQOutput:
-        """Encodes, quantises with a straight-through gradient, and decodes pixels (B, 3, image_size, image_size)."""
+    def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> VargptVQOutput:
+        """Encodes, quantises with a straight-through gradient, and decodes pixels (B, 3, image_size, image_size).
+
+        Args:
+            num_scales: from how many scales, (B,) in [1, S], each picture is decoded; all by default.
+        """
         latents = self.encode_latents(pixel_values)
-        codes, f_hat, loss = self.quantizer.encode(latents)
+        codes, f_hat, loss = self.quantizer.encode(latents, num_scales)
         straight_through = latents + (f_hat - latents).detach()
         return VargptVQOutput(reconstruction=self.decode_latents(straight_through), codes=codes, quantization_loss=loss)
 

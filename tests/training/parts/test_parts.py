@@ -12,7 +12,7 @@ from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.parts.base import build_base
 from vargpt_hf.training.parts.clip import PairCollator, retrieval_accuracy, train_clip
 from vargpt_hf.training.parts.tokenizer import PICTURE_TOKENS, train_tokenizer
-from vargpt_hf.training.parts.vq import VargptVQTrainer, evaluate_vq, psnr, residuals_of, train_vq
+from vargpt_hf.training.parts.vq import VargptVQTrainer, evaluate_vq, pixels_of, psnr, residuals_of, train_vq
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 TEXTS = [f"a {colour} picture" for colour in COLOURS]
@@ -94,6 +94,17 @@ def test_residuals_are_what_encoding_saw(vq_config):
     assert torch.equal(first, codes[:, :1])
     nearest = torch.cdist(residuals, model.quantizer.codebook.weight, compute_mode="donot_use_mm_for_euclid_dist").amin(1).square()
     torch.testing.assert_close(errors, nearest)
+
+
+def test_coarse_pictures_are_trained(pairs, vq_config, tmp_path):
+    """With a share of pictures decoded from few scales, the coarse decodes come closer to the pictures."""
+    pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
+    errors = {}
+    for share in (0.0, 0.7):
+        settings = {"max_steps": 60, "per_device_train_batch_size": 8, "learning_rate": 5e-3, **QUICK}
+        model = train_vq(vq_config, pairs, tmp_path / str(share), coarse_share=share, **settings)
+        errors[share] = (model.decode(model.encode(pixels), num_scales=1) - pixels).square().mean()
+    assert errors[0.7] < 0.8 * errors[0.0]
 
 
 def test_clip_learns_to_match(pairs, tmp_path):

@@ -41,11 +41,14 @@ def psnr(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 class VargptVQTrainer(Trainer):
     """Trains a `VargptVQModel`: L1 + L2 + gradient difference of the reconstruction, plus the quantiser's own loss.
 
-    Codes that no place has used for `revive_every` steps are put where the current batch leaves something to code.
+    Codes that no place has used for `revive_every` steps are put where the current batch leaves something to code. A share
+    `coarse_share` of the pictures is decoded from a random number of its first scales only: without that, nothing asks the coarse
+    scales to show anything, and a decoder learns to put all of a picture into the last one.
     """
 
-    def __init__(self, *args, revive_every: int = 100, revive_until: float = 0.8, **kwargs):
+    def __init__(self, *args, revive_every: int = 100, revive_until: float = 0.8, coarse_share: float = 0.0, **kwargs):
         super().__init__(*args, data_collator=pixels_of, **kwargs)
+        self.coarse_share = coarse_share
         self.revive_every = revive_every
         self.revive_until = revive_until
         self.hits = torch.zeros(self.model.config.codebook_size, dtype=torch.long)
@@ -54,7 +57,7 @@ class VargptVQTrainer(Trainer):
         pixels = inputs["pixel_values"]
         if self.model.training and self.state.global_step == 0:
             self._start_codebook(pixels)
-        outputs = model(pixels)
+        outputs = model(pixels, num_scales=self._num_scales(pixels) if self.model.training else None)
         error = outputs.reconstruction.float() - pixels
         loss = error.abs().mean() + error.square().mean() + gradient_difference(outputs.reconstruction.float(), pixels)
         loss = loss + outputs.quantization_loss
@@ -62,6 +65,12 @@ class VargptVQTrainer(Trainer):
             self.hits += torch.bincount(outputs.codes.flatten().cpu(), minlength=len(self.hits))
             self._revive(pixels)
         return (loss, {"loss": loss, "psnr": psnr(outputs.reconstruction.float(), pixels), "codes": outputs.codes}) if return_outputs else loss
+
+    def _num_scales(self, pixels: torch.Tensor) -> torch.LongTensor:
+        """From how many scales each picture is decoded, (B,)."""
+        total = len(self.model.config.scales)
+        coarse = torch.randint(1, max(total, 2), (len(pixels),), device=pixels.device)
+        return torch.where(torch.rand(len(pixels), device=pixels.device) < self.coarse_share, coarse, total)
 
     @torch.no_grad()
     def _start_codebook(self, pixels: torch.Tensor) -> None:
@@ -117,11 +126,14 @@ def evaluate_vq(model: VargptVQModel, pictures: Dataset, batch_size: int = 100) 
     }
 
 
-def train_vq(config: VargptVQConfig, pictures: Dataset, output_dir: str | Path, seed: int = 0, **arguments) -> VargptVQModel:
+def train_vq(
+    config: VargptVQConfig, pictures: Dataset, output_dir: str | Path, seed: int = 0, coarse_share: float = 0.0, **arguments
+) -> VargptVQModel:
     """Trains an image tokenizer on rows `{"image": PIL picture}` and saves it.
 
     Args:
         config: its sizes; the pictures must be of `config.image_size`.
+        coarse_share: of the pictures that are decoded from some of their scales only, see [`VargptVQTrainer`].
         arguments: of `TrainingArguments`, over the defaults here.
 
     Raises:
@@ -145,9 +157,8 @@ def train_vq(config: VargptVQConfig, pictures: Dataset, output_dir: str | Path, 
         "report_to": [],
         "remove_unused_columns": False,
     }
-    trainer = VargptVQTrainer(
-        model, TrainingArguments(output_dir=str(output_dir), seed=seed, **{**defaults, **arguments}), train_dataset=pictures
-    )
+    training = TrainingArguments(output_dir=str(output_dir), seed=seed, **{**defaults, **arguments})
+    trainer = VargptVQTrainer(model, training, train_dataset=pictures, coarse_share=coarse_share)
     trainer.train()
     model.eval().save_pretrained(output_dir)
     return model
