@@ -12,7 +12,16 @@ from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.parts.base import build_base
 from vargpt_hf.training.parts.clip import PairCollator, retrieval_accuracy, train_clip
 from vargpt_hf.training.parts.tokenizer import PICTURE_TOKENS, train_tokenizer
-from vargpt_hf.training.parts.vq import VargptVQTrainer, evaluate_vq, pixels_of, psnr, residuals_of, train_vq
+from vargpt_hf.training.parts.vq import (
+    VargptVQTrainer,
+    evaluate_vq,
+    fit_quantizer,
+    pixels_of,
+    psnr,
+    reconstruction_loss,
+    residuals_of,
+    train_vq,
+)
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 TEXTS = [f"a {colour} picture" for colour in COLOURS]
@@ -53,6 +62,17 @@ def test_psnr_of_a_known_error():
     torch.testing.assert_close(psnr(pixels + 0.2, pixels), torch.full((2,), 20.0))  # 10 log10(4 / 0.04)
 
 
+def test_reconstruction_loss_of_known_errors():
+    pixels = torch.rand(2, 3, 4, 4)
+    lighter = pixels + 0.2
+    redder = pixels + torch.tensor([0.2, -0.1, -0.1]).view(3, 1, 1)
+    striped = pixels + torch.tensor([0.2, -0.2, 0.2, -0.2])
+    assert reconstruction_loss(pixels, pixels) == 0
+    torch.testing.assert_close(reconstruction_loss(lighter, pixels), torch.tensor(0.04))
+    torch.testing.assert_close(reconstruction_loss(redder, pixels), torch.tensor(2 * 0.02))  # as an error, and as one of colour
+    torch.testing.assert_close(reconstruction_loss(striped, pixels), torch.tensor(0.04 + 0.4**2 / 2))
+
+
 def test_vq_training_lowers_the_error(pairs, vq_config, tmp_path):
     untrained = evaluate_vq(VargptVQModel(vq_config).eval(), pairs)
     model = train_vq(vq_config, pairs, tmp_path, max_steps=60, per_device_train_batch_size=8, learning_rate=5e-3, warmup_steps=5, **QUICK)
@@ -66,6 +86,7 @@ def test_vq_training_lowers_the_error(pairs, vq_config, tmp_path):
 def test_dead_codes_come_back(pairs, vq_config, tmp_path):
     from transformers import TrainingArguments
 
+    torch.manual_seed(0)
     model = VargptVQModel(vq_config)
     arguments = TrainingArguments(str(tmp_path), max_steps=10, report_to=[], **QUICK)
     trainer = VargptVQTrainer(model, arguments, train_dataset=pairs, revive_every=1)
@@ -81,6 +102,39 @@ def test_dead_codes_come_back(pairs, vq_config, tmp_path):
     assert distances.amin(1).max() < 1e-5  # each sits on something that was to be coded
     assert errors[distances.argmin(1)].mean() > errors.mean()  # rather where the code in use was far
     assert trainer.hits.sum() == 0
+
+
+def test_quantizer_is_fitted_to_latents(vq_config):
+    """Latents of five kinds of places: a codebook that was fitted tells them apart."""
+    torch.manual_seed(0)
+    quantizer = VargptVQModel(vq_config).quantizer
+    kinds = 3 * torch.randn(5, vq_config.latent_channels)
+    side = vq_config.scales[-1]
+    latents = kinds[torch.randint(5, (200, side, side))].permute(0, 3, 1, 2)
+    before = (quantizer.accumulate(quantizer.encode(latents)[0]) - latents).square().mean()
+    given = latents.clone()
+    fit_quantizer(quantizer, latents, steps=200)
+    after = (quantizer.accumulate(quantizer.encode(latents)[0]) - latents).square().mean()
+    assert after < 0.1 * latents.var() < before
+    assert torch.equal(latents, given)
+    assert all(parameter.grad is None for parameter in quantizer.parameters())
+
+
+def test_first_steps_go_without_quantizer(pairs, vq_config, tmp_path):
+    """The quantiser stays as it was for `continuous_steps` steps, and is then fitted to what the encoder has learnt."""
+    settings = {"per_device_train_batch_size": 8, "learning_rate": 5e-3, "warmup_steps": 1, **QUICK}
+    torch.manual_seed(0)
+    start = VargptVQModel(vq_config)
+    errors = []
+    for steps in (30, 31):
+        model = train_vq(vq_config, pairs, tmp_path / str(steps), max_steps=steps, continuous_steps=30, **settings)
+        pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
+        latents = model.encode_latents(pixels)
+        assert latents.std() < 3  # bounded, though nothing quantises them
+        errors.append((model.quantizer.accumulate(model.encode(pixels)) - latents).square().mean() / latents.var())
+        unchanged = torch.equal(model.quantizer.codebook.weight, start.quantizer.codebook.weight)
+        assert unchanged == (steps == 30)
+    assert errors[1] < 0.3 * errors[0]
 
 
 def test_residuals_are_what_encoding_saw(vq_config):
@@ -101,7 +155,7 @@ def test_coarse_pictures_are_trained(pairs, vq_config, tmp_path):
     pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
     errors = {}
     for share in (0.0, 0.7):
-        settings = {"max_steps": 60, "per_device_train_batch_size": 8, "learning_rate": 5e-3, **QUICK}
+        settings = {"max_steps": 200, "continuous_steps": 60, "per_device_train_batch_size": 8, "learning_rate": 3e-3, **QUICK}
         model = train_vq(vq_config, pairs, tmp_path / str(share), coarse_share=share, **settings)
         errors[share] = (model.decode(model.encode(pixels), num_scales=1) - pixels).square().mean()
     assert errors[0.7] < 0.8 * errors[0.0]

@@ -23,13 +23,17 @@ def pixels_of(rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     return {"pixel_values": pixels.float() / 127.5 - 1}
 
 
-def gradient_difference(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of the finite differences along both sides of pictures (B, 3, height, width), a scalar.
+def reconstruction_loss(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """Squared errors of pictures (B, 3, height, width) in [-1, 1], a scalar: of the pixels, of their colour less their brightness, and
+    of the finite differences along both sides.
 
-    Keeps edges sharp, where a perceptual network would; none is at hand that was trained on other data.
+    The differences keep edges sharp, where a perceptual network would; none is at hand that was trained on other data. Squares, since
+    an absolute error is content with one middling colour for all.
     """
-    error = reconstruction - pixels
-    return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    error = reconstruction.float() - pixels
+    colour = error - error.mean(1, keepdim=True)
+    edges = error.diff(dim=2).square().mean() + error.diff(dim=3).square().mean()
+    return error.square().mean() + colour.square().mean() + edges / 2
 
 
 def psnr(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
@@ -39,32 +43,65 @@ def psnr(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 
 
 class VargptVQTrainer(Trainer):
-    """Trains a `VargptVQModel`: L1 + L2 + gradient difference of the reconstruction, plus the quantiser's own loss.
+    """Trains a `VargptVQModel`: [`reconstruction_loss`], by `reconstruction_weight`, plus the quantiser's own loss.
+
+    For the first `continuous_steps` steps latents are decoded without the quantiser, with noise added: a codebook that learns together
+    with the encoder may know light and dark alone for thousands of steps, while [`fit_quantizer`] among latents that tell colours apart
+    keeps them apart. The noise, and a penalty on large latents, leave only differences that a codebook can keep.
 
     Codes that no place has used for `revive_every` steps are put where the current batch leaves something to code. A share
-    `coarse_share` of the pictures is decoded from a random number of its first scales only: without that, nothing asks the coarse
-    scales to show anything, and a decoder learns to put all of a picture into the last one.
+    `coarse_share` of the pictures is decoded from a random number of its first scales only, where coarse pictures matter more than the
+    last bit of fidelity.
     """
 
-    def __init__(self, *args, revive_every: int = 100, revive_until: float = 0.8, coarse_share: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        *args,
+        revive_every: int = 100,
+        revive_until: float = 0.8,
+        coarse_share: float = 0.0,
+        continuous_steps: int = 0,
+        latent_noise: float = 0.25,
+        latent_penalty: float = 0.02,
+        reconstruction_weight: float = 10.0,
+        **kwargs,
+    ):
         super().__init__(*args, data_collator=pixels_of, **kwargs)
         self.coarse_share = coarse_share
+        self.continuous_steps = continuous_steps
+        self.latent_noise = latent_noise
+        self.latent_penalty = latent_penalty
+        self.reconstruction_weight = reconstruction_weight
         self.revive_every = revive_every
         self.revive_until = revive_until
         self.hits = torch.zeros(self.model.config.codebook_size, dtype=torch.long)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         pixels = inputs["pixel_values"]
-        if self.model.training and self.state.global_step == 0:
-            self._start_codebook(pixels)
+        if self.model.training and self.state.global_step < self.continuous_steps:
+            return self._continuous_loss(pixels)
+        if self.model.training and self.continuous_steps and self.state.global_step == self.continuous_steps:
+            fit_quantizer(self.model.quantizer, self._latents())
+            self.continuous_steps = 0  # once, however many batches make a step
         outputs = model(pixels, num_scales=self._num_scales(pixels) if self.model.training else None)
-        error = outputs.reconstruction.float() - pixels
-        loss = error.abs().mean() + error.square().mean() + gradient_difference(outputs.reconstruction.float(), pixels)
-        loss = loss + outputs.quantization_loss
+        loss = self.reconstruction_weight * reconstruction_loss(outputs.reconstruction, pixels) + outputs.quantization_loss
         if self.model.training:
             self.hits += torch.bincount(outputs.codes.flatten().cpu(), minlength=len(self.hits))
             self._revive(pixels)
         return (loss, {"loss": loss, "psnr": psnr(outputs.reconstruction.float(), pixels), "codes": outputs.codes}) if return_outputs else loss
+
+    def _continuous_loss(self, pixels: torch.Tensor) -> torch.Tensor:
+        latents = self.model.encode_latents(pixels).float()
+        reconstruction = self.model.decode_latents(latents + self.latent_noise * torch.randn_like(latents))
+        return self.reconstruction_weight * reconstruction_loss(reconstruction, pixels) + self.latent_penalty * latents.square().mean()
+
+    @torch.no_grad()
+    def _latents(self, number: int = 2000, batch_size: int = 100) -> torch.Tensor:
+        """Latents of the first pictures to train on."""
+        number = min(number, len(self.train_dataset))
+        starts = range(0, number, batch_size)
+        batches = (pixels_of([self.train_dataset[index] for index in range(start, min(start + batch_size, number))]) for start in starts)
+        return torch.cat([self.model.encode_latents(batch["pixel_values"].to(self.model.device)).float() for batch in batches])
 
     def _num_scales(self, pixels: torch.Tensor) -> torch.LongTensor:
         """From how many scales each picture is decoded, (B,)."""
@@ -73,26 +110,51 @@ class VargptVQTrainer(Trainer):
         return torch.where(torch.rand(len(pixels), device=pixels.device) < self.coarse_share, coarse, total)
 
     @torch.no_grad()
-    def _start_codebook(self, pixels: torch.Tensor) -> None:
-        """Puts the codebook among the latents of the first batch, from none to the whole length of each, long ones first."""
-        codebook = self.model.quantizer.codebook.weight
-        latents = self.model.encode_latents(pixels).float().flatten(2).transpose(1, 2).flatten(0, 1)
-        chosen = latents[torch.multinomial(latents.square().sum(1), len(codebook), replacement=True)]
-        codebook.copy_(chosen * torch.rand(len(codebook), 1, device=chosen.device))
-
-    @torch.no_grad()
     def _revive(self, pixels: torch.Tensor) -> None:
         step = self.state.global_step
         if (step + 1) % self.revive_every or step > self.revive_until * self.state.max_steps:
             return
-        dead = self.hits == 0
-        if dead.any():
-            # Where the error is, as k-means++ chooses: picked evenly, most codes would go to empty ground, and which of the many
-            # near-equal codes of empty ground comes next is noise that no decoder can learn.
-            residuals, errors = residuals_of(self.model.quantizer, self.model.encode_latents(pixels).float())
-            chosen = residuals[torch.multinomial(errors, int(dead.sum()), replacement=True)]
-            self.model.quantizer.codebook.weight[dead.to(residuals.device)] = chosen
+        revive_codes(self.model.quantizer, self.hits == 0, self.model.encode_latents(pixels).float())
         self.hits.zero_()
+
+
+@torch.no_grad()
+def revive_codes(quantizer: VargptResidualQuantizer, dead: torch.BoolTensor, latents: torch.Tensor) -> None:
+    """Puts the codes that are `dead` (V,) where latents (B, Cz, H, W) leave something to code.
+
+    Where the error is, as k-means++ chooses: picked evenly, most codes would go to empty ground, and which of the many near-equal
+    codes of empty ground comes next is noise that no decoder can learn.
+    """
+    if dead.any():
+        residuals, errors = residuals_of(quantizer, latents)
+        quantizer.codebook.weight[dead.to(residuals.device)] = residuals[torch.multinomial(errors, int(dead.sum()), replacement=True)]
+
+
+def fit_quantizer(
+    quantizer: VargptResidualQuantizer, latents: torch.Tensor, steps: int = 400, learning_rate: float = 1e-2, batch_size: int = 128
+) -> None:
+    """Fits codebook and φ to latents (N, Cz, H, W) that stay as they are."""
+    with torch.no_grad():  # a start among the latents, from none to the whole length of each, long ones first
+        places = latents.flatten(2).transpose(1, 2).flatten(0, 1)
+        chosen = places[torch.multinomial(places.square().sum(1), len(quantizer.codebook.weight), replacement=True)]
+        quantizer.codebook.weight.copy_(chosen * torch.rand_like(chosen[:, :1]))
+    optimizer = torch.optim.Adam(quantizer.parameters(), learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    hits = torch.zeros(len(quantizer.codebook.weight), dtype=torch.long)
+    for step in range(steps):
+        batch = latents[torch.randint(len(latents), (batch_size,))]
+        codes, f_hat, loss = quantizer.encode(batch)
+        loss = loss / (1 + quantizer.commitment_weight) + F.mse_loss(f_hat, batch)  # every scale's error, the last one's again
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        hits += torch.bincount(codes.flatten().cpu(), minlength=len(hits))
+        if step % 50 == 49:
+            if step < 0.8 * steps:
+                revive_codes(quantizer, hits < 3, batch)
+            hits.zero_()
+    optimizer.zero_grad()
 
 
 @torch.no_grad()
@@ -127,13 +189,20 @@ def evaluate_vq(model: VargptVQModel, pictures: Dataset, batch_size: int = 100) 
 
 
 def train_vq(
-    config: VargptVQConfig, pictures: Dataset, output_dir: str | Path, seed: int = 0, coarse_share: float = 0.0, **arguments
+    config: VargptVQConfig,
+    pictures: Dataset,
+    output_dir: str | Path,
+    seed: int = 0,
+    coarse_share: float = 0.0,
+    continuous_steps: int = 0,
+    **arguments,
 ) -> VargptVQModel:
     """Trains an image tokenizer on rows `{"image": PIL picture}` and saves it.
 
     Args:
         config: its sizes; the pictures must be of `config.image_size`.
         coarse_share: of the pictures that are decoded from some of their scales only, see [`VargptVQTrainer`].
+        continuous_steps: at the start, without quantiser, see [`VargptVQTrainer`].
         arguments: of `TrainingArguments`, over the defaults here.
 
     Raises:
@@ -158,7 +227,7 @@ def train_vq(
         "remove_unused_columns": False,
     }
     training = TrainingArguments(output_dir=str(output_dir), seed=seed, **{**defaults, **arguments})
-    trainer = VargptVQTrainer(model, training, train_dataset=pictures, coarse_share=coarse_share)
+    trainer = VargptVQTrainer(model, training, train_dataset=pictures, coarse_share=coarse_share, continuous_steps=continuous_steps)
     trainer.train()
     model.eval().save_pretrained(output_dir)
     return model
