@@ -10,6 +10,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 # torch's convolutions ask the allocator for large blocks at every step; glibc gives those back to the system each time
@@ -17,12 +18,12 @@ from pathlib import Path
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
 VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
 DRAWING = {"draw": 6.0, "draw_digit": 1.2, "draw_and_say": 1.0}
-READING = {"ask": 3.2, "read_digit": 0.8, "talk": 1.0}
+READING = {"ask": 3.2, "read_digit": 1.2, "talk": 1.0}
 STAGES = {  # rows and what they are about
     "pretrain": (200_000, {**DRAWING, **READING}),
     "stage1": (8_000, DRAWING),
-    "stage2": (60_000, {"draw": 4.0, "draw_digit": 0.5, "draw_and_say": 0.7, "draw_two": 0.8, **READING, "ask": 4.0}),
-    "stage3": (80_000, {**DRAWING, "draw_two": 0.8}),
+    "stage2": (50_000, {"draw": 4.0, "draw_digit": 0.5, "draw_and_say": 0.7, "draw_two": 0.8, **READING, "ask": 4.0}),
+    "stage3": (50_000, {**DRAWING, "draw_two": 0.8}),
 }
 TEXT_CONFIG = {
     "model_type": "llama",
@@ -37,7 +38,7 @@ TEXT_CONFIG = {
 DECODER_CONFIG = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "mlp_ratio": 3.0, "drop_path_rate": 0.0}
 VQ_CONFIG = {
     "image_size": 48,
-    "scales": (1, 2, 3, 6),
+    "scales": (1, 3, 6),  # the whole, the board's squares, their quarters
     "codebook_size": 512,
     "latent_channels": 8,
     "commitment_weight": 1.0,
@@ -79,7 +80,7 @@ def make_parts(folder: Path, scale: float) -> None:
     from transformers import CLIPConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
     from vargpt_hf import VargptVQConfig, VargptVQModel
-    from vargpt_hf.tiny.rows import pictures, texts
+    from vargpt_hf.tiny.rows import SEEN_PAIRS, pictures, texts
     from vargpt_hf.training.parts.base import build_base
     from vargpt_hf.training.parts.clip import train_clip
     from vargpt_hf.training.parts.tokenizer import train_tokenizer
@@ -90,15 +91,19 @@ def make_parts(folder: Path, scale: float) -> None:
     if not (folder / "tokenizer").exists():
         train_tokenizer(texts(20_000, seed=1), vocab_size=512).save_pretrained(folder / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-    train_pictures = Dataset.from_generator(pictures, gen_kwargs={"count": int(60_000 * scale) + 300, "seed": 1})
-    test_pictures = Dataset.from_generator(pictures, gen_kwargs={"count": 500, "seed": 1, "split": "test"})
+    cache = str(folder / "data" / "pictures")  # of this run: the shared one would not notice that the generator's code changed
+    training = {"count": int(60_000 * scale) + 300, "seed": 1}
+    drawn_pictures = Dataset.from_generator(pictures, cache_dir=cache, gen_kwargs={**training, "pairs": tuple(sorted(SEEN_PAIRS))})
+    train_pictures = Dataset.from_generator(pictures, cache_dir=cache, gen_kwargs=training)
+    test_pictures = Dataset.from_generator(pictures, cache_dir=cache, gen_kwargs={"count": 500, "seed": 1, "split": "test"})
     if not (folder / "vq" / "model.safetensors").exists():
         train_vq(
             VargptVQConfig(**VQ_CONFIG),
-            train_pictures,
+            drawn_pictures,
             folder / "vq",
-            max_steps=max(int(6_000 * scale), 10),
-            learning_rate=2e-3,
+            continuous_steps=int(1_500 * scale),
+            max_steps=max(int(5_000 * scale), 10),
+            learning_rate=1.5e-3,
             **TRAINING,
         )
     vq_model = VargptVQModel.from_pretrained(folder / "vq")
@@ -122,7 +127,8 @@ def make_rows(folder: Path, mixture: dict[str, float], number: int, seed: int) -
     message = {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
     features = Features({"messages": List(message), "images": List(Image()), "output_images": List(Image()), "truth": Value("string")})
     shards = {"mixture": mixture, "count": number // SHARDS, "seeds": [SHARDS * seed + shard for shard in range(SHARDS)]}
-    Dataset.from_generator(rows_of_seeds, gen_kwargs=shards, features=features, num_proc=SHARDS).save_to_disk(folder)
+    with tempfile.TemporaryDirectory() as cache:
+        Dataset.from_generator(rows_of_seeds, features, cache, gen_kwargs=shards, num_proc=SHARDS).save_to_disk(folder)
 
 
 def rows_of_seeds(mixture: dict[str, float], count: int, seeds: list[int]):

@@ -5,7 +5,7 @@ import pytest
 
 from vargpt_hf.evaluation.judges import detect
 from vargpt_hf.tiny.digits import load_split
-from vargpt_hf.tiny.rows import TASKS, pictures, rows, texts
+from vargpt_hf.tiny.rows import SEEN_PAIRS, TASKS, pictures, rows, texts
 from vargpt_hf.tiny.shapes import HELD_OUT_PAIRS, KINDS, render, sample_scene
 
 TRAINING_TASKS = {task: 1.0 for task in TASKS if task != "draw_unseen"}
@@ -42,6 +42,37 @@ def test_held_out_pairs_are_never_drawn_in_training():
         assert {(item["colour"], item["shape"]) for item in json.loads(row["truth"])["objects"]} <= HELD_OUT_PAIRS
     with pytest.raises(ValueError, match="for the test split alone"):
         next(rows({"draw_unseen": 1.0}, 1, seed=0))
+    shown = [detect(entry["image"]) for entry in pictures(150, seed=0, pairs=SEEN_PAIRS) if "handwritten" not in entry["text"]]
+    assert shown and not {(item.colour, item.shape) for found in shown for item in found} & HELD_OUT_PAIRS
+    everything = [detect(entry["image"]) for entry in pictures(150, seed=0) if "handwritten" not in entry["text"]]
+    assert HELD_OUT_PAIRS <= {(item.colour, item.shape) for found in everything for item in found}
+
+
+def test_words_name_one_picture():
+    """What a sentence does not say is drawn in one way, so that a model can be right or wrong about it."""
+    drawn = {}
+    for row in rows({"draw_and_say": 1.0}, 600, seed=0):
+        drawn.setdefault(json.loads(row["truth"])["answer"], []).append(row["output_images"][0].tobytes())
+    repeated = [drawings for drawings in drawn.values() if len(drawings) > 1]
+    assert len(repeated) > 20
+    assert all(len(set(drawings)) == 1 for drawings in repeated)
+
+
+def test_places_are_where_the_picture_has_them():
+    column, row_of = ("left", "right"), ("top", "bottom")
+    asked = 0
+    for row in rows({"ask": 1.0}, 400, seed=1):
+        truth = json.loads(row["truth"])
+        if truth["asks"] != "place":
+            continue
+        colour, shape = row["messages"][-2]["content"][-1]["text"].removeprefix("where is the ").split()
+        (x, y) = next(item.centre for item in detect(row["images"][0]) if (item.colour, item.shape) == (colour, shape))
+        words = truth["answer"].split()
+        for names, position in ((column, x), (row_of, y)):
+            expected = names[0] if position < 16 else names[1] if position > 32 else None
+            assert [name for name in names if name in words] == ([expected] if expected else [])
+        asked += 1
+    assert asked > 20
 
 
 def test_answers_follow_from_the_picture():

@@ -5,7 +5,7 @@ type "image_gen" for `output_images` (to draw), both in reading order; `truth` i
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .digits import sample_digit
-from .shapes import ALL_PAIRS, HELD_OUT_PAIRS, KINDS, RELATIONS, Scene, SceneObject, render, sample_scene
+from .shapes import ALL_PAIRS, HELD_OUT_PAIRS, KINDS, PLACES, RELATIONS, SIZES, Pair, Scene, SceneObject, render, sample_scene
 
 Row = dict[str, Any]
 Part = dict[str, str]
@@ -40,14 +40,13 @@ _SMALL_TALK = (
     ("who are you", "i am vargpt-tiny"),
     ("thank you", "you are welcome"),
 )
-_SHARE_SIZE_SAID, _SHARE_BACKGROUND_SAID = 0.3, 0.2
+_SHARE_SIZE_SAID, _SHARE_BACKGROUND_SAID, _SHARE_PLACE_SAID = 0.3, 0.2, 0.4
 _QUESTIONS_IN_TRAINING = 2
-_STEP_OF_PICTURES = 4  # finer than in conversations: tokenizer and CLIP are to know more than they will be asked for
 _DRAWN_BACKGROUNDS = ("white", "black")
 
 
-def describe(scene: Scene, size: bool = False, background: bool = False) -> str:
-    """The scene in words: "a red circle above a blue square", with sizes or background where asked."""
+def describe(scene: Scene, size: bool = False, background: bool = False, place: bool = False) -> str:
+    """The scene in words: "a red circle above a blue square", with sizes, background or the first object's place where asked."""
     names = [_name(item, size) for item in scene.objects]
     if scene.kind == "count":
         item = scene.objects[0]
@@ -56,6 +55,7 @@ def describe(scene: Scene, size: bool = False, background: bool = False) -> str:
         text = f"{names[0]} {scene.relation} {names[1]}"
     else:
         text = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    text = f"{text} {PLACES[scene.objects[0].place]}" if place else text
     return f"{text} on {_article(scene.background)} background" if background else text
 
 
@@ -86,16 +86,20 @@ def _text(text: str) -> Part:
 
 
 def _scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(), kind: str | None = None) -> tuple[Scene, str]:
-    """A scene and its words; what is not said is white."""
-    says_background = rng.random() < _SHARE_BACKGROUND_SAID
+    """A scene and its words; what they do not say is drawn in one way: large, on white, placed by `ARRANGEMENTS`."""
+    kind = _choice(rng, KINDS) if kind is None else kind
+    says_background, says_size = rng.random() < _SHARE_BACKGROUND_SAID, rng.random() < _SHARE_SIZE_SAID
+    says_place = kind == "single" and rng.random() < _SHARE_PLACE_SAID
     scene = sample_scene(
         rng,
-        _choice(rng, KINDS) if kind is None else kind,
+        kind,
         pairs=SEEN_PAIRS,
         must_show=must_show,
         background=_choice(rng, _DRAWN_BACKGROUNDS) if says_background else "white",
+        sizes=tuple(SIZES) if says_size else ("large",),
+        arranged=not says_place,
     )
-    return scene, describe(scene, size=rng.random() < _SHARE_SIZE_SAID, background=says_background)
+    return scene, describe(scene, size=says_size, background=says_background, place=says_place)
 
 
 def _draw(rng: np.random.Generator, split: str) -> Row:
@@ -123,7 +127,8 @@ def _draw_and_say(rng: np.random.Generator, split: str) -> Row:
 
 
 def _draw_two(rng: np.random.Generator, split: str) -> Row:
-    scenes = [sample_scene(rng, "single", pairs=SEEN_PAIRS, background="white") for _ in range(2)]
+    single = {"kind": "single", "pairs": SEEN_PAIRS, "background": "white", "sizes": ("large",), "arranged": True}
+    scenes = [sample_scene(rng, **single) for _ in range(2)]
     user = _text("draw {} and then {}".format(*map(describe, scenes)))
     return _row([user], [DRAWING, DRAWING], [_truth(scene) for scene in scenes], drawings=[render(scene) for scene in scenes])
 
@@ -166,6 +171,7 @@ def _questions(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str, s
             questions.append(("colour", f"what colour is the {item.shape}", item.colour))
         if colours.count(item.colour) == 1:
             questions.append(("shape", f"what shape is the {item.colour} object", item.shape))
+        questions.append(("place", f"where is the {item.colour} {item.shape}", PLACES[item.place]))
     if scene.kind == "relation":
         first, second = (f"{item.colour} {item.shape}" for item in objects)
         questions += 2 * [("relation", f"what is {scene.relation} the {second}", _article(first))]
@@ -235,15 +241,22 @@ def rows(mixture: dict[str, float], count: int, seed: int, split: str = "train")
         yield TASKS[names[rng.choice(len(names), p=weights / weights.sum())]](rng, split)
 
 
-def pictures(count: int, seed: int, split: str = "train") -> Iterator[dict[str, Any]]:
-    """Pictures with captions that say all of them, `{"image", "text"}`, for image tokenizer and CLIP; a fifth are digits."""
+def pictures(count: int, seed: int, split: str = "train", pairs: Collection[Pair] = ALL_PAIRS) -> Iterator[dict[str, Any]]:
+    """Pictures with captions that say all of them, `{"image", "text"}`, for image tokenizer and CLIP; a fifth are digits.
+
+    Args:
+        count: how many pictures.
+        seed: names the pictures for good.
+        split: "train" or "test".
+        pairs: the (colour, shape) pairs that may be shown.
+    """
     rng = np.random.default_rng([seed, split == "test", 1])
     for _ in range(count):
         if rng.random() < 0.2:
             picture, digit = sample_digit(rng, split, augment=split == "train")
             yield {"image": picture.convert("RGB"), "text": f"a handwritten {NUMBERS[digit]}"}
         else:
-            scene = sample_scene(rng, _choice(rng, KINDS), step=_STEP_OF_PICTURES)
+            scene = sample_scene(rng, _choice(rng, KINDS), pairs=pairs)
             words = describe(scene, size=rng.random() < 0.7, background=rng.random() < 0.7)
             yield {"image": render(scene), "text": words}
 

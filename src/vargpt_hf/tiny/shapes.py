@@ -5,9 +5,8 @@ the right and y down, of the finished picture.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,19 +21,40 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (148, 40, 184),
     "orange": (250, 132, 16),
 }
-SIZES: dict[str, int] = {"small": 12, "large": 16}  # side of the bounding box, pixels
+SIZES: dict[str, int] = {"small": 10, "large": 14}  # side of the bounding box, pixels
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 RELATIONS = ("above", "below", "left of", "right of")
 KINDS = ("single", "list", "count", "relation")
 
-# (colour, shape) pairs that no picture to be drawn in training shows; everything else about the model's training may show them.
+# (colour, shape) pairs that no picture to be drawn in training shows, nor one that trains the image tokenizer: a code that only they
+# had, nothing could learn to draw. Pictures to read may show them.
 HELD_OUT_PAIRS = frozenset({("yellow", "cross"), ("blue", "triangle"), ("purple", "square")})
 ALL_PAIRS = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
 
-STEP = 12  # pixels from one place of a bounding box to the next: few places, which a model of few parameters can learn to draw
-GAP = 4  # pixels between the bounding boxes of two objects, at least
-MARGIN = 4  # pixels between an object and the picture's edge, at least
-ALIGNMENT = 4  # pixels that two objects in a relation may be apart on the axis that the relation does not speak of
+# Objects stand in the middle of a square of a board of 3 x 3, which patches of 8 pixels cut in four: a quarter of a shape looks alike
+# wherever it stands, so that models of few parameters can learn to draw and to see it.
+BOARD_SIDE = 3
+SQUARE_SIZE = PICTURE_SIZE // BOARD_SIDE
+PLACES: dict[tuple[int, int], str] = {  # square (column, row): where that is
+    (0, 0): "at the top left",
+    (1, 0): "at the top",
+    (2, 0): "at the top right",
+    (0, 1): "on the left",
+    (1, 1): "in the middle",
+    (2, 1): "on the right",
+    (0, 2): "at the bottom left",
+    (1, 2): "at the bottom",
+    (2, 2): "at the bottom right",
+}
+ARRANGEMENTS: dict[int | str, tuple[tuple[int, int], ...]] = {  # of so many objects, in the order of the words, or of a relation
+    1: ((1, 1),),
+    2: ((0, 1), (2, 1)),
+    3: ((0, 0), (2, 0), (1, 2)),
+    "above": ((1, 0), (1, 2)),
+    "below": ((1, 2), (1, 0)),
+    "left of": ((0, 1), (2, 1)),
+    "right of": ((2, 1), (0, 1)),
+}
 SUPERSAMPLING = 4
 
 Pair = tuple[str, str]
@@ -42,12 +62,17 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One shape: its names and its centre in pixels."""
+    """One shape: its names and its square (column, row) of the board."""
 
     shape: str
     colour: str
     size: str
-    centre: tuple[int, int]
+    place: tuple[int, int]
+
+    @property
+    def centre(self) -> tuple[int, int]:
+        """Middle of the bounding box (x, y), pixels."""
+        return tuple(SQUARE_SIZE * index + SQUARE_SIZE // 2 for index in self.place)
 
     @property
     def side(self) -> int:
@@ -71,19 +96,18 @@ class Scene:
 
     def to_dict(self) -> dict:
         """The scene as plain JSON values."""
-        objects = [{"shape": o.shape, "colour": o.colour, "size": o.size, "centre": list(o.centre)} for o in self.objects]
+        objects = [{"shape": o.shape, "colour": o.colour, "size": o.size, "place": list(o.place)} for o in self.objects]
         return {"kind": self.kind, "background": self.background, "relation": self.relation, "objects": objects}
 
 
 def relation_between(first: SceneObject, second: SceneObject) -> str | None:
-    """Where `first` lies seen from `second`, or None when that could be disputed (boxes overlap on the axis, or they lie askew)."""
-    dx, dy = first.centre[0] - second.centre[0], first.centre[1] - second.centre[1]
-    apart = (first.side + second.side) // 2 + GAP
-    if abs(dy) >= apart and abs(dx) <= ALIGNMENT:
-        return "above" if dy < 0 else "below"
-    if abs(dx) >= apart and abs(dy) <= ALIGNMENT:
-        return "left of" if dx < 0 else "right of"
-    return None
+    """Where `first` lies seen from `second`, or None where they lie askew and that could be disputed."""
+    right, down = (a - b for a, b in zip(first.place, second.place, strict=True))
+    if right and down:
+        return None
+    if right:
+        return "left of" if right < 0 else "right of"
+    return "above" if down < 0 else "below"
 
 
 def sample_scene(
@@ -95,7 +119,8 @@ def sample_scene(
     num_objects: int | None = None,
     background: str | None = None,
     white_share: float = 0.6,
-    step: int = STEP,
+    sizes: Sequence[str] = tuple(SIZES),
+    arranged: bool = False,
 ) -> Scene:
     """A random scene.
 
@@ -106,7 +131,8 @@ def sample_scene(
         must_show: when not empty, the first object's pair is one of these (and the others come from `pairs`).
         num_objects: 2 or 3 for "list", 2 or 3 for "count"; random by default. "single" has one and "relation" two.
         background: a name of `BACKGROUNDS`; by default white with probability `white_share`, else one of the others.
-        step: pixels from one place where an object may stand to the next.
+        sizes: the names of `SIZES` that objects may have.
+        arranged: put the objects where `ARRANGEMENTS` has them, not anywhere.
 
     Raises:
         ValueError: an unknown kind, or a number of objects that the kind cannot have.
@@ -124,15 +150,14 @@ def sample_scene(
 
     chosen = _sample_pairs(rng, kind, count, sorted(pairs), sorted(must_show))
     if kind == "count":  # alike in size too, as "three small circles" says
-        sizes = [_choice(rng, list(SIZES))] * count
+        chosen_sizes = [_choice(rng, sizes)] * count
     else:
-        sizes = [_choice(rng, list(SIZES)) for _ in range(count)]
+        chosen_sizes = [_choice(rng, sizes) for _ in range(count)]
     relation = _choice(rng, RELATIONS) if kind == "relation" else None
     while True:  # places that do not fit are thrown away together, so that all that fit are equally likely
-        objects = tuple(SceneObject(s, c, size, _place(rng, SIZES[size], step)) for (c, s), size in zip(chosen, sizes, strict=True))
-        if relation is not None and relation_between(*objects) != relation:
-            continue
-        if all(_are_apart(first, second) for first, second in combinations(objects, 2)):
+        places = ARRANGEMENTS[relation or count] if arranged else _sample_places(rng, count)
+        objects = tuple(SceneObject(s, c, size, place) for (c, s), size, place in zip(chosen, chosen_sizes, places, strict=True))
+        if relation is None or relation_between(*objects) == relation:
             return Scene(objects, background, kind, relation)
 
 
@@ -178,12 +203,5 @@ def _sample_pairs(rng: np.random.Generator, kind: str, count: int, pairs: list[P
     return chosen
 
 
-def _place(rng: np.random.Generator, side: int, step: int) -> tuple[int, int]:
-    """Centre of a box of this side whose corner lies a number of steps from that of the margin."""
-    x, y = (MARGIN + step * int(index) for index in rng.integers((PICTURE_SIZE - 2 * MARGIN - side) // step + 1, size=2))
-    return x + side // 2, y + side // 2
-
-
-def _are_apart(first: SceneObject, second: SceneObject) -> bool:
-    distance = max(abs(a - b) for a, b in zip(first.centre, second.centre, strict=True))
-    return distance >= (first.side + second.side) // 2 + GAP
+def _sample_places(rng: np.random.Generator, count: int) -> list[tuple[int, int]]:
+    return [tuple(PLACES)[index] for index in rng.permutation(len(PLACES))[:count]]
