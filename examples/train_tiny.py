@@ -17,12 +17,12 @@ from pathlib import Path
 # unless told at start-up not to, which costs more than the convolutions themselves.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
 VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
-DRAWING = {"draw": 6.0, "draw_digit": 1.2, "draw_and_say": 1.0}
-READING = {"ask": 3.2, "read_digit": 1.2, "talk": 1.0}
+DRAWING = {"draw": 6.0, "draw_digit": 2.0, "draw_and_say": 1.0}
+READING = {"ask": 3.2, "read_digit": 1.2, "talk": 0.4}
 STAGES = {  # rows and what they are about
-    "pretrain": (200_000, {**DRAWING, **READING}),
+    "pretrain": (210_000, {**DRAWING, **READING}),
     "stage1": (8_000, DRAWING),
-    "stage2": (50_000, {"draw": 4.0, "draw_digit": 0.5, "draw_and_say": 0.7, "draw_two": 0.8, **READING, "ask": 4.0}),
+    "stage2": (50_000, {"draw": 4.0, "draw_digit": 0.8, "draw_and_say": 0.7, "draw_two": 0.8, **READING, "ask": 4.0}),
     "stage3": (50_000, {**DRAWING, "draw_two": 0.8}),
 }
 TEXT_CONFIG = {
@@ -50,7 +50,7 @@ VQ_CONFIG = {
 CLIP_TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
 SHARDS = 2  # of every dataset: as many processes make it
 TRAINING = {"bf16": True, "use_cpu": True, "dataloader_num_workers": 1}
-GENERATION = {"do_sample": True, "top_k": 1, "image_temperature": 0.5, "image_top_k": 0, "image_top_p": 0.0}
+GENERATION = {"do_sample": True, "top_k": 1, "image_temperature": 0.2, "image_top_k": 0, "image_top_p": 0.0}
 
 
 def main() -> None:

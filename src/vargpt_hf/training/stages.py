@@ -24,7 +24,6 @@ class Stage:
 
 
 _LLM = (r"model\.language_model\.", r"lm_head\.")
-_VISION_TOWER = (r"model\.vision_tower\.",)
 _UNDERSTANDING_PROJECTOR = (r"model\.multi_modal_projector\.",)
 _GENERATION_PROJECTORS = (r"model\.generation_projector_(in|out)\.",)
 _DECODER = (r"model\.visual_decoder\.",)
@@ -32,8 +31,8 @@ _COSINE = {"lr_scheduler_type": "cosine", "warmup_steps": 0.1}
 
 STAGES = {
     "pretrain": Stage(
-        "Gives all but the image tokenizer first weights, where no ready-made ones (the paper: LLaVA-1.5 and VAR) are used.",
-        trains=(*_VISION_TOWER, *_UNDERSTANDING_PROJECTOR, *_LLM, *_GENERATION_PROJECTORS, *_DECODER),
+        "Gives language model, projectors and visual decoder first weights, where no ready-made ones (the paper: LLaVA-1.5 and VAR) are used.",
+        trains=(*_UNDERSTANDING_PROJECTOR, *_LLM, *_GENERATION_PROJECTORS, *_DECODER),
         schedule={"learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 32, **_COSINE},
     ),
     "stage1": Stage(
