@@ -13,12 +13,12 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.tiny import TINY_FOLDER
 
 SENTENCES = (
-    "a red triangle",
-    "a blue cross",
-    "a yellow square",
-    "a purple triangle",
-    "two red circles",
-    "a handwritten seven",
+    "a red circle above a blue square",
+    "a green cross left of a yellow circle",
+    "a red triangle, a blue circle and a green square",
+    "three orange squares",
+    "a small blue cross on a black background",
+    "a handwritten nine",
 )
 SIDE, GAP, CAPTION = 144, 12, 28
 

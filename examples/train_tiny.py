@@ -2,7 +2,7 @@
 
     python examples/train_tiny.py runs/tiny
 
-Takes about an hour and a half on 2 CPU cores (--scale 0.01 tries every step in a few minutes, to no good) and prints the figures at
+Takes one and a half to two hours on 2 CPU cores (--scale 0.01 tries every step in a few minutes, to no good) and prints the figures at
 the end. Steps whose folder is there are skipped, so a run that was stopped goes on.
 """
 

@@ -23,11 +23,11 @@ def test_draw(tmp_path):
     result = run("draw", "a red circle above a blue square", "-o", output, "--scales-strip", strip, "--enlarge", 2)
     assert result.exit_code == 0, result.output
     assert Image.open(output).size == (96, 96)
-    assert Image.open(strip).size == (4 * 96, 96)
+    assert Image.open(strip).size == (3 * 96, 96)
     first = output.read_bytes()
     run("draw", "a red circle above a blue square", "-o", output, "--enlarge", 2)
     assert output.read_bytes() == first  # the same seed draws the same picture
-    last_scale = Image.open(strip).crop((3 * 96, 0, 4 * 96, 96))
+    last_scale = Image.open(strip).crop((2 * 96, 0, 3 * 96, 96))
     assert list(last_scale.getdata()) == list(Image.open(output).getdata())
 
 
@@ -48,7 +48,7 @@ def test_chat_keeps_pictures(tmp_path):
 
 def test_info():
     output = run("info").output
-    assert "visual_decoder" in output and "50 of 512 a picture, 4 calls of the language model" in output
+    assert "visual_decoder" in output and "46 of 512 a picture, 3 calls of the language model" in output
 
 
 def test_evaluate(tmp_path):

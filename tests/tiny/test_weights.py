@@ -67,20 +67,37 @@ def test_a_batch_of_four_gives_what_four_calls_give(tiny):
         assert bool(texts) == (row != 2)
 
 
-@pytest.mark.parametrize(("colour", "shape"), [("red", "triangle"), ("blue", "cross"), ("purple", "triangle")])
-def test_it_draws_single_shapes(tiny, colour, shape):
+SENTENCES = {  # what each shows: (colour, shape, column, row) on a board of three squares a side
+    "a red circle above a blue square": [("red", "circle", 1, 0), ("blue", "square", 1, 2)],
+    "a green cross left of a yellow circle": [("green", "cross", 0, 1), ("yellow", "circle", 2, 1)],
+    "a purple triangle below an orange cross": [("purple", "triangle", 1, 2), ("orange", "cross", 1, 0)],
+    "three orange squares": [("orange", "square", 0, 0), ("orange", "square", 2, 0), ("orange", "square", 1, 2)],
+    "a red triangle, a blue circle and a green square": [("red", "triangle", 0, 0), ("blue", "circle", 2, 0), ("green", "square", 1, 2)],
+    "a blue cross at the top left": [("blue", "cross", 0, 0)],
+}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_it_draws_what_a_sentence_says(tiny, sentence):
     model, processor = tiny
     for seed in range(3):
-        (picture,) = draw_rows(model, processor, [{"messages": chat(f"a {colour} {shape}")}], seed, 1)
-        assert [(item.colour, item.shape) for item in detect(picture)] == [(colour, shape)]
+        (picture,) = draw_rows(model, processor, [{"messages": chat(sentence)}], seed, 1)
+        found = [(item.colour, item.shape, int(item.centre[0] // 16), int(item.centre[1] // 16)) for item in detect(picture)]
+        assert sorted(found) == sorted(SENTENCES[sentence])
 
 
 def test_it_draws_and_reads_digits(tiny):
     model, processor = tiny
     judge = DigitJudge(*load_split("train"))
-    written = list(rows({"draw_digit": 1.0}, 20, 7, "test"))
-    drawn = draw_rows(model, processor, written, 0, 20)
-    assert sum(drawing_figures(p, json.loads(row["truth"]), judge)["digit"] for p, row in zip(drawn, written, strict=True)) >= 16
+    written = list(rows({"draw_digit": 1.0}, 40, 7, "test"))
+    drawn = draw_rows(model, processor, written, 0, 40)
+    assert sum(drawing_figures(p, json.loads(row["truth"]), judge)["digit"] for p, row in zip(drawn, written, strict=True)) >= 34
     read = list(rows({"read_digit": 1.0}, 100, 7, "test"))
     answers = answer_rows(model, processor, read, 50)
-    assert sum(same_answer(answer, json.loads(row["truth"])["answer"]) for answer, row in zip(answers, read, strict=True)) >= 75
+    assert sum(same_answer(answer, json.loads(row["truth"])["answer"]) for answer, row in zip(answers, read, strict=True)) >= 88
+
+
+def test_it_answers_questions(tiny):
+    asked = list(rows({"ask": 1.0}, 200, 7, "test"))
+    answers = answer_rows(*tiny, asked, 50)
+    assert sum(same_answer(answer, json.loads(row["truth"])["answer"]) for answer, row in zip(answers, asked, strict=True)) >= 160
