@@ -245,4 +245,7 @@ class VargptConfig(PreTrainedConfig):
         return cls(**kwargs)
 
 
+VargptVQConfig.register_for_auto_class()
+VargptConfig.register_for_auto_class()
+
 __all__ = ["VAR_SCALES", "VargptConfig", "VargptVQConfig", "VargptVisualDecoderConfig"]

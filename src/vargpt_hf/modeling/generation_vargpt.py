@@ -54,6 +54,10 @@ class VargptGenerationConfig(GenerationConfig):
         for name in IMAGE_GENERATION_DEFAULTS:
             setattr(self, name, kwargs.get(name))
 
+    def to_diff_dict(self) -> dict:
+        """What is saved: settings that are not left to their defaults."""
+        return {name: value for name, value in super().to_diff_dict().items() if name not in IMAGE_GENERATION_DEFAULTS or value is not None}
+
 
 @dataclass
 class VargptGenerateOutput(GenerateDecoderOnlyOutput):
@@ -78,6 +82,13 @@ class VargptGenerateOutput(GenerateDecoderOnlyOutput):
 
 class VargptGenerationMixin(GenerationMixin):
     """`generate` for a model that draws: extends Transformers' preparation and replaces its sampling loop."""
+
+    generation_config_class = VargptGenerationConfig
+
+    def adjust_generation_fn(self, *args, **kwargs) -> None:
+        """Called by `from_pretrained`: the saved settings, of our class."""
+        super().adjust_generation_fn(*args, **kwargs)
+        self.generation_config = VargptGenerationConfig.from_dict(self.generation_config.to_dict())
 
     def _extract_generation_mode_kwargs(self, custom_generate, kwargs, *args, **more) -> dict:
         """Takes what belongs to one call only out of `kwargs`, so that it reaches `_sample`."""

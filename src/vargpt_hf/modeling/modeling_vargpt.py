@@ -4,6 +4,8 @@ Shapes: B rows, T tokens of a row, N pictures to generate in the whole batch (in
 picture, V codebook size, D width of the language model, C width of the visual decoder.
 """
 
+import copy
+import os
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.processing_utils import Unpack
+from transformers.processing_utils import ProcessorMixin, Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import select_hidden_states
@@ -33,6 +35,18 @@ from .visual_decoder_vargpt import (
 from .vq_vargpt import VargptVQModel
 
 IGNORE_INDEX = -100
+
+# What a repository that carries this code says of it. Transformers itself would note one Auto class only.
+REPOSITORY_CLASSES = {
+    "AutoConfig": "configuration_vargpt.VargptConfig",
+    "AutoModel": "modeling_vargpt.VargptModel",
+    "AutoModelForCausalLM": "modeling_vargpt.VargptForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_vargpt.VargptForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_vargpt.VargptForConditionalGeneration",
+}
+REPOSITORY_PIPELINES = {
+    "any-to-any": {"impl": "pipeline_vargpt.VargptPipeline", "pt": ["AutoModelForMultimodalLM"], "type": "multimodal", "default": {}}
+}
 
 
 @dataclass
@@ -109,6 +123,12 @@ class VargptPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package."""
+        self.config.auto_map = dict(REPOSITORY_CLASSES)
+        self.config.custom_pipelines = copy.deepcopy(REPOSITORY_PIPELINES)  # `pipeline` writes classes into the one that it reads
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -368,6 +388,12 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         """See [`VargptModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
+    def as_pipeline(self, processor: ProcessorMixin, **kwargs):
+        """This model and its processor as a [`VargptPipeline`]; `pipeline("any-to-any", model=...)` makes one of a folder or Hub id."""
+        from .pipeline_vargpt import VargptPipeline
+
+        return VargptPipeline(model=self, processor=processor, **kwargs)
+
     def text_loss(self, logits: torch.Tensor, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of next-token cross-entropies over their number, here or (`num_items_in_batch`) in the accumulated batch.
 
@@ -448,6 +474,9 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             image_hidden_states=outputs.image_hidden_states,
         )
 
+
+VargptForConditionalGeneration.register_for_auto_class("AutoModelForMultimodalLM")
+VargptModel.register_for_auto_class("AutoModel")
 
 __all__ = [
     "VargptCausalLMOutputWithPast",

@@ -380,4 +380,6 @@ class VargptVQModel(PreTrainedModel):
         return VargptVQOutput(reconstruction=self.decode_latents(straight_through), codes=codes, quantization_loss=loss)
 
 
+VargptVQModel.register_for_auto_class()
+
 __all__ = ["VargptResidualQuantizer", "VargptVQModel", "VargptVQOutput", "residual_conv_index"]

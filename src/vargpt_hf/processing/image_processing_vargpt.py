@@ -298,4 +298,6 @@ def scale_16_to_8_bits(levels: np.ndarray) -> np.ndarray:
     return ((levels.astype(np.int64) + 128) // 257).astype(np.uint8)
 
 
+VargptImageProcessor.register_for_auto_class()
+
 __all__ = ["VargptImageProcessor"]

@@ -434,4 +434,6 @@ def compare_counts(label: str, argument: str, places: list[int], total: int, per
             raise ValueError(f"In row {index}, " + message.format(label, f"pictures in {argument}", expected, found))
 
 
+VargptProcessor.register_for_auto_class()
+
 __all__ = ["RELEASED_SYSTEM_PROMPT", "VargptProcessor", "make_chat_template"]
