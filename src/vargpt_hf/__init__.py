@@ -17,6 +17,7 @@ from .modeling.configuration_vargpt import VargptConfig, VargptVisualDecoderConf
 from .modeling.decoding_vargpt import VargptImageStreamer
 from .modeling.generation_vargpt import VargptGenerateOutput, VargptGenerationConfig
 from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
+from .modeling.pipeline_vargpt import VargptPipeline
 from .modeling.vq_vargpt import VargptVQModel
 from .processing.image_processing_vargpt import VargptImageProcessor
 from .processing.processing_vargpt import VargptProcessor
@@ -39,6 +40,7 @@ __all__ = [
     "VargptImageProcessor",
     "VargptImageStreamer",
     "VargptModel",
+    "VargptPipeline",
     "VargptProcessor",
     "VargptVQConfig",
     "VargptVQModel",

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from .ask import ask
+from .card import card
 from .chat import chat
 from .convert import convert
 from .draw import draw
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw, ask, chat, convert, evaluate, info):
+for command in (draw, ask, chat, convert, card, evaluate, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
+from ..modeling.card_vargpt import make_card
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing import RELEASED_SYSTEM_PROMPT, VargptImageProcessor, VargptProcessor, make_chat_template
@@ -32,18 +33,6 @@ RELEASED_GENERATION = {
     "image_top_k": 900,
     "image_top_p": 0.96,
 }
-_MODEL_CARD = """\
----
-library_name: transformers
-pipeline_tag: any-to-any
-license: other
-tags:
-- vargpt
----
-A VARGPT model (arXiv 2501.12327), converted from the released format. Load it with the package `vargpt_hf`.
-
-{licence}
-"""
 _CLIP_SETTINGS = (
     "do_resize",
     "size",
@@ -103,7 +92,7 @@ def convert_checkpoint(
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if processor is not None:
             processor.save_pretrained(folder)
-        (folder / "README.md").write_text(_MODEL_CARD.format(licence=LICENCE_NOTE), encoding="utf-8")
+        make_card(model, destination.name).save(folder / "README.md")
         folder.rename(destination)
 
 
@@ -149,6 +138,7 @@ def released_config(source_config: dict, tensors: dict[str, SourceTensor], scale
         image_place_token_id=_token_id(source_config, "image_gen_pad_token_id"),
         multimodal_projector_bias="multi_modal_projector.linear_1.bias" in opened,
         tie_word_embeddings=source_config.get("tie_word_embeddings", False),
+        license_note=LICENCE_NOTE,
         **{name: source_config[name] for name in kept if source_config.get(name) is not None},
     )
 

@@ -167,10 +167,11 @@ class VargptConfig(PreTrainedConfig):
         vision_feature_select_strategy (`str`): "default" drops the class token, "full" keeps it.
         projector_hidden_act (`str`), multimodal_projector_bias (`bool`): projector of pictures to understand.
         text_loss_weight, image_loss_weight (`float`): weights of the two losses in `loss`.
+        license_note (`str`, *optional*): what users of the weights must know, for the model card.
 
     Raises:
-        ValueError: token ids that repeat or lie beyond the vocabulary, negative loss weights, a number of picture places
-            that the vision tower cannot fill, or a contradiction inside a sub-config.
+        ValueError: the `model_type` of another kind of model, token ids that repeat or lie beyond the vocabulary, negative loss
+            weights, a number of picture places that the vision tower cannot fill, or a contradiction inside a sub-config.
     """
 
     model_type = "vargpt"
@@ -209,6 +210,17 @@ class VargptConfig(PreTrainedConfig):
     text_loss_weight: float | int = 1.0
     image_loss_weight: float | int = 1.0
     tie_word_embeddings: bool = False
+    license_note: str | None = None
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(
+                f"This is the configuration of a {found!r} model, not of a {cls.model_type!r} one: load it by the Auto classes. A checkpoint "
+                "in the released VARGPT format must go through `vargpt convert` first."
+            )
+        return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

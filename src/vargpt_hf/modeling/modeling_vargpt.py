@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import create_repo, file_exists
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
@@ -130,6 +131,25 @@ class VargptPreTrainedModel(PreTrainedModel):
         self.config.custom_pipelines = copy.deepcopy(REPOSITORY_PIPELINES)  # `pipeline` writes classes into the one that it reads
         super().save_pretrained(save_directory, *args, **kwargs)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """Loads a model as Transformers does, and refuses a checkpoint that does not hold it.
+
+        `output_loading_info=True` hands back what is missing, extra or misshapen instead, as does `ignore_mismatched_sizes=True` for shapes.
+
+        Raises:
+            ValueError: tensors that are missing, extra or of other shapes than the configuration asks for, or the configuration of another
+                kind of model.
+            OSError: no safetensors file; pickled weights are only read by `vargpt convert`, which loads nothing but tensors.
+        """
+        if output_loading_info or pretrained_model_name_or_path is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=output_loading_info, **kwargs)
+        allowed = {"mismatched_keys"} if kwargs.pop("ignore_mismatched_sizes", False) else set()
+        kwargs = {"use_safetensors": True, **kwargs, "ignore_mismatched_sizes": True}  # so that all misfits are known
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        _check_loaded(cls, pretrained_model_name_or_path, {name: found for name, found in info.items() if name not in allowed})
+        return model
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         decoder = self.config.visual_decoder_config
@@ -170,6 +190,29 @@ class VargptPreTrainedModel(PreTrainedModel):
         init.normal_(linear.weight, std=std)
         if linear.bias is not None:
             init.zeros_(linear.bias)
+
+
+def _check_loaded(model_class: type, source: str, info: dict) -> None:
+    """Raises one `ValueError` that names every tensor which `source` lacks, has beyond the model's, or has in another shape."""
+    head = {"lm_head.weight"} if model_class is VargptModel else set()  # a whole model's checkpoint serves the inner one too
+    problems = {
+        "missing": sorted(info.get("missing_keys", ())),
+        "unexpected": sorted(set(info.get("unexpected_keys", ())) - head),
+        "of another shape": [
+            f"{name} ({tuple(found)} in the file, {tuple(wanted)} by the configuration)"
+            for name, found, wanted in sorted(info.get("mismatched_keys", ()))
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
+        raise ValueError(
+            f"The tensors in {source} are not those of the {model_class.__name__} that its config.json describes. {listed}. Load the "
+            "folder with the config.json that it was saved with; a checkpoint in the released format must go through `vargpt convert`."
+        )
+
+
+def _shorten(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class VargptModel(VargptPreTrainedModel):
@@ -387,6 +430,21 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]):
         """See [`VargptModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: bool | str | None = None, create_pr: bool = False, **kwargs
+    ) -> str:
+        """Uploads the model with its code, as in Transformers, and a model card where the repository has none.
+
+        A pull request (`create_pr=True`) brings no card.
+        """
+        from .card_vargpt import make_card
+
+        if not create_pr:
+            repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+            if not file_exists(repo_id, "README.md", token=token):
+                make_card(self, repo_id).push_to_hub(repo_id, token=token, commit_message="Add model card")
+        return super().push_to_hub(repo_id, private=private, token=token, create_pr=create_pr, **kwargs)
 
     def as_pipeline(self, processor: ProcessorMixin, **kwargs):
         """This model and its processor as a [`VargptPipeline`]; `pipeline("any-to-any", model=...)` makes one of a folder or Hub id."""

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import torch
 from transformers import AnyToAnyPipeline, Pipeline
 from transformers.pipelines.any_to_any import Chat, ReturnType
+
+from .generation_vargpt import VargptGenerateOutput
 
 
 class VargptPipeline(AnyToAnyPipeline):
@@ -34,37 +37,60 @@ class VargptPipeline(AnyToAnyPipeline):
         if generation_mode is None:  # what the pipeline was built with, or the model's own way
             generation_mode = getattr(self, "_postprocess_params", {}).get("generation_mode", "auto")
         stock_mode = "text" if generation_mode == "auto" else generation_mode
-        before = getattr(self, "_forward_params", {}).get("generate_kwargs", {})
         preprocess, forward, postprocess = super()._sanitize_parameters(
-            generation_mode=stock_mode, generate_kwargs={**before, **(generate_kwargs or {})}, **kwargs
+            generation_mode=stock_mode, generate_kwargs=dict(generate_kwargs or {}), **kwargs
         )
         if generation_mode == "auto" and kwargs.get("return_full_text") is None and kwargs.get("return_type") is None:
             if not kwargs.get("return_tensors"):
                 postprocess.pop("return_type", None)
-        forward["generate_kwargs"].update(generation_mode=generation_mode, return_dict_in_generate=True)
+        before = getattr(self, "_forward_params", {}).get("generate_kwargs", {})
+        forward["generate_kwargs"] = {
+            **before,
+            **forward["generate_kwargs"],
+            "generation_mode": generation_mode,
+            "return_dict_in_generate": True,
+        }
         return preprocess, forward, {**postprocess, "generation_mode": generation_mode}
+
+    def _forward(self, model_inputs, generate_kwargs: dict | None = None) -> dict[str, Any]:
+        result = super()._forward(model_inputs, generate_kwargs)
+        output, count = result["generated_sequence"], len(result["input_ids"])
+        candidates = len(output.sequences) // count
+        # By input, since the base class takes batches apart again.
+        return {**result, "generated_sequence": [_rows(output, index * candidates, candidates) for index in range(count)]}
 
     def postprocess(
         self, model_outputs: dict, return_type: ReturnType | None = None, generation_mode: str = "auto", **kwargs
     ) -> list[dict[str, Any]]:
-        output = model_outputs["generated_sequence"]
+        outputs, prompts = model_outputs["generated_sequence"], model_outputs["prompt_text"]
+        outputs = outputs if isinstance(outputs, list) else [outputs]
         if generation_mode == "text" or return_type == ReturnType.TENSORS:
-            text_outputs = {**model_outputs, "generated_sequence": output["sequences"]}
+            sequences = torch.cat([output["sequences"] for output in outputs])
+            text_outputs = {**model_outputs, "generated_sequence": sequences}
             return super().postprocess(text_outputs, return_type=return_type, generation_mode="text", **kwargs)
-        prompts = model_outputs["prompt_text"]
-        prompts = [prompts] if isinstance(prompts, (str, Chat)) else prompts
-        contents = self.processor.post_process_interleaved(output, prompt_length=model_outputs["input_ids"].shape[1])
-        candidates = len(contents) // len(prompts)
+        prompt_length = model_outputs["input_ids"].shape[1]
         records = []
-        for index, parts in enumerate(contents):
-            prompt = prompts[index // candidates]
-            record = {"input_text": prompt.messages if isinstance(prompt, Chat) else prompt}
-            if generation_mode == "image":
-                record["generated_image"] = next(part["image"] for part in parts if part["type"] == "image_gen")
-            else:
-                record["generated_content"] = _with_prompt(prompt, parts) if return_type == ReturnType.FULL_TEXT else parts
-            records.append(record)
+        for prompt, output in zip([prompts] if isinstance(prompts, (str, Chat)) else prompts, outputs, strict=True):
+            for parts in self.processor.post_process_interleaved(output, prompt_length=prompt_length):
+                record = {"input_text": prompt.messages if isinstance(prompt, Chat) else prompt}
+                if generation_mode == "image":
+                    record["generated_image"] = next(part["image"] for part in parts if part["type"] == "image_gen")
+                else:
+                    record["generated_content"] = _with_prompt(prompt, parts) if return_type == ReturnType.FULL_TEXT else parts
+                records.append(record)
         return records
+
+
+def _rows(output: VargptGenerateOutput, first: int, count: int) -> VargptGenerateOutput:
+    """`count` rows of what was generated, with their pictures."""
+    chosen = (output.image_rows >= first) & (output.image_rows < first + count)
+    return VargptGenerateOutput(
+        sequences=output.sequences[first : first + count],
+        image_codes=output.image_codes[chosen],
+        image_rows=output.image_rows[chosen] - first,
+        image_positions=output.image_positions[chosen],
+        images=output.images[chosen],
+    )
 
 
 def _with_prompt(prompt: "str | Chat", parts: list[dict]) -> list[dict]:

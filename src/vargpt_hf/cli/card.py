@@ -1,0 +1,69 @@
+"""`vargpt card`: the model card of a folder."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import load, prompt_inputs
+
+DRAWING = "drawn.png"
+
+
+def card(
+    folder: Annotated[Path, typer.Argument(help="Folder of a VARGPT; README.md is written into it.")],
+    name: Annotated[str | None, typer.Option(help="Hub id under which it will be found; the folder's name by default.")] = None,
+    draw: Annotated[str | None, typer.Option(help=f"Draw this as an example, into {DRAWING}.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Figures that `vargpt evaluate --output` wrote.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="What it was trained on; may be given several times.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Hub id of the model that it was made from.")] = None,
+    license: Annotated[str | None, typer.Option(help="SPDX name of the weights' licence, such as apache-2.0.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a README.md that is there.")] = False,
+) -> None:
+    """Write the model card of FOLDER.
+
+    \b
+    Examples:
+      vargpt card ./my-vargpt --name me/my-vargpt --license apache-2.0
+      vargpt card ./my-vargpt --draw "a red circle above a blue square" --figures figures.json
+    """
+    readme = folder / "README.md"
+    if readme.exists() and not overwrite:
+        raise ValueError(f"{readme} is there already: give --overwrite to replace it.")
+    shares = None if figures is None else read_figures(figures)
+    vargpt, processor = load(str(folder.resolve()), device="cpu")
+    example = None
+    if draw is not None:
+        inputs = prompt_inputs(processor, [{"role": "user", "content": draw}], vargpt.device)
+        output = vargpt.float().generate(**inputs, generation_mode="image", max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+        processor.image_processor.post_process(output.images)[0].save(folder / DRAWING)
+        example = (draw, DRAWING)
+    from ..modeling.card_vargpt import make_card
+
+    written = make_card(
+        vargpt,
+        name or folder.resolve().name,
+        license=license,
+        base_model=base_model,
+        datasets=data or (),
+        figures=shares,
+        example=example,
+    )
+    written.save(readme)
+    typer.echo(f"Saved {readme}")
+
+
+def read_figures(file: Path) -> dict[str, float]:
+    """Shares in [0, 1] by name.
+
+    Raises:
+        ValueError: a file that holds something else.
+    """
+    try:
+        found = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is no JSON file: give the one that `vargpt evaluate --output` wrote.") from error
+    if not isinstance(found, dict) or not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in found.values()):
+        raise ValueError(f"{file} does not hold shares between 0 and 1 by name: give the one that `vargpt evaluate --output` wrote.")
+    return found

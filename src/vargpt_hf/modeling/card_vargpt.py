@@ -1,0 +1,90 @@
+"""The model card of a VARGPT repository."""
+
+from collections.abc import Mapping, Sequence
+
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+PARTS = {
+    "language_model": "language model",
+    "vision_tower": "vision tower, which reads pictures",
+    "visual_decoder": "visual decoder, which draws them",
+    "vq_model": "image tokenizer",
+}
+
+_USE = """```python
+from transformers import pipeline
+
+pipe = pipeline("any-to-any", model="{name}", trust_remote_code=True)
+(answer,) = pipe([{{"role": "user", "content": "{prompt}"}}], max_new_tokens=64)
+for part in answer["generated_content"]:  # text and pictures, in the order in which they were made
+    print(part["text"]) if part["type"] == "text" else part["image"].show()
+```
+
+A picture is read where a message has one: `{{"type": "image", "image": picture}}` beside `{{"type": "text", "text": question}}`.
+`AutoModelForMultimodalLM` and `AutoProcessor` load the two parts, also with `trust_remote_code=True`; where `vargpt-hf` is installed
+and imported, without."""
+
+
+def make_card(
+    model: PreTrainedModel,
+    name: str,
+    *,
+    license: str | None = None,
+    base_model: str | None = None,
+    datasets: Sequence[str] = (),
+    figures: Mapping[str, float] | None = None,
+    example: tuple[str, str] | None = None,
+) -> ModelCard:
+    """The card of a model, to be saved as README.md.
+
+    Args:
+        model: a `VargptForConditionalGeneration`; a `license_note` in its config is quoted.
+        name: Hub id, or folder, under which users load it.
+        license: SPDX name of the weights' licence; "other" by default where the config has a `license_note`.
+        base_model: Hub id of the model that this one was made from.
+        datasets: Hub ids or names of what it was trained on.
+        figures: shares in [0, 1] by name, as `vargpt evaluate` writes them.
+        example: a prompt, and the file in the repository that shows what was drawn.
+    """
+    note = getattr(model.config, "license_note", None)
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="any-to-any",
+        license=license or ("other" if note else None),
+        base_model=base_model,
+        datasets=list(datasets) or None,
+        tags=["vargpt", "next-scale-prediction", "custom_code"],
+    )
+    prompt = example[0] if example else "draw a red circle above a blue square"
+    sections = [
+        f"# {name.rstrip('/').split('/')[-1]}",
+        "A VARGPT ([arXiv 2501.12327](https://arxiv.org/abs/2501.12327)): one autoregressive model that reads pictures and draws them, by "
+        "next-token prediction for text and next-scale prediction for pictures.",
+    ]
+    if example:
+        sections.append(f"![{prompt}]({example[1]})\n\n*{prompt}*")
+    sections += ["## Use", _USE.format(name=name, prompt=prompt), "## Sizes", _sizes(model)]
+    if figures:
+        rows = [f"| {what} | {share:.1%} |" for what, share in figures.items()]
+        sections += ["## Figures", "\n".join(["| | right |", "|---|---|", *rows])]
+    if datasets:
+        sections += ["## Data", "\n".join(f"- {dataset}" for dataset in datasets)]
+    if note:
+        sections += ["## License", note]
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
+
+
+def _sizes(model: PreTrainedModel) -> str:
+    """Parameters by part, and what a picture costs, as a table."""
+    vq_config = model.config.vq_config
+    rows = [f"| {what} | {sum(p.numel() for p in getattr(model.model, part).parameters()):,} |" for part, what in PARTS.items()]
+    rows.append(f"| in all | {model.num_parameters():,} |")
+    picture = (
+        f"A picture of {vq_config.image_size}×{vq_config.image_size} pixels has {vq_config.num_image_tokens} codes of "
+        f"{vq_config.codebook_size:,} and takes {len(vq_config.scales)} calls of the language model."
+    )
+    return "\n".join(["| part | parameters |", "|---|---|", *rows]) + "\n\n" + picture
+
+
+__all__ = ["make_card"]

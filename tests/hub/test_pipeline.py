@@ -1,0 +1,123 @@
+"""`pipeline("any-to-any")` and `pipeline("image-text-to-text")` with vargpt-tiny."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from vargpt_hf import VargptForConditionalGeneration, VargptPipeline, VargptProcessor
+from vargpt_hf.evaluation.judges import detect
+from vargpt_hf.tiny import TINY_FOLDER
+
+SENTENCE = "a red circle above a blue square"
+
+
+def user(*parts):
+    return [{"role": "user", "content": list(parts)}]
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pipeline("any-to-any", model=str(TINY_FOLDER), pipeline_class=VargptPipeline, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def picture(pipe):
+    return pipe(user(text(SENTENCE)), generation_mode="image", max_new_tokens=2)[0]["generated_image"]
+
+
+def seen(picture):
+    return sorted((item.colour, item.shape) for item in detect(picture))
+
+
+def test_picture_mode_gives_a_picture(picture):
+    assert isinstance(picture, Image.Image) and picture.size == (48, 48)
+    assert seen(picture) == [("blue", "square"), ("red", "circle")]
+
+
+def test_the_model_decides_by_default(pipe):
+    chat = user(text(f"draw {SENTENCE} and say what you drew"))
+    (record,) = pipe(chat, max_new_tokens=40)
+    assert record["input_text"] == chat
+    drawn, said = record["generated_content"]
+    assert seen(drawn["image"]) == [("blue", "square"), ("red", "circle")] and len(drawn["codes"]) == 46
+    assert said == {"type": "text", "text": SENTENCE}
+
+
+def test_full_text_is_a_chat_that_goes_on(pipe, picture):
+    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+    (record,) = pipe(chat, max_new_tokens=10, return_full_text=True)
+    assert record["generated_content"] == [*chat, {"role": "assistant", "content": [text("two")]}]
+    (begun,) = pipe([*chat, {"role": "assistant", "content": [text("tw")]}], max_new_tokens=3, return_full_text=True)
+    assert begun["generated_content"][-1]["content"][0] == text("tw")
+    longer = [*record["generated_content"], *user(text("what colour is the background"))]
+    (record,) = pipe(longer, max_new_tokens=10)
+    assert record["generated_content"] == [text("white")]
+
+
+def test_text_mode_is_the_stock_one(pipe, picture):
+    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+    (new,) = pipe(chat, generation_mode="text", max_new_tokens=10, return_full_text=False)
+    assert new["generated_text"].strip() == "two"
+    (full,) = pipe(chat, generation_mode="text", max_new_tokens=10)
+    assert full["generated_text"][0] == chat[0] and full["generated_text"][1]["role"] == "assistant"
+    (ids,) = pipe(chat, generation_mode="text", max_new_tokens=10, return_tensors=True)
+    assert pipe.tokenizer.decode(ids["generated_token_ids"], skip_special_tokens=True).endswith("two")
+    (undrawn,) = pipe(user(text(f"draw {SENTENCE}")), generation_mode="text", max_new_tokens=5, return_tensors=True)
+    assert pipe.model.config.image_start_token_id not in undrawn["generated_token_ids"]
+
+
+def test_text_with_pictures_needs_no_chat(pipe, picture):
+    prompt = pipe.processor.apply_chat_template(user({"type": "image"}, text("how many objects are there")), add_generation_prompt=True)
+    (record,) = pipe(text=prompt, images=picture, max_new_tokens=10)
+    assert record["generated_content"] == [text("two")]
+    (record,) = pipe(text=prompt, images=picture, max_new_tokens=10, return_full_text=True)
+    assert record["generated_content"] == [text(prompt), text("two")]
+
+
+def test_batches_give_what_single_chats_give(pipe, picture):
+    chats = [user(text(f"draw {SENTENCE}")), user(text("three orange squares")), user(text("hello"))]
+    single = [pipe(chat, max_new_tokens=30) for chat in chats]
+    batched = pipe(chats, max_new_tokens=30, batch_size=3)
+    for alone, together in zip(single, batched, strict=True):
+        left, right = alone[0]["generated_content"], together[0]["generated_content"]
+        assert [part.get("text") for part in left] == [part.get("text") for part in right]
+        assert [seen(part["image"]) for part in left if "image" in part] == [seen(part["image"]) for part in right if "image" in part]
+    assert [part["type"] for part in batched[0][0]["generated_content"]] == ["image_gen"]
+    questions = [
+        user({"type": "image", "image": picture}, text(asked)) for asked in ("how many objects are there", "what colour is the background")
+    ]
+    assert [record[0]["generated_content"][0]["text"] for record in pipe(questions, batch_size=2, max_new_tokens=8)] == ["two", "white"]
+
+
+def test_generate_kwargs_reach_the_model(pipe):
+    chat = user(text(SENTENCE))
+    given = {"generator": torch.Generator().manual_seed(1), "num_return_sequences": 3, "max_new_tokens": 2, "image_temperature": 1.5}
+    records = pipe(chat, generation_mode="image", generate_kwargs=given)
+    assert len({record["generated_image"].tobytes() for record in records}) == 3
+
+
+def test_settings_of_the_pipeline_hold_until_a_call_says_otherwise():
+    model, processor = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER), VargptProcessor.from_pretrained(TINY_FOLDER)
+    pipe = model.float().as_pipeline(processor, generation_mode="image", generate_kwargs={"max_new_tokens": 2})
+    assert isinstance(pipe(user(text(SENTENCE)))[0]["generated_image"], Image.Image)
+    assert isinstance(pipe(user(text(SENTENCE)), generate_kwargs={"image_temperature": 0.1})[0]["generated_image"], Image.Image)
+    assert pipe(user(text("hello")), generation_mode="text", max_new_tokens=20, return_full_text=False)[0]["generated_text"].strip()
+
+
+def test_what_cannot_be_is_refused(pipe):
+    with pytest.raises(ValueError, match="generation_mode"):
+        pipe(user(text(SENTENCE)), generation_mode="video")
+    with pytest.raises(ValueError, match="return_type"):
+        pipe(user(text(SENTENCE)), generation_mode="image", return_full_text=True)
+
+
+def test_image_text_to_text_works_too(picture):
+    pipe = pipeline("image-text-to-text", model=str(TINY_FOLDER), dtype=torch.float32)
+    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+    (record,) = pipe(text=chat, generate_kwargs={"generation_mode": "text"}, max_new_tokens=10, return_full_text=False)
+    assert record["generated_text"].strip() == "two"
