@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedModel
 
 PARTS = {
@@ -75,6 +76,15 @@ def make_card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
+def has_own_card(repo_id: str, token: bool | str | None = None) -> bool:
+    """Whether a repository has a card that someone wrote, and not the empty form that Transformers pushes with a processor."""
+    try:
+        card = ModelCard.load(repo_id, token=token)
+    except EntryNotFoundError:
+        return False
+    return "has been automatically generated" not in card.text
+
+
 def _sizes(model: PreTrainedModel) -> str:
     """Parameters by part, and what a picture costs, as a table."""
     vq_config = model.config.vq_config
@@ -87,4 +97,4 @@ def _sizes(model: PreTrainedModel) -> str:
     return "\n".join(["| part | parameters |", "|---|---|", *rows]) + "\n\n" + picture
 
 
-__all__ = ["make_card"]
+__all__ = ["has_own_card", "make_card"]

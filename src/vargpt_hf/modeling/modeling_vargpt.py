@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import create_repo, file_exists
+from huggingface_hub import create_repo
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
@@ -434,15 +434,15 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: bool | str | None = None, create_pr: bool = False, **kwargs
     ) -> str:
-        """Uploads the model with its code, as in Transformers, and a model card where the repository has none.
+        """Uploads the model with its code, as in Transformers, and a model card where the repository has none of its own.
 
         A pull request (`create_pr=True`) brings no card.
         """
-        from .card_vargpt import make_card
+        from .card_vargpt import has_own_card, make_card
 
         if not create_pr:
             repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-            if not file_exists(repo_id, "README.md", token=token):
+            if not has_own_card(repo_id, token):
                 make_card(self, repo_id).push_to_hub(repo_id, token=token, commit_message="Add model card")
         return super().push_to_hub(repo_id, private=private, token=token, create_pr=create_pr, **kwargs)
 

@@ -1,0 +1,82 @@
+"""Pushed to a Hub and loaded back: by id, in a process without the package."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from fake_hub import FakeHub
+from huggingface_hub import ModelCard
+
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.tiny import TINY_FOLDER
+
+PUSH = """
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.tiny import TINY_FOLDER
+model = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER)
+VargptProcessor.from_pretrained(TINY_FOLDER).push_to_hub("me/drawer")
+model.push_to_hub("me/drawer")
+"""
+
+LOAD = """
+import json, sys
+sys.modules["vargpt_hf"] = None
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+model = AutoModelForMultimodalLM.from_pretrained("me/drawer", trust_remote_code=True, dtype="float32")
+processor = AutoProcessor.from_pretrained("me/drawer", trust_remote_code=True)
+chat = [{"role": "user", "content": "a red circle above a blue square"}]
+inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
+print(json.dumps(output.image_codes.tolist()))
+"""
+
+
+def run(script, hub, home):
+    """What a script prints last, in a process that knows this Hub only."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(home),
+        "HF_TOKEN": "hf_me",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1:]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with FakeHub() as hub:
+        run(PUSH, hub, tmp_path_factory.mktemp("pusher"))
+        yield hub
+
+
+def test_what_was_pushed_draws_the_same_without_the_package(hub, tmp_path):
+    (printed,) = run(LOAD, hub, tmp_path)
+    model, processor = (
+        VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype="float32"),
+        VargptProcessor.from_pretrained(TINY_FOLDER),
+    )
+    chat = [{"role": "user", "content": "a red circle above a blue square"}]
+    inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    codes = model.generate(**inputs, max_new_tokens=5, do_sample=False, return_dict_in_generate=True).image_codes.tolist()
+    assert len(codes) == 1 and json.loads(printed) == codes
+
+
+def test_the_card_says_what_it_is(hub):
+    card = ModelCard(hub.repositories["me/drawer"]["README.md"].decode())
+    assert (card.data.pipeline_tag, card.data.library_name) == ("any-to-any", "transformers")
+    assert 'pipeline("any-to-any", model="me/drawer", trust_remote_code=True)' in card.text
+    assert "46 codes of 512" in card.text
+
+
+def test_a_card_that_is_there_stays(hub, tmp_path):
+    hub.repositories["me/drawer"]["README.md"] = b"---\nlicense: mit\n---\nMy own words.\n"
+    run(PUSH, hub, tmp_path)
+    card = ModelCard(hub.repositories["me/drawer"]["README.md"].decode())
+    assert card.data.license == "mit" and "My own words." in card.text
