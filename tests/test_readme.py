@@ -15,7 +15,8 @@ def blocks(language):
 
 
 @pytest.mark.parametrize("index", range(len(blocks("python"))))
-def test_python_runs(index, capsys):
+def test_python_runs(index, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(blocks("python")[index], "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 

@@ -1,5 +1,6 @@
 """The commands, on the model that comes with the package."""
 
+import shutil
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 import vargpt_hf.cli
 from vargpt_hf.cli import app
+from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.digits import digit_image, load_split
 
 
@@ -100,3 +102,29 @@ def test_help_has_examples():
     for command in ("draw", "ask", "chat", "train", "convert", "evaluate", "info"):
         output = run(command, "--help").output
         assert "Examples:" in output and f"vargpt {command}" in output
+
+
+def test_card(tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(TINY_FOLDER, folder)
+    figures = tmp_path / "figures.json"
+    figures.write_text('{"answers": 0.5}')
+    result = run("card", folder, "--name", "me/mine", "--draw", "a red circle", "--figures", figures, "--data", "shapes", "--license", "mit")
+    assert result.exit_code == 0, result.output
+    written = (folder / "README.md").read_text()
+    for said in (
+        "license: mit",
+        "pipeline_tag: any-to-any",
+        "![a red circle](drawn.png)",
+        "| answers | 50.0% |",
+        "- shapes",
+        'model="me/mine"',
+    ):
+        assert said in written
+    assert Image.open(folder / "drawn.png").size == (48, 48)
+    with pytest.raises(ValueError, match="--overwrite"):
+        run("card", folder)
+    figures.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="does not hold shares"):
+        run("card", folder, "--figures", figures, "--overwrite")
+    assert (folder / "README.md").read_text() == written
