@@ -57,14 +57,17 @@ def lora_config(preset: str, **overrides) -> LoraConfig:
 
 
 def unquantized_modules(preset: str) -> list[str]:
-    """What must stay in floating point for QLoRA with a preset: what it trains whole, CLIP's tower and the language-model head.
+    """What should stay in floating point for QLoRA with a preset.
+
+    That is what the preset trains whole, the language-model head, CLIP's tower, and the decoder's embedding of latent channels, which are
+    fewer than one block of a quantiser's.
 
     For `llm_int8_skip_modules` of bitsandbytes or `modules_to_not_convert` of torchao.
 
     Raises:
         ValueError: an unknown preset.
     """
-    return ["lm_head", "model.vision_tower", *(f"model.{name}" for name in _preset(preset).trains)]
+    return ["lm_head", "model.vision_tower", "model.visual_decoder.token_embedding", *(f"model.{name}" for name in _preset(preset).trains)]
 
 
 def _preset(name: str) -> Preset:
