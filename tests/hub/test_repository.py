@@ -13,6 +13,7 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.tiny import TINY_FOLDER
 
 CODE = {
+    "adapters_vargpt.py",
     "card_vargpt.py",
     "chat_vargpt.py",
     "configuration_vargpt.py",

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, torch_compilable
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import select_hidden_states
 
+from .adapters_vargpt import VargptAdapterMixin
 from .configuration_vargpt import VargptConfig
 from .generation_vargpt import VargptGenerationMixin
 from .visual_decoder_vargpt import (
@@ -110,7 +111,7 @@ class VargptMultiModalProjector(nn.Module):
         return self.linear_2(self.act(self.linear_1(image_features)))
 
 
-class VargptPreTrainedModel(PreTrainedModel):
+class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
     """What all VARGPT models share: configuration, flags, initialisation."""
 
     config: VargptConfig
@@ -254,7 +255,7 @@ class VargptModel(VargptPreTrainedModel):
         Returns:
             The vision tower's output with `pooler_output`: a list of projected features (places, D), one per picture.
         """
-        outputs = self.vision_tower(pixel_values.to(self.multi_modal_projector.linear_1.weight.dtype), return_dict=True, **kwargs)
+        outputs = self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
         layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
         selected = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
         if vision_feature_select_strategy == "default":

@@ -188,7 +188,7 @@ class VargptVisualDecoder(nn.Module):
             condition_ids: GENERATE_CONDITION or NULL_CONDITION of each picture, (N,).
         """
         start = self.embed_start(self.condition_embedding(condition_ids))
-        following = self.token_embedding(vq_inputs.to(self.token_embedding.weight.dtype))
+        following = self.token_embedding(vq_inputs.to(start.dtype))  # the layer's own weight may be quantised
         return torch.cat([start, following], dim=1) + self.place_embeddings()
 
     def modulations(self) -> list[tuple[torch.Tensor, ...]]:
@@ -196,7 +196,8 @@ class VargptVisualDecoder(nn.Module):
 
         There are only two conditions, so a forward pass computes these once and picks each picture's row.
         """
-        condition = self.condition_embedding.weight
+        both = torch.arange(NULL_CONDITION + 1, device=self.position_embedding.device)  # GENERATE_CONDITION comes before it
+        condition = self.condition_embedding(both)
         head = self.norm_modulation(F.silu(condition)).unsqueeze(1).chunk(2, dim=-1)
         return [*(layer.modulate(condition) for layer in self.layers), head]
 

@@ -1,0 +1,79 @@
+"""LoRA presets: which linear maps get adapters, and what is trained whole beside them (needs `vargpt-hf[train]`)."""
+
+from typing import NamedTuple
+
+from peft import LoraConfig
+
+
+class Preset(NamedTuple):
+    """Where a preset's adapters go and what it trains whole, as starts of module names.
+
+    Args:
+        adapts: every linear map in these modules gets an adapter.
+        trains: these small modules are trained whole and saved with the adapter (`modules_to_save`).
+    """
+
+    adapts: tuple[str, ...]
+    trains: tuple[str, ...]
+
+
+_UNDERSTAND = Preset(("language_model",), ("multi_modal_projector",))
+_DRAW = Preset(("visual_decoder",), ("generation_projector_in", "generation_projector_out", "visual_decoder.head"))
+PRESETS = {"understand": _UNDERSTAND, "draw": _DRAW, "all": Preset(_UNDERSTAND.adapts + _DRAW.adapts, _UNDERSTAND.trains + _DRAW.trains)}
+
+
+def lora_config(preset: str, **overrides) -> LoraConfig:
+    """Settings of LoRA for a VARGPT, for `peft.get_peft_model`, `VargptSFTTrainer(peft_config=...)` or `model.add_adapter`.
+
+    | preset | adapters on every linear map of | trained whole |
+    |---|---|---|
+    | `"understand"` | the language model | CLIP's projector |
+    | `"draw"` | the visual decoder | both generation projectors, the decoder's head |
+    | `"all"` | both | all three projectors, the decoder's head |
+
+    CLIP's tower, the image tokenizer, the token embedding and the language-model head stay as they are, whatever names their layers share
+    with others. So tied embeddings stay tied; to train them, give `modules_to_save=[..., "embed_tokens"]` with
+    `ensure_weight_tying=True`.
+
+    Args:
+        preset: "understand", "draw" or "all".
+        overrides: any field of `LoraConfig`. `target_modules` then chooses among the linear maps of the preset's modules. With
+            `modules_to_save=None` nothing is trained whole, and what would be gets adapters too.
+
+    Raises:
+        ValueError: an unknown preset.
+    """
+    adapts, trains = _preset(preset)
+    inside = "|".join(name.replace(".", r"\.") for name in adapts + trains)
+    fields = {
+        "r": 16,
+        "lora_alpha": 32,
+        # Names such as "q_proj" are also CLIP's: all linear maps that do not stand in the preset's own modules are left out.
+        "target_modules": "all-linear",
+        "exclude_modules": rf"(?!(model\.)?({inside})(\.|$)).*",
+        "modules_to_save": list(trains),
+    }
+    return LoraConfig(**{**fields, **overrides})
+
+
+def unquantized_modules(preset: str) -> list[str]:
+    """What should stay in floating point for QLoRA with a preset.
+
+    That is what the preset trains whole, the language-model head, CLIP's tower, and the decoder's embedding of latent channels, which are
+    fewer than one block of a quantiser's.
+
+    For `llm_int8_skip_modules` of bitsandbytes or `modules_to_not_convert` of torchao.
+
+    Raises:
+        ValueError: an unknown preset.
+    """
+    return ["lm_head", "model.vision_tower", "model.visual_decoder.token_embedding", *(f"model.{name}" for name in _preset(preset).trains)]
+
+
+def _preset(name: str) -> Preset:
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}; the presets are {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+__all__ = ["PRESETS", "Preset", "lora_config", "unquantized_modules"]
