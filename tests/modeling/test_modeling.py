@@ -173,6 +173,37 @@ def test_initialisation_is_seeded_and_finite():
     assert not torch.equal(first["model.visual_decoder.head.weight"], other["model.visual_decoder.head.weight"])
 
 
+def test_weights_that_a_checkpoint_lacks_are_initialised(model):
+    """Those of layers whose parent says how to start them, too; what the checkpoint has stays as it is."""
+    lacking = ("model.visual_decoder.layers.", "model.multi_modal_projector.", "model.vision_tower.encoder.")
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith(lacking)}
+    loaded = VargptForConditionalGeneration.from_pretrained(None, config=tiny_config(), state_dict=kept).state_dict()
+    for name, value in model.state_dict().items():
+        if name in kept:
+            assert torch.equal(loaded[name], value)
+        elif value.std() > 0:
+            assert 0.5 < loaded[name].std() / value.std() < 2, name
+        else:
+            assert torch.equal(loaded[name], value), name
+
+
+def test_shifted_labels_replace_labels(model):
+    """As sequence-parallel training gives them: the same loss, whatever `labels` say."""
+    inputs = batch(["draws", "reads"])
+    expected = model(**inputs)
+    shifted = torch.nn.functional.pad(inputs.pop("labels"), (0, 1), value=IGNORE_INDEX)[:, 1:]
+    for labels in (None, torch.zeros_like(shifted)):
+        outputs = model(**inputs, labels=labels, shift_labels=shifted)
+        torch.testing.assert_close(outputs.text_loss, expected.text_loss)
+        torch.testing.assert_close(outputs.loss, expected.loss)
+
+
+def test_attention_can_be_chosen_for_every_part():
+    fresh = tiny_model()
+    fresh.set_attn_implementation("eager")
+    assert {part.config._attn_implementation for part in (fresh, fresh.model.language_model, fresh.model.vq_model)} == {"eager"}
+
+
 def test_another_language_model():
     text = {
         "model_type": "gpt2",

@@ -132,14 +132,21 @@ class VargptGenerationMixin(GenerationMixin):
         """Repeats the rows, and the codes of the pictures that stand in them."""
         codes = self.model.get_image_codes(model_kwargs.pop("output_pixel_values", None), model_kwargs.pop("image_codes", None))
         if codes is not None and expand_size > 1:
-            places = (input_ids == self.config.image_place_token_id).sum(1) // self.config.vq_config.num_image_tokens
+            embeds = model_kwargs.get("inputs_embeds")
+            places = self.model.get_placeholder_mask(input_ids if embeds is None else None, embeds, self.config.image_place_token_id)
+            places = places.sum(1) // self.config.vq_config.num_image_tokens
             codes = torch.cat([part.repeat(expand_size, 1) for part in codes.split(places.tolist())])
         input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
         return input_ids, model_kwargs if codes is None else {**model_kwargs, "image_codes": codes}
 
-    def prepare_inputs_for_generation(self, *args, is_first_iteration: bool | None = False, **kwargs) -> dict:
-        """Pictures in the prompt enter once; with a cache, later calls must not see them again."""
-        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+    def prepare_inputs_for_generation(
+        self, *args, inputs_embeds: torch.Tensor | None = None, is_first_iteration: bool | None = False, **kwargs
+    ) -> dict:
+        """Pictures in the prompt enter once; with a cache, later calls must not see them again.
+
+        `inputs_embeds` is named because Transformers reads off the signature whether prompts may come as embeddings.
+        """
+        inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration and kwargs.get("use_cache", True):
             inputs.pop("image_codes", None)
         return inputs

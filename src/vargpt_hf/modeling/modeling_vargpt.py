@@ -151,6 +151,15 @@ class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
         _check_loaded(cls, pretrained_model_name_or_path, {name: found for name, found in info.items() if name not in allowed})
         return model
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: what that says to Transformers is that `_init_weights` may write over weights just loaded.
+
+        Ours does not, since it goes through `transformers.initialization`. Were it True, modules without weights of their own
+        would be passed over, and layers that a checkpoint lacks, theirs among them, left as memory was found.
+        """
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         decoder = self.config.visual_decoder_config
@@ -409,6 +418,8 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
     """VARGPT with its language-model head: text and pictures in, text and pictures out."""
 
     output_modalities = ("image", "text")
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
 
     def __init__(self, config: VargptConfig):
         super().__init__(config)
@@ -453,17 +464,19 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
 
         return VargptPipeline(model=self, processor=processor, **kwargs)
 
-    def text_loss(self, logits: torch.Tensor, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
+    def text_loss(self, logits: torch.Tensor, targets: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of next-token cross-entropies over their number, here or (`num_items_in_batch`) in the accumulated batch.
 
-        Picture places are never targets; a batch without targets gives 0.
+        `targets` (B, T) stand at the tokens that predict them. Picture places are never targets; a batch without targets gives 0.
         """
-        labels = labels.to(logits.device)
-        placeholders = (labels == self.config.image_token_id) | (labels == self.config.image_place_token_id)
-        labels = labels.masked_fill(placeholders, IGNORE_INDEX)
+        targets = targets.to(logits.device)
+        placeholders = (targets == self.config.image_token_id) | (targets == self.config.image_place_token_id)
+        targets = targets.masked_fill(placeholders, IGNORE_INDEX)
         if num_items_in_batch is None:
-            num_items_in_batch = (labels[:, 1:] != IGNORE_INDEX).sum().clamp(min=1)
-        return self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch)
+            num_items_in_batch = (targets != IGNORE_INDEX).sum().clamp(min=1)
+        return self.loss_function(
+            logits=logits, labels=None, shift_labels=targets, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
+        )
 
     def image_loss(self, image_logits: torch.Tensor, codes: torch.LongTensor, num_codes_in_batch: torch.Tensor | int | None) -> torch.Tensor:
         """Sum of code cross-entropies, unshifted, over their number here or in the accumulated batch; float32."""
@@ -497,7 +510,11 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             logits_to_keep: compute text logits of this many last tokens only (0: all).
             num_items_in_batch: text targets in the whole accumulated batch, as Trainer counts them.
             num_codes_in_batch: codes to generate in the whole accumulated batch.
+            kwargs: among them `shift_labels`, text targets already at the tokens that predict them, (B, T), in place of
+                `labels`: sequence-parallel training shifts before it shards. No argument of its own, because Trainer would
+                then expect it, by its name, in every evaluated batch.
         """
+        shift_labels = kwargs.pop("shift_labels", None)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -513,8 +530,10 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         text_loss = image_loss = image_logits = loss = None
-        if labels is not None:
-            text_loss = self.text_loss(logits, labels, num_items_in_batch)
+        if shift_labels is None and labels is not None:
+            shift_labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
+        if shift_labels is not None:
+            text_loss = self.text_loss(logits, shift_labels, num_items_in_batch)
             loss = self.config.text_loss_weight * text_loss
         if outputs.image_codes is not None and past_key_values is None:
             image_logits = self.model.decode_image_places(outputs.image_place_hidden_states, outputs.image_condition_ids)

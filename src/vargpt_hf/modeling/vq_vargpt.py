@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_vargpt import VargptVQConfig
 
@@ -50,8 +51,12 @@ class VargptVQResidualBlock(nn.Module):
         return self.shortcut(hidden_states) + residual
 
 
-class VargptVQAttention(nn.Module):
-    """Single-head attention over all places of the grid."""
+class VargptVQNonLocalBlock(nn.Module):
+    """Single-head attention over all places of the grid.
+
+    Not named as an attention layer, since Transformers takes by its name what follows the chosen attention implementation; this
+    block, as wide as a whole level, computes the same whatever is chosen.
+    """
 
     def __init__(self, config: VargptVQConfig, channels: int):
         super().__init__()
@@ -95,7 +100,7 @@ class VargptVQLevel(nn.Module):
         self.blocks = nn.ModuleList(
             VargptVQResidualBlock(config, in_channels if index == 0 else channels, channels) for index in range(num_blocks)
         )
-        self.attentions = nn.ModuleList(VargptVQAttention(config, channels) if attention else nn.Identity() for _ in range(num_blocks))
+        self.attentions = nn.ModuleList(VargptVQNonLocalBlock(config, channels) if attention else nn.Identity() for _ in range(num_blocks))
         self.resample = resample
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -110,7 +115,7 @@ class VargptVQMiddle(nn.Module):
     def __init__(self, config: VargptVQConfig, channels: int):
         super().__init__()
         self.block_1 = VargptVQResidualBlock(config, channels, channels)
-        self.attention = VargptVQAttention(config, channels)
+        self.attention = VargptVQNonLocalBlock(config, channels)
         self.block_2 = VargptVQResidualBlock(config, channels, channels)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -284,7 +289,7 @@ class VargptVQModel(PreTrainedModel):
     config: VargptVQConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    _no_split_modules = ["VargptVQResidualBlock", "VargptVQAttention"]
+    _no_split_modules = ["VargptVQResidualBlock", "VargptVQNonLocalBlock"]
     # Its own attention is the same whatever is chosen; without these flags, choosing one for the whole VARGPT would fail here.
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -368,7 +373,8 @@ class VargptVQModel(PreTrainedModel):
         self.check_codes(codes, num_scales)
         return self.decode_latents(self.quantizer.accumulate(codes, num_scales)).clamp(-1, 1)
 
-    def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> VargptVQOutput:
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> tuple | VargptVQOutput:
         """Encodes, quantises with a straight-through gradient, and decodes pixels (B, 3, image_size, image_size).
 
         Args:

@@ -64,6 +64,8 @@ class VargptProcessor(ProcessorMixin):
         if chat_template is None:
             chat_template = make_chat_template(None, *tokens)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        # Saving sets it, loading drops it: said here, so that a processor is the same before and after both.
+        self.auto_map = {"AutoProcessor": "processing_vargpt.VargptProcessor"}
         ids = [self._single_token_id(token) for token in tokens]
         self.image_token_id, self.image_start_token_id, self.image_place_token_id, self.image_end_token_id = ids
         self._picture_pattern = re.compile(

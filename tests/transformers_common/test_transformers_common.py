@@ -1,0 +1,46 @@
+"""Transformers' common tests on our classes: none fails, and what is skipped is in docs/transformers_common.md with its reason."""
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+import torch
+from harness import run_suite
+
+PAGE = Path(__file__).parents[2] / "docs" / "transformers_common.md"
+
+
+def table(heading: str) -> list[list[str]]:
+    """Rows of the table under a heading of the page, without its head."""
+    section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+@pytest.fixture(scope="module")
+def results():
+    return run_suite("vargpt")
+
+
+@pytest.mark.slow
+def test_nothing_fails(results):
+    report = "\n\n".join(f"{name}\n{message[-2000:]}" for name, message in results.failed.items())
+    assert not results.failed, f"{len(results.failed)} of Transformers' common tests fail:\n{report}"
+
+
+@pytest.mark.slow
+def test_the_page_lists_every_skip(results):
+    """Both ways: no skip without a row, and (where no accelerator lifts any) no row without a skip."""
+    patterns = [re.sub("`", "", row[0]) for row in table("Skipped tests")]
+    unlisted = {name: message for name, message in results.skipped.items() if not any(fnmatch(name, pattern) for pattern in patterns)}
+    assert not unlisted, f"skipped, but not in {PAGE.name}: {unlisted}"
+    idle = [pattern for pattern in patterns if not any(fnmatch(name, pattern) for name in results.skipped)]
+    assert torch.cuda.is_available() or not idle, f"rows of {PAGE.name} that match no skipped test: {idle}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the page tells the counts of a machine without accelerator")
+def test_the_page_tells_the_counts(results):
+    for class_name, passed, skipped, *_ in table("Counts"):
+        assert results.counts(class_name.strip("`")) == (int(passed), 0, int(skipped)), class_name
