@@ -197,9 +197,9 @@ class VargptVisualDecoder(nn.Module):
         There are only two conditions, so a forward pass computes these once and picks each picture's row.
         """
         both = torch.arange(NULL_CONDITION + 1, device=self.position_embedding.device)  # GENERATE_CONDITION comes before it
-        condition = self.condition_embedding(both)
-        head = self.norm_modulation(F.silu(condition)).unsqueeze(1).chunk(2, dim=-1)
-        return [*(layer.modulate(condition) for layer in self.layers), head]
+        # Looked up for each layer anew: reentrant checkpointing walks back through each by itself, and may share nothing between them.
+        head = self.norm_modulation(F.silu(self.condition_embedding(both))).unsqueeze(1).chunk(2, dim=-1)
+        return [*(layer.modulate(self.condition_embedding(both)) for layer in self.layers), head]
 
     def block_causal_mask(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Mask in which a place sees its own and all coarser scales, in the form that the attention in use takes.
