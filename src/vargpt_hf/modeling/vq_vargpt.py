@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_vargpt import VargptVQConfig
@@ -353,11 +353,13 @@ class VargptVQModel(PreTrainedModel):
                 f"Codes of {num_scales} scales must have shape (batch, {needed}), at most (batch, "
                 f"{self.config.num_image_tokens}); got {tuple(codes.shape)}."
             )
-        if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.codebook_size):
-            raise ValueError(
+        torch_compilable_check(
+            ((codes >= 0) & (codes < self.config.codebook_size)).all(),
+            lambda: (
                 f"Codes must lie in [0, {self.config.codebook_size}), got values from {codes.min()} to {codes.max()}: were "
                 "they made by another image tokenizer?"
-            )
+            ),
+        )
 
     @torch.no_grad()
     def decode(self, codes: torch.LongTensor, num_scales: int | None = None) -> torch.Tensor:

@@ -1,0 +1,185 @@
+"""What `generate` and `from_pretrained` of Transformers offer; docs/compatibility.md has a row for each test."""
+
+import re
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import DynamicCache, StaticCache, TextIteratorStreamer
+
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.testing import tiny_model
+from vargpt_hf.tiny import TINY_FOLDER
+
+PROMPTS = torch.tensor([[1, 5, 6, 7], [1, 9, 10, 11], [1, 33, 34, 61]])
+SETTINGS = {"do_sample": False, "max_new_tokens": 12, "return_dict_in_generate": True, "eos_token_id": None}
+
+
+def drawing_model(**kwargs):
+    """A model whose random head makes some rows draw by themselves."""
+    model = tiny_model(**kwargs)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=0.6)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return drawing_model()
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    output = model.generate(PROMPTS, **SETTINGS)
+    assert len(output.image_codes) > 1
+    return output
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype="float32"), VargptProcessor.from_pretrained(TINY_FOLDER)
+
+
+def assert_equal(output, expected):
+    assert torch.equal(output.sequences, expected.sequences)
+    assert torch.equal(output.image_codes, expected.image_codes)
+
+
+@pytest.mark.parametrize("name", ["dynamic", "static", "offloaded", "offloaded_static"])
+def test_caches_by_name(model, expected, name):
+    if name.startswith("offloaded") and not torch.cuda.is_available():
+        with pytest.raises(Exception, match="(?i)cuda|accelerator|gpu|stream"):
+            model.generate(PROMPTS, cache_implementation=name, **SETTINGS)
+        return
+    assert_equal(model.generate(PROMPTS, cache_implementation=name, **SETTINGS), expected)
+
+
+@pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
+def test_caches_that_are_given(model, expected, kind):
+    text = model.config.get_text_config()
+    cache = DynamicCache(config=text) if kind is DynamicCache else StaticCache(config=text, max_cache_len=256)
+    assert_equal(model.generate(PROMPTS, past_key_values=cache, **SETTINGS), expected)
+    assert cache.get_seq_length() > PROMPTS.shape[1]
+
+
+FLEX = pytest.param(
+    "flex_attention",
+    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: torch 2.13's flex kernels for CPUs do not compile here"),
+)
+
+
+@pytest.mark.parametrize("kind", ["eager", "sdpa", FLEX])
+def test_attention_implementations(model, expected, kind, tmp_path):
+    model.save_pretrained(tmp_path)
+    other = VargptForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=kind)
+    assert {layer.self_attn.config._attn_implementation for layer in other.model.language_model.layers} == {kind}
+    assert_equal(other.generate(PROMPTS, **SETTINGS), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(model, dtype, tmp_path):
+    model.save_pretrained(tmp_path)
+    half = VargptForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
+    assert {parameter.dtype for parameter in half.parameters()} == {dtype}
+    output = half.generate(PROMPTS, generation_mode="image", **SETTINGS)
+    assert output.image_codes.shape == (3, 21) and output.images.isfinite().all()
+    codes = output.image_codes
+    ids = torch.tensor([[1, 5, 61, *[63] * 21, 62, 8]])
+    whole, halved = (m(ids, image_codes=codes[:1], labels=ids) for m in (model, half))
+    torch.testing.assert_close(halved.loss.float(), whole.loss, rtol=0.03, atol=0)
+    torch.testing.assert_close(halved.image_logits.float(), whole.image_logits, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("device_map", ["auto", "disk"])
+def test_device_maps(model, expected, device_map, tmp_path):
+    model.save_pretrained(tmp_path / "saved")
+    if device_map == "disk":
+        device_map = {
+            "lm_head": "cpu",
+            **{f"model.{name}": "cpu" for name, _ in model.model.named_children()},
+            "model.language_model.layers": "disk",
+        }
+        del device_map["model.language_model"]
+        device_map |= {f"model.language_model.{name}": "cpu" for name, _ in model.model.language_model.named_children() if name != "layers"}
+    loaded = VargptForConditionalGeneration.from_pretrained(tmp_path / "saved", device_map=device_map, offload_folder=tmp_path / "offloaded")
+    assert_equal(loaded.generate(PROMPTS, **SETTINGS), expected)
+
+
+def test_compiling_breaks_no_graph(model):
+    """A text step, a training step's forward, and a scale pass of the decoder, each as one graph."""
+    torch._dynamo.reset()
+    ids = torch.tensor([[1, 5, 61, *[63] * 21, 62, 8]])
+    codes = torch.randint(0, 24, (1, 21), generator=torch.Generator().manual_seed(0))
+    whole = torch.compile(model.forward, fullgraph=True, backend="eager")
+    text = torch.tensor([[1, 5, 6]])
+    torch.testing.assert_close(whole(text).logits, model(text).logits)
+    torch.testing.assert_close(whole(ids, image_codes=codes).image_logits, model(ids, image_codes=codes).image_logits)
+    conditions = torch.zeros(1, dtype=torch.long)
+    hidden = torch.randn(1, 21, model.config.visual_decoder_config.hidden_size, generator=torch.Generator().manual_seed(0))
+    decoder = model.model.visual_decoder
+    compiled = torch.compile(decoder.forward, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(hidden, conditions), decoder(hidden, conditions))
+
+
+def test_vocabulary_can_grow(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    grown = VargptForConditionalGeneration.from_pretrained(tmp_path)
+    grown.resize_token_embeddings(72, mean_resizing=False)
+    assert grown.config.text_config.vocab_size == 72 and grown.lm_head.out_features == 72
+    text = torch.tensor([[1, 5, 6]])
+    torch.testing.assert_close(grown(text).logits[..., :64], model(text).logits)
+    grown.save_pretrained(tmp_path / "grown")
+    again = VargptForConditionalGeneration.from_pretrained(tmp_path / "grown")
+    codes = again.generate(PROMPTS, generation_mode="image", **SETTINGS).image_codes
+    assert torch.equal(codes, model.generate(PROMPTS, generation_mode="image", **SETTINGS).image_codes)
+
+
+def test_stop_strings(tiny):
+    model, processor = tiny
+    chat = [{"role": "user", "content": "repeat: a red circle above a blue square"}]
+    inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    settings = {"stop_strings": [" above"], "tokenizer": processor.tokenizer, "max_new_tokens": 20, "do_sample": False}
+    ids = model.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]
+    assert processor.decode(ids).strip() == "a red circle above"
+
+
+def test_text_iterator_streamer(tiny):
+    model, processor = tiny
+    chat = [{"role": "user", "content": "draw a red circle and say what you drew"}]
+    inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
+    thread = threading.Thread(target=model.generate, kwargs={**inputs, "streamer": streamer, "max_new_tokens": 20, "do_sample": False})
+    thread.start()
+    pieces = list(streamer)
+    thread.join()
+    assert len([piece for piece in pieces if piece]) > 1
+    assert "".join(pieces).strip() == "a red circle"
+
+
+def test_assistant_models(model):
+    assistant = tiny_model(seed=3)
+    with pytest.raises(ValueError, match='assisted_generation.*generation_mode="text"'):
+        model.generate(PROMPTS[:1], assistant_model=assistant, **SETTINGS)
+    settings = {**SETTINGS, "generation_mode": "text"}
+    assisted = model.generate(PROMPTS[:1], assistant_model=assistant, **settings)
+    sequences = assisted if isinstance(assisted, torch.Tensor) else assisted.sequences
+    assert torch.equal(sequences, model.generate(PROMPTS[:1], **settings).sequences)
+
+
+def test_without_a_cache(model):
+    settings = {**SETTINGS, "generation_mode": "text"}
+    without = model.generate(PROMPTS, use_cache=False, **settings)
+    assert torch.equal(without.sequences, model.generate(PROMPTS, **settings).sequences)
+    with pytest.raises(ValueError, match="use_cache=False"):
+        model.generate(PROMPTS, use_cache=False, **SETTINGS)
+
+
+def test_the_page_names_every_test():
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "compatibility.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", page))
+    here = set(re.findall(r"^def (test_\w+)", Path(__file__).read_text(), flags=re.M)) - {"test_the_page_names_every_test"}
+    everywhere = {name for path in (root / "tests").rglob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), flags=re.M)}
+    assert here <= named <= everywhere
