@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Value
 from draw_gallery import sheet
 from peft import PeftModel
 from PIL import Image as PILImage
@@ -23,18 +23,12 @@ from vargpt_hf.peft import lora_config
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.digits import load_split
 from vargpt_hf.tiny.rows import rows
+from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 SLANT = 0.5  # pixels to the right for every pixel up
 MIXTURE = {"draw_digit": 1.0, "draw": 0.5}  # what it can already draw, so that it does not forget
-FEATURES = Features(
-    {
-        "messages": List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}),
-        "output_images": List(Image()),
-        "truth": Value("string"),
-        "images": List(Image()),
-    }
-)
+FEATURES = Features({**ROW_FEATURES, "truth": Value("string")})
 
 
 def main() -> None:

@@ -122,10 +122,11 @@ def make_parts(folder: Path, scale: float) -> None:
 
 def make_rows(folder: Path, mixture: dict[str, float], number: int, seed: int) -> None:
     """A dataset on disk of rows for one stage."""
-    from datasets import Dataset, Features, Image, List, Value
+    from datasets import Dataset, Features, Value
 
-    message = {"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}
-    features = Features({"messages": List(message), "images": List(Image()), "output_images": List(Image()), "truth": Value("string")})
+    from vargpt_hf.training.data import ROW_FEATURES
+
+    features = Features({**ROW_FEATURES, "truth": Value("string")})
     shards = {"mixture": mixture, "count": number // SHARDS, "seeds": [SHARDS * seed + shard for shard in range(SHARDS)]}
     with tempfile.TemporaryDirectory() as cache:
         Dataset.from_generator(rows_of_seeds, features, cache, gen_kwargs=shards, num_proc=SHARDS).save_to_disk(folder)

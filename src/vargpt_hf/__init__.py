@@ -17,7 +17,6 @@ from .modeling.configuration_vargpt import VargptConfig, VargptVisualDecoderConf
 from .modeling.decoding_vargpt import VargptImageStreamer
 from .modeling.generation_vargpt import VargptGenerateOutput, VargptGenerationConfig
 from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
-from .modeling.pipeline_vargpt import VargptPipeline
 from .modeling.vq_vargpt import VargptVQModel
 from .processing.image_processing_vargpt import VargptImageProcessor
 from .processing.processing_vargpt import VargptProcessor
@@ -46,3 +45,12 @@ __all__ = [
     "VargptVQModel",
     "VargptVisualDecoderConfig",
 ]
+
+
+def __getattr__(name: str):
+    """The pipeline, on demand: Transformers' pipelines take a while to import."""
+    if name != "VargptPipeline":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .modeling.pipeline_vargpt import VargptPipeline
+
+    return VargptPipeline

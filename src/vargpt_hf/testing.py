@@ -58,3 +58,12 @@ def tiny_model(seed: int = 0, **kwargs) -> VargptForConditionalGeneration:
     """A freshly initialised model of [`tiny_config`] in evaluation mode."""
     torch.manual_seed(seed)
     return VargptForConditionalGeneration(tiny_config(**kwargs)).eval()
+
+
+def drawing_model() -> VargptForConditionalGeneration:
+    """A [`tiny_model`] whose random head makes some rows draw by themselves, at different steps."""
+    model = tiny_model()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=0.6)
+    return model

@@ -2,11 +2,9 @@
 
 import filecmp
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from repository_helpers import run_without_package
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
@@ -39,21 +37,20 @@ found["AutoImageProcessor"] = AutoImageProcessor.from_pretrained(folder, **trust
 found["AutoProcessor"] = processor = AutoProcessor.from_pretrained(folder, **trust)
 for name in ("AutoModel", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
     found[name] = getattr(transformers, name).from_pretrained(folder, **trust)
+found["AutoModelForMultimodalLM"].save_pretrained(again)
+processor.save_pretrained(again)
 model = found["AutoModelForMultimodalLM"]
 chat = [{"role": "user", "content": "draw a red circle above a blue square"}]
 inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
 output = model.float().generate(**inputs, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
 assert "vargpt_hf" not in sys.modules
-model.half().save_pretrained(again)
-processor.save_pretrained(again)
 print(json.dumps({"classes": {name: type(value).__name__ for name, value in found.items()}, "codes": output.image_codes.tolist()}))
 """
 
 PIPELINE = """
 import json, sys
-from PIL import Image
 from transformers import pipeline
-folder, picture = sys.argv[1:]
+(folder,) = sys.argv[1:]
 pipe = pipeline("any-to-any", model=folder, trust_remote_code=True)
 assert "vargpt_hf" not in sys.modules
 drawn = pipe([{"role": "user", "content": "draw a red circle above a blue square and say what you drew"}], max_new_tokens=40)[0]
@@ -69,22 +66,10 @@ def repository(tmp_path_factory):
     return folder
 
 
-def run_without_package(script, tmp_path, *arguments):
-    """What the script prints last, as JSON, in a process that has transformers, torch and pillow, and no vargpt_hf."""
-    blocked = tmp_path / "blocked" / "vargpt_hf"  # stands before an installed package
-    blocked.mkdir(parents=True)
-    (blocked / "__init__.py").write_text("raise ImportError('the package must not be needed')\n")
-    environment = {**os.environ, "PYTHONPATH": str(blocked.parent), "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-P", "-c", 'import sys; sys.modules["torchvision"] = None\n' + script, *map(str, arguments)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def test_every_auto_class_loads_it_without_the_package(repository, tmp_path):
     assert {path.name for path in repository.glob("*.py")} == CODE
     again = tmp_path / "again"
-    printed = run_without_package(AUTO_CLASSES, tmp_path, repository, again)
+    printed = json.loads(run_without_package(AUTO_CLASSES, tmp_path, repository, again))
     assert printed["classes"] == {
         "AutoConfig": "VargptConfig",
         "AutoTokenizer": "TokenizersBackend",
@@ -113,5 +98,5 @@ def test_the_installed_package_needs_no_remote_code(repository):
 
 
 def test_the_pipeline_of_the_repository(repository, tmp_path):
-    printed = run_without_package(PIPELINE, tmp_path, repository, tmp_path)
+    printed = json.loads(run_without_package(PIPELINE, tmp_path, repository))
     assert printed == ["Image", "a red circle above a blue square"]

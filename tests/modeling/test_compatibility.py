@@ -9,20 +9,11 @@ import torch
 from transformers import DynamicCache, StaticCache, TextIteratorStreamer
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.testing import tiny_model
+from vargpt_hf.testing import drawing_model, tiny_model
 from vargpt_hf.tiny import TINY_FOLDER
 
 PROMPTS = torch.tensor([[1, 5, 6, 7], [1, 9, 10, 11], [1, 33, 34, 61]])
 SETTINGS = {"do_sample": False, "max_new_tokens": 12, "return_dict_in_generate": True, "eos_token_id": None}
-
-
-def drawing_model(**kwargs):
-    """A model whose random head makes some rows draw by themselves."""
-    model = tiny_model(**kwargs)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        model.lm_head.weight.normal_(std=0.6)
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from vargpt_hf import VargptGenerationConfig, VargptImageStreamer
-from vargpt_hf.testing import tiny_model
+from vargpt_hf.testing import drawing_model
 
 START, END, PLACE, L = 61, 62, 63, 21
 PROMPTS = [[1, 5, 6, 7], [1, 9, 10, 11, 12, 13], [1, 20], [1, 33, 34, START], [1, 60, 60, 60, 60, 8]]
@@ -14,12 +14,7 @@ SETTINGS = {"do_sample": False, "max_new_tokens": 12, "image_unconditional_ids":
 
 @pytest.fixture(scope="module")
 def model():
-    """A model whose random head makes some rows draw by themselves, at different steps."""
-    model = tiny_model()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        model.lm_head.weight.normal_(std=0.6)
-    return model
+    return drawing_model()
 
 
 def generate(model, prompts, **settings):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from vargpt_hf.testing import tiny_config, tiny_model
+from vargpt_hf.testing import drawing_model, tiny_config, tiny_model
 
 IMAGE, START, END, PLACE, L = 60, 61, 62, 63, 21
 READS = [1, *[IMAGE] * 4, 5, 6]
@@ -18,12 +18,7 @@ VOCABULARY, LAYERS, HEADS, WIDTH = 64, 2, 4, 32
 
 @pytest.fixture(scope="module")
 def model():
-    """A model whose random head makes it draw by itself now and then."""
-    model = tiny_model()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        model.lm_head.weight.normal_(std=0.6)
-    return model
+    return drawing_model()
 
 
 def prompt(*rows: list[int]) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
 from safetensors.torch import load_file
@@ -20,20 +20,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor, VargptVQModel
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.collator import VargptDataCollator
-from vargpt_hf.training.data import add_lengths
+from vargpt_hf.training.data import ROW_FEATURES, add_lengths
 from vargpt_hf.training.parts.base import build_base
 from vargpt_hf.training.parts.tokenizer import train_tokenizer
 from vargpt_hf.training.script import VargptSFTConfig, last_complete_checkpoint, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage, stage_linears
 from vargpt_hf.training.trainer import VargptSFTTrainer
-
-FEATURES = Features(
-    {
-        "messages": List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})}),
-        "images": List(Image()),
-        "output_images": List(Image()),
-    }
-)
 
 
 def picture(seed: int) -> PILImage.Image:
@@ -92,7 +84,7 @@ def processor(base):
 def trainer_of(model, processor, tmp_path, rows=ROWS, **arguments):
     defaults = {"per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_strategy": "no", "disable_tqdm": True, "max_steps": 2}
     config = VargptSFTConfig(output_dir=str(tmp_path), use_cpu=True, logging_steps=1, **{**defaults, **arguments})
-    return VargptSFTTrainer(model, args=config, train_dataset=Dataset.from_list(rows, features=FEATURES), processing_class=processor)
+    return VargptSFTTrainer(model, args=config, train_dataset=Dataset.from_list(rows, features=ROW_FEATURES), processing_class=processor)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -235,15 +227,15 @@ def test_logs(model, processor, tmp_path):
     log = trainer.state.log_history[0]
     assert math.isclose(log["loss"], log["text_loss"] + log["image_loss"], rel_tol=1e-4)
     assert 0 <= log["text_accuracy"] <= 1 and 0 <= log["image_accuracy"] <= 1
-    figures = trainer.evaluate(Dataset.from_list(ROWS, features=FEATURES))
+    figures = trainer.evaluate(Dataset.from_list(ROWS, features=ROW_FEATURES))
     assert math.isclose(figures["eval_loss"], figures["eval_text_loss"] + figures["eval_image_loss"], rel_tol=1e-3)
-    text_only = trainer.evaluate(Dataset.from_list(ROWS[:1], features=FEATURES))
+    text_only = trainer.evaluate(Dataset.from_list(ROWS[:1], features=ROW_FEATURES))
     assert "eval_image_loss" not in text_only
 
 
 def test_evaluation_does_not_depend_on_its_batches(model, processor, tmp_path):
     model.config.text_loss_weight = 0.5
-    rows = Dataset.from_list(ROWS, features=FEATURES)
+    rows = Dataset.from_list(ROWS, features=ROW_FEATURES)
     figures = []
     for batch_size in (8, 3):
         trainer = trainer_of(model, processor, tmp_path, per_device_eval_batch_size=batch_size)
@@ -283,7 +275,7 @@ def test_settings_that_the_loss_does_not_know_are_refused(model, processor, tmp_
 
 
 def test_rows_of_like_length_share_batches(model, processor, tmp_path):
-    rows = add_lengths(Dataset.from_list(ROWS, features=FEATURES), processor)
+    rows = add_lengths(Dataset.from_list(ROWS, features=ROW_FEATURES), processor)
     exact = [int(VargptDataCollator(processor)([entry])["attention_mask"].sum()) for entry in ROWS]
     extra = [length - estimate for length, estimate in zip(exact, rows["length"])]
     assert max(extra) - min(extra) <= 4
@@ -350,7 +342,7 @@ def test_training_lowers_both_losses(model, processor, tmp_path):
 
 def write_config(tmp_path, base, **keys):
     """A stage's YAML and its dataset; returns the file."""
-    Dataset.from_list(ROWS, features=FEATURES).save_to_disk(tmp_path / "rows")
+    Dataset.from_list(ROWS, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
     given = {
         "stage": "stage1",
         "model_name_or_path": str(base),

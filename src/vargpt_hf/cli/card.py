@@ -32,11 +32,11 @@ def card(
     if readme.exists() and not overwrite:
         raise ValueError(f"{readme} is there already: give --overwrite to replace it.")
     shares = None if figures is None else read_figures(figures)
-    vargpt, processor = load(str(folder.resolve()), device="cpu")
+    vargpt, processor = load(str(folder.resolve()), device="cpu", dtype="float32")
     example = None
     if draw is not None:
         inputs = prompt_inputs(processor, [{"role": "user", "content": draw}], vargpt.device)
-        output = vargpt.float().generate(**inputs, generation_mode="image", max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+        output = vargpt.generate(**inputs, generation_mode="image", max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
         processor.image_processor.post_process(output.images)[0].save(folder / DRAWING)
         example = (draw, DRAWING)
     from ..modeling.card_vargpt import make_card

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
+from ..modeling.modeling_vargpt import shorten
+
 # In order of preference: a sharded checkpoint has an index, a small one a single file.
 WEIGHT_FILES = (
     "model.safetensors.index.json",
@@ -97,9 +99,3 @@ def open_checkpoint(folder: Path) -> dict[str, SourceTensor]:
     if twice:
         raise ValueError(f"{folder} has tensors in two files at once: {shorten(twice)}.")
     return opened
-
-
-def shorten(names: list[str], shown: int = 20) -> str:
-    """Names joined by commas, the first `shown` of them."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

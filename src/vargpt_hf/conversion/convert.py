@@ -12,9 +12,9 @@ from transformers.utils import logging
 
 from ..modeling.card_vargpt import make_card
 from ..modeling.configuration_vargpt import VargptConfig
-from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+from ..modeling.modeling_vargpt import VargptForConditionalGeneration, list_misfits
 from ..processing import RELEASED_SYSTEM_PROMPT, VargptImageProcessor, VargptProcessor, make_chat_template
-from .checkpoint import SourceTensor, open_checkpoint, read_json, shorten
+from .checkpoint import SourceTensor, open_checkpoint, read_json
 from .names import WHOLE_NAMES, rename
 from .sizes import TensorShapes, decoder_config_of, scales_of, vq_config_of
 
@@ -214,9 +214,8 @@ def _load(config: VargptConfig, tensors: dict[str, SourceTensor], dtype: torch.d
     tied = set(model.all_tied_weights_keys)
     missing = sorted({_released_name(name) for name in expected if name not in loaded and name not in tied})
     problems = {"unexpected": unexpected, "missing": missing, "twice there": twice, "of the wrong shape": misshapen}
-    if any(problems.values()):
-        listed = "; ".join(f"{kind}: {shorten(names)}" for kind, names in problems.items() if names)
-        raise ValueError(f"The tensors in {source} are not those of the released format. {listed}.")
+    if misfits := list_misfits(problems):
+        raise ValueError(f"The tensors in {source} are not those of the released format. {misfits}.")
     model.load_state_dict(loaded, strict=not tied, assign=True)
     model.tie_weights()
     return model

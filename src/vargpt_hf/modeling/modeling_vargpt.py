@@ -213,16 +213,22 @@ def _check_loaded(model_class: type, source: str, info: dict) -> None:
             for name, found, wanted in sorted(info.get("mismatched_keys", ()))
         ],
     }
-    if any(problems.values()):
-        listed = "; ".join(f"{kind}: {_shorten(names)}" for kind, names in problems.items() if names)
+    if misfits := list_misfits(problems):
         raise ValueError(
-            f"The tensors in {source} are not those of the {model_class.__name__} that its config.json describes. {listed}. Load the "
+            f"The tensors in {source} are not those of the {model_class.__name__} that its config.json describes. {misfits}. Load the "
             "folder with the config.json that it was saved with; a checkpoint in the released format must go through `vargpt convert`."
         )
 
 
-def _shorten(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def list_misfits(problems: dict[str, list[str]]) -> str:
+    """Tensors by what is wrong with them, in one line; nothing where nothing is."""
+    return "; ".join(f"{kind}: {shorten(names)}" for kind, names in problems.items() if names)
+
+
+def shorten(names: list[str], shown: int = 20) -> str:
+    """Names joined by commas, the first `shown` of them."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 class VargptModel(VargptPreTrainedModel):

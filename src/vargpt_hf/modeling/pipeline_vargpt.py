@@ -40,9 +40,9 @@ class VargptPipeline(AnyToAnyPipeline):
         preprocess, forward, postprocess = super()._sanitize_parameters(
             generation_mode=stock_mode, generate_kwargs=dict(generate_kwargs or {}), **kwargs
         )
-        if generation_mode == "auto" and kwargs.get("return_full_text") is None and kwargs.get("return_type") is None:
-            if not kwargs.get("return_tensors"):
-                postprocess.pop("return_type", None)
+        chosen = kwargs.get("return_tensors") or any(kwargs.get(name) is not None for name in ("return_full_text", "return_type"))
+        if generation_mode == "auto" and not chosen:
+            postprocess.pop("return_type", None)
         before = getattr(self, "_forward_params", {}).get("generate_kwargs", {})
         forward["generate_kwargs"] = {
             **before,

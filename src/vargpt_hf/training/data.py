@@ -15,6 +15,7 @@ _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".arrow": 
 _MARKS = {"<image>": "image", "<image_gen>": "image_gen"}
 _PICTURES = List(Image())
 _MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
+ROW_FEATURES = Features({"messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
 
 
 def load_rows(path: str | Path) -> Dataset:
@@ -82,7 +83,7 @@ def _from_marks(rows: Dataset) -> Dataset:
         rows = rows.add_column("images", [[]] * len(rows))
     if rows.features["images"] == _PICTURES:
         rows = rows.cast_column("images", List(Image(decode=False)))  # moved as they are
-    features = Features({**rows.features, "messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
+    features = Features({**rows.features, **ROW_FEATURES})
     return rows.map(_row_of_marks, with_indices=True, features=features)
 
 

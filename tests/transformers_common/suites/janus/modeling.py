@@ -5,25 +5,15 @@ import unittest
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration, JanusModel, JanusVQVAE, JanusVQVAEConfig
 
+from vargpt_hf.testing import tiny_config
+
 from ...generation.test_utils import GenerationTesterMixin
 from ...test_configuration_common import ConfigTester
 from ...test_modeling_common import ModelTesterMixin
 
 IMAGE = 3
 
-TEXT = {
-    "model_type": "llama",
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+TEXT = tiny_config().text_config.to_dict()
 VISION = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
