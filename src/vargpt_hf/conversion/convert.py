@@ -184,7 +184,7 @@ def adapt(name: str, tensor: torch.Tensor, generate_row: int) -> Iterator[tuple[
 
 
 def _load(config: VargptConfig, tensors: dict[str, SourceTensor], dtype: torch.dtype, source: Path) -> VargptForConditionalGeneration:
-    """The model with the released tensors in it, in `dtype`.
+    """The model with the released tensors in it, in `dtype` but for what stays in float32.
 
     Raises:
         ValueError: tensors that are unexpected, missing, twice there, or of the wrong shape; all of them in one message.
@@ -192,6 +192,7 @@ def _load(config: VargptConfig, tensors: dict[str, SourceTensor], dtype: torch.d
     with torch.device("meta"):
         model = VargptForConditionalGeneration(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    exact = re.compile(rf"(^|\.)({'|'.join(model._keep_in_fp32_modules_strict)})\.")
     loaded: dict[str, torch.Tensor] = {}
     origin: dict[str, str] = {}
     unexpected, twice, misshapen = [], [], []
@@ -209,7 +210,7 @@ def _load(config: VargptConfig, tensors: dict[str, SourceTensor], dtype: torch.d
             elif part.shape != expected[name]:
                 misshapen.append(f"{released} ({file}): {name} is {tuple(part.shape)}, not {tuple(expected[name])}")
             else:
-                part = part.to(dtype)
+                part = part.to(torch.float32 if exact.search(name) else dtype)
             loaded[name], origin[name] = part, f"{released} ({file})"
     tied = set(model.all_tied_weights_keys)
     missing = sorted({_released_name(name) for name in expected if name not in loaded and name not in tied})

@@ -290,6 +290,7 @@ class VargptVQModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _no_split_modules = ["VargptVQResidualBlock", "VargptVQNonLocalBlock"]
+    _keep_in_fp32_modules_strict = ["quantizer"]  # a few weights: rounded, they would give other codes to the same picture
     # Its own attention is the same whatever is chosen; without these flags, choosing one for the whole VARGPT would fail here.
     _supports_flash_attn = True
     _supports_sdpa = True
