@@ -1,8 +1,9 @@
-"""LoRA presets: which linear maps get adapters, and what is trained whole beside them (needs `vargpt-hf[train]`)."""
+"""LoRA presets: which linear maps get adapters, what is trained whole beside them, and what quantisers should leave alone."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from peft import LoraConfig
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 class Preset(NamedTuple):
@@ -17,13 +18,16 @@ class Preset(NamedTuple):
     trains: tuple[str, ...]
 
 
+_PICTURE_SIDE = ("multi_modal_projector", "generation_projector_in", "generation_projector_out", "visual_decoder")
 _UNDERSTAND = Preset(("language_model",), ("multi_modal_projector",))
 _DRAW = Preset(("visual_decoder",), ("generation_projector_in", "generation_projector_out", "visual_decoder.head"))
 PRESETS = {"understand": _UNDERSTAND, "draw": _DRAW, "all": Preset(_UNDERSTAND.adapts + _DRAW.adapts, _UNDERSTAND.trains + _DRAW.trains)}
 
 
-def lora_config(preset: str, **overrides) -> LoraConfig:
+def lora_config(preset: str, **overrides) -> "LoraConfig":
     """Settings of LoRA for a VARGPT, for `peft.get_peft_model`, `VargptSFTTrainer(peft_config=...)` or `model.add_adapter`.
+
+    Needs `vargpt-hf[train]`.
 
     | preset | adapters on every linear map of | trained whole |
     |---|---|---|
@@ -43,6 +47,8 @@ def lora_config(preset: str, **overrides) -> LoraConfig:
     Raises:
         ValueError: an unknown preset.
     """
+    from peft import LoraConfig
+
     adapts, trains = _preset(preset)
     inside = "|".join(name.replace(".", r"\.") for name in adapts + trains)
     fields = {
@@ -56,18 +62,21 @@ def lora_config(preset: str, **overrides) -> LoraConfig:
     return LoraConfig(**{**fields, **overrides})
 
 
-def unquantized_modules(preset: str) -> list[str]:
-    """What should stay in floating point for QLoRA with a preset.
+def unquantized_modules(preset: str | None = None) -> list[str]:
+    """What should stay in floating point when a VARGPT is quantised.
 
-    That is what the preset trains whole, the language-model head, CLIP's tower, and the decoder's embedding of latent channels, which are
-    fewer than one block of a quantiser's.
+    Without a preset, all but the layers of the language model: the picture side and the heads choose codes, and rounding costs more there than
+    it saves. For QLoRA, give the preset that will be trained: its modules may then be quantised too, but for what it trains whole and for
+    the decoder's embedding of latent channels, which are fewer than one block of a quantiser's.
 
     For `llm_int8_skip_modules` of bitsandbytes or `modules_to_not_convert` of torchao.
 
     Raises:
         ValueError: an unknown preset.
     """
-    return ["lm_head", "model.vision_tower", "model.visual_decoder.token_embedding", *(f"model.{name}" for name in _preset(preset).trains)]
+    kept = ("vision_tower", "vq_model", "visual_decoder.token_embedding")
+    whole = _PICTURE_SIDE if preset is None else _preset(preset).trains
+    return ["lm_head", *(f"model.{name}" for name in dict.fromkeys(kept + whole))]
 
 
 def _preset(name: str) -> Preset:

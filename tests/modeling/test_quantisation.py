@@ -1,0 +1,66 @@
+"""Rounded weights and rounded caches: vargpt-tiny draws and says the same with them."""
+
+import pytest
+import torch
+from transformers import BitsAndBytesConfig, QuantizedCache, TorchAoConfig
+
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.evaluation.judges import detect
+from vargpt_hf.peft import unquantized_modules
+from vargpt_hf.tiny import TINY_FOLDER
+
+WORDS = "a red circle above a blue square"
+
+
+def torchao_config(skip):
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=skip)
+
+
+QUANTISERS = {
+    "bitsandbytes, 8 bits": lambda skip: BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip),
+    "bitsandbytes, 4 bits": lambda skip: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=skip),
+    "torchao, 8 bits": torchao_config,
+}
+
+
+def load(**kwargs):
+    return VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype="float32", **kwargs)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return load()
+
+
+def draw_and_say(model, **settings):
+    """What `generate` gives for the sentence, after it was seen in the picture and read in the words."""
+    processor = VargptProcessor.from_pretrained(TINY_FOLDER)
+    chat = [{"role": "user", "content": f"draw {WORDS} and say what you drew"}]
+    inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=40, do_sample=False, return_dict_in_generate=True, **settings)
+    picture, words = processor.post_process_interleaved(output, prompt_length=inputs["input_ids"].shape[1])[0]
+    above, below = sorted(detect(picture["image"]), key=lambda seen: seen.centre[1])
+    assert (above.colour, above.shape, below.colour, below.shape) == ("red", "circle", "blue", "square")
+    assert words["text"] == WORDS
+    return output
+
+
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_quantised_language_model(plain, quantiser):
+    model = load(quantization_config=QUANTISERS[quantiser](unquantized_modules()))
+    for name, module in plain.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            weight = model.get_submodule(name).weight
+            kept = type(weight) is torch.nn.Parameter and torch.equal(weight, module.weight)
+            assert kept != name.startswith("model.language_model.layers."), name
+    draw_and_say(model)
+
+
+def test_quantised_cache(plain):
+    expected = draw_and_say(plain)
+    output = draw_and_say(plain, cache_implementation="quantized", cache_config={"backend": "fp8"})
+    assert isinstance(output.past_key_values, QuantizedCache)
+    assert output.past_key_values.get_seq_length() == expected.past_key_values.get_seq_length()
+    assert not torch.equal(output.image_codes, expected.image_codes)  # it does round
