@@ -11,6 +11,7 @@ from .convert import convert
 from .draw import draw
 from .evaluate import evaluate
 from .info import info
+from .serve import serve
 from .train import train
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw, ask, chat, convert, card, evaluate, info):
+for command in (draw, ask, chat, convert, card, serve, evaluate, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 

@@ -25,15 +25,29 @@ def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple
     """
     # torch and Transformers take seconds to import: `vargpt --help` should not wait for them.
     import torch
-    from transformers import AutoConfig
 
     from .. import VargptForConditionalGeneration, VargptProcessor
+
+    model, dtype = check_model(model, dtype)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+    return loaded.to(device).eval(), VargptProcessor.from_pretrained(model)
+
+
+def check_model(model: str | None, dtype: str) -> tuple[str, str]:
+    """Folder or Hub id of the model, and its number format; vargpt-tiny in float32 by default.
+
+    Raises:
+        ValueError: an unknown number format, or a folder that holds no VARGPT.
+        OSError: a folder or Hub id that cannot be read.
+    """
+    from transformers import AutoConfig
+
     from ..tiny import TINY_FOLDER
 
     if dtype not in DTYPES:
         raise ValueError(f"--dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if model is None:
         model, dtype = str(TINY_FOLDER), "float32" if dtype == "auto" else dtype
     elif not Path(model).is_dir() and (model.startswith((".", "/")) or Path(model).exists()):
@@ -44,8 +58,7 @@ def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple
             f"{model} holds a model of type {config.model_type!r}, not a VARGPT; a checkpoint in the released format is converted "
             "by `vargpt convert`."
         )
-    loaded = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
-    return loaded.to(device).eval(), VargptProcessor.from_pretrained(model)
+    return model, dtype
 
 
 def prompt_inputs(processor: "VargptProcessor", chat: list[dict], device) -> dict:
