@@ -18,11 +18,11 @@ from pathlib import Path
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
 VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
 DRAWING = {"draw": 6.0, "draw_digit": 2.0, "draw_and_say": 1.0}
-READING = {"ask": 3.2, "read_digit": 1.2, "talk": 0.4}
+READING = {"ask": 1.2, "look_up": 4.0, "read_digit": 1.2, "talk": 0.4}
 STAGES = {  # rows and what they are about
-    "pretrain": (210_000, {**DRAWING, **READING}),
+    "pretrain": (240_000, {**DRAWING, **READING}),
     "stage1": (8_000, DRAWING),
-    "stage2": (50_000, {"draw": 4.0, "draw_digit": 0.8, "draw_and_say": 0.7, "draw_two": 0.8, **READING, "ask": 4.0}),
+    "stage2": (160_000, {"draw": 3.0, "draw_digit": 0.6, "draw_and_say": 0.6, "draw_two": 0.8, **READING, "ask": 2.0, "look_up": 10.0}),
     "stage3": (50_000, {**DRAWING, "draw_two": 0.8}),
 }
 TEXT_CONFIG = {
@@ -50,6 +50,8 @@ VQ_CONFIG = {
 CLIP_TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
 SHARDS = 2  # of every dataset: as many processes make it
 TRAINING = {"bf16": True, "use_cpu": True, "dataloader_num_workers": 1}
+EXAMPLE = "a red circle above a blue square"
+DATA = ("drawn scenes of coloured shapes (vargpt_hf.tiny.shapes)", "handwritten digits (scikit-learn's)")
 GENERATION = {"do_sample": True, "top_k": 1, "image_temperature": 0.2, "image_top_k": 0, "image_top_p": 0.0}
 
 
@@ -70,8 +72,12 @@ def main() -> None:
             run_stage(stage, previous, folder)
         previous = folder / stage
     ship(previous, folder / "vargpt-tiny")
-    evaluate = [VARGPT, "evaluate", "--number", str(arguments.evaluate), "--output", folder / "figures.json"]
-    subprocess.run([*evaluate, "--model", folder / "vargpt-tiny"], check=True)
+    shipped, figures = folder / "vargpt-tiny", folder / "figures.json"
+    evaluate = [VARGPT, "evaluate", "--number", str(arguments.evaluate), "--output", figures]
+    subprocess.run([*evaluate, "--model", shipped], check=True)
+    data = [part for name in DATA for part in ("--data", name)]
+    card = [VARGPT, "card", shipped, "--figures", figures, "--draw", EXAMPLE, "--license", "apache-2.0", "--overwrite", *data]
+    subprocess.run(card, check=True)
 
 
 def make_parts(folder: Path, scale: float) -> None:

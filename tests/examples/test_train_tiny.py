@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 
@@ -25,6 +27,10 @@ def test_every_step_runs_and_a_stopped_run_goes_on(tmp_path):
     assert "image tokenizer: {'psnr':" in result.stdout and "retrieval accuracy among 100:" in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert {"seen: shape and colour", "unseen: shape and colour", "written: digit", "answers"} <= set(figures)
+    card = ModelCard.load(tmp_path / "vargpt-tiny" / "README.md")
+    assert card.data.license == "apache-2.0" and card.data.datasets is None
+    assert f"| answers | {figures['answers']:.1%} |" in card.text and "handwritten digits" in card.text
+    assert Image.open(tmp_path / "vargpt-tiny" / "drawn.png").size == (48, 48)
     model = VargptForConditionalGeneration.from_pretrained(tmp_path / "vargpt-tiny")
     VargptProcessor.from_pretrained(tmp_path / "vargpt-tiny")
     assert model.generation_config.image_unconditional_ids

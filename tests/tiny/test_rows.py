@@ -5,9 +5,10 @@ import pytest
 
 from vargpt_hf.evaluation.judges import detect
 from vargpt_hf.tiny.digits import load_split
-from vargpt_hf.tiny.rows import SEEN_PAIRS, TASKS, pictures, rows, texts
+from vargpt_hf.tiny.rows import PLURALS, SEEN_PAIRS, TASKS, pictures, rows, texts
 from vargpt_hf.tiny.shapes import HELD_OUT_PAIRS, KINDS, render, sample_scene
 
+SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
 TRAINING_TASKS = {task: 1.0 for task in TASKS if task != "draw_unseen"}
 
 
@@ -79,18 +80,27 @@ def test_answers_follow_from_the_picture():
     """Questions about colour, number and relation, answered by the judge from the pixels alone."""
     numbers = {"one": 1, "two": 2, "three": 3}
     asked = 0
-    for row in rows({"ask": 1.0}, 300, seed=0):
+    for row in rows({"ask": 1.0, "look_up": 1.0}, 400, seed=0):
         truth, found = json.loads(row["truth"]), detect(row["images"][0])
+        *_, named = row["messages"][-2]["content"][-1]["text"].removesuffix(" object").split()
         if truth["asks"] == "count":
             assert len(found) == numbers[truth["answer"]]
         elif truth["asks"] == "colour":
-            assert truth["answer"] in {detection.colour for detection in found}
+            assert {detection.colour for detection in found if detection.shape == SINGULAR.get(named, named)} == {truth["answer"]}
         elif truth["asks"] == "shape":
-            assert truth["answer"] in {detection.shape for detection in found}
+            assert {detection.shape for detection in found if named in (detection.colour, "they")} == {truth["answer"]}
         else:
             continue
         asked += 1
     assert asked > 100
+
+
+def test_looking_up_is_about_one_of_several_things():
+    asked = set()
+    for row in rows({"look_up": 1.0}, 200, seed=0):
+        assert len(detect(row["images"][0])) > 1
+        asked.add(json.loads(row["truth"])["asks"])
+    assert asked == {"colour", "shape", "place", "relation", "yes or no"}
 
 
 def test_digits_are_split():

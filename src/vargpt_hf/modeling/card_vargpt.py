@@ -1,5 +1,6 @@
 """The model card of a VARGPT repository."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -12,6 +13,7 @@ PARTS = {
     "visual_decoder": "visual decoder, which draws them",
     "vq_model": "image tokenizer",
 }
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 _USE = """```python
 from transformers import pipeline
@@ -44,7 +46,7 @@ def make_card(
         name: Hub id, or folder, under which users load it.
         license: SPDX name of the weights' licence; "other" by default where the config has a `license_note`.
         base_model: Hub id of the model that this one was made from.
-        datasets: Hub ids or names of what it was trained on.
+        datasets: what it was trained on; Hub ids among them also stand in the card's metadata.
         figures: shares in [0, 1] by name, as `vargpt evaluate` writes them.
         example: a prompt, and the file in the repository that shows what was drawn.
     """
@@ -54,7 +56,7 @@ def make_card(
         pipeline_tag="any-to-any",
         license=license or ("other" if note else None),
         base_model=base_model,
-        datasets=list(datasets) or None,
+        datasets=[dataset for dataset in datasets if _HUB_ID.fullmatch(dataset)] or None,
         tags=["vargpt", "next-scale-prediction", "custom_code"],
     )
     prompt = example[0] if example else "draw a red circle above a blue square"

@@ -42,6 +42,7 @@ _SMALL_TALK = (
 )
 _SHARE_SIZE_SAID, _SHARE_BACKGROUND_SAID, _SHARE_PLACE_SAID = 0.3, 0.2, 0.4
 _QUESTIONS_IN_TRAINING = 2
+_ABOUT_THE_WHOLE = ("count", "background", "describe")  # kinds of questions
 _DRAWN_BACKGROUNDS = ("white", "black")
 
 
@@ -152,6 +153,13 @@ def _ask(rng: np.random.Generator, split: str) -> Row:
     return {"messages": messages, "images": [render(scene)], "output_images": [], "truth": json.dumps({"asks": asks, "answer": answer})}
 
 
+def _look_up(rng: np.random.Generator, split: str) -> Row:
+    """A question about one of several things: it has to be found first, which is slower to learn than all else that `_ask` asks."""
+    scene = sample_scene(rng, _choice(rng, ("list", "relation")))
+    asks, question, answer = _choice(rng, [asked for asked in _questions(rng, scene) if asked[0] not in _ABOUT_THE_WHOLE])
+    return _row([IMAGE, _text(question)], [_text(answer)], {"asks": asks, "answer": answer}, images=[render(scene)])
+
+
 def _questions(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str, str]]:
     """Everything that can be asked about a scene and has one right answer: (kind, question, answer)."""
     objects = scene.objects
@@ -212,6 +220,7 @@ TASKS: dict[str, Callable[[np.random.Generator, str], Row]] = {
     "draw_and_say": _draw_and_say,
     "draw_two": _draw_two,
     "ask": _ask,
+    "look_up": _look_up,
     "read_digit": _read_digit,
     "talk": _talk,
 }
