@@ -3,7 +3,7 @@
     python examples/lora_digits.py runs/slanted --picture docs/lora_digits.png
 
 Takes three minutes of one CPU core. Saves the adapter, checks that a fresh model that loads it draws the same pictures, and prints the
-shares of drawn digits that are read rightly and lean, or stand, as asked: of real digits, before, and after.
+shares of drawn digits that are read rightly and lean, or stand, as asked, and of shapes: as they really are, before, and after.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.evaluation.judges import DigitJudge
-from vargpt_hf.evaluation.report import draw_rows
+from vargpt_hf.evaluation.report import draw_rows, drawing_figures
 from vargpt_hf.peft import lora_config
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.digits import load_split
@@ -42,19 +42,20 @@ def main() -> None:
     prompts = {
         "slanted": list(slanted_rows(arguments.evaluate, seed=1, split="test")),
         "upright": list(rows({"draw_digit": 1.0}, arguments.evaluate, seed=2, split="test")),
+        "shapes": list(rows({"draw": 1.0}, arguments.evaluate, seed=5, split="test")),
     }
     judge = DigitJudge(*load_split("train"))
 
     def report(pictures: dict[str, list[PILImage.Image]]) -> dict[str, list[PILImage.Image]]:
         for kind, asked in prompts.items():
-            right = [stands(picture, row, kind, judge) for picture, row in zip(pictures[kind], asked)]
+            right = [shows(picture, row, kind, judge) for picture, row in zip(pictures[kind], asked)]
             print(f"  {kind}: {np.mean(right):.1%} of {len(right)}")
         return pictures
 
     def drawn(model) -> dict[str, list[PILImage.Image]]:
         return report({kind: draw_rows(model.eval(), processor, asked, seed=0, batch_size=50) for kind, asked in prompts.items()})
 
-    print("real digits, as the judge sees them")
+    print("as they really are, seen by the judges")
     report({kind: [row["output_images"][0] for row in asked] for kind, asked in prompts.items()})
     print("before")
     before = drawn(fresh_model())
@@ -76,8 +77,8 @@ def main() -> None:
     print("saved, and loaded on a fresh model")
     assert drawn(PeftModel.from_pretrained(fresh_model(), arguments.output)) == after
     if arguments.picture:
-        digits = {kind: [json.loads(row["truth"])["digit"] for row in asked] for kind, asked in prompts.items()}
-        shown = [(kind, digits[kind].index(digit)) for kind in prompts for digit in (2, 4, 6, 7) if digit in digits[kind]]
+        digits = {kind: [json.loads(row["truth"])["digit"] for row in prompts[kind]] for kind in ("slanted", "upright")}
+        shown = [(kind, digits[kind].index(digit)) for kind in digits for digit in (2, 4, 6, 7) if digit in digits[kind]]
         captions = [prompts[kind][index]["messages"][0]["content"][0]["text"] for kind, index in shown]
         looks = [[(pictures[kind][index], caption) for (kind, index), caption in zip(shown, captions)] for pictures in (before, after)]
         sheet(looks).save(arguments.picture)
@@ -109,8 +110,10 @@ def lean(picture: PILImage.Image) -> float:
     return float(-(ink * x * y).sum() / (ink * y * y).sum())
 
 
-def stands(picture: PILImage.Image, row: dict, kind: str, judge: DigitJudge) -> bool:
-    """Whether the picture shows the row's digit, leaning or upright as `kind` says."""
+def shows(picture: PILImage.Image, row: dict, kind: str, judge: DigitJudge) -> bool:
+    """Whether the picture shows the row's shapes, or its digit, leaning or upright as `kind` says."""
+    if kind == "shapes":
+        return drawing_figures(picture, json.loads(row["truth"]), judge)["shape and colour"]
     leans = lean(picture) > SLANT / 2
     straight = sheared(picture, -SLANT) if leans else picture
     return leans == (kind == "slanted") and judge.read(straight) == json.loads(row["truth"])["digit"]
