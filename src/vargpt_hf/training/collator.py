@@ -21,7 +21,7 @@ class VargptDataCollator:
     Pictures are listed in reading order of the parts that stand for them: `images` for parts of type "image", the other columns for
     parts of type "image_gen"; a column that is missing, None or empty has none. Labels are the assistant's tokens: text,
     image-start, image-end and end of sequence, never the places of pictures. Rows without pictures, with pictures of one kind
-    or of both stand side by side.
+    or of both stand side by side. A column `source`, the number of a mixture's part, is handed on to the trainer.
 
     What is random is drawn from `seed` and the texts of the batch alone, so that a resumed run and any number of loader processes
     make the same batches.
@@ -82,7 +82,10 @@ class VargptDataCollator:
             return_assistant_tokens_mask=self.assistant_only,
             processor_kwargs=options,
         )
-        return self._with_labels(dict(inputs))
+        inputs = self._with_labels(dict(inputs))
+        if all(row.get("source") is not None for row in rows):
+            inputs["source"] = torch.tensor([row["source"] for row in rows])
+        return inputs
 
     def _messages(self, row: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
         """The row's messages; at times without the user's text, where the row draws."""
