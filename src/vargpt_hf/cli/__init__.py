@@ -9,6 +9,7 @@ from .card import card
 from .chat import chat
 from .convert import convert
 from .draw import draw
+from .encode import encode
 from .evaluate import evaluate
 from .info import info
 from .serve import serve
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw, ask, chat, convert, card, serve, evaluate, info):
+for command in (draw, ask, chat, encode, convert, card, serve, evaluate, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 

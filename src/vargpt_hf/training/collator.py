@@ -34,9 +34,14 @@ class VargptDataCollator:
         random_crop: cut pictures to generate at a random place, as in the paper's training, not in the middle.
         seed: of the two.
 
+    The trainer sets `vq_fingerprint`, that of its model's image tokenizer: codes of another one are refused.
+
     Raises:
-        ValueError: rows without messages, too long, or with other numbers of pictures than their messages have parts.
+        ValueError: rows without messages, too long, with codes of another image tokenizer, or with other numbers of pictures than their
+            messages have parts.
     """
+
+    vq_fingerprint: str | None = None
 
     def __init__(
         self,
@@ -66,6 +71,12 @@ class VargptDataCollator:
         for index, row in enumerate(rows):
             if not row.get("messages"):
                 raise ValueError(f"Row {index} of the batch needs a column 'messages' that is not empty; it has {sorted(row)}.")
+            made_by = row.get("vq_fingerprint")
+            if None not in (made_by, self.vq_fingerprint) and made_by != self.vq_fingerprint:
+                raise ValueError(
+                    f"Row {index} of the batch has codes of another image tokenizer ({made_by}) than the model's ({self.vq_fingerprint}): "
+                    "encode the pictures again with this model (`vargpt encode`)."
+                )
         rng = np.random.default_rng([self.seed, fingerprint(rows)])
         options: dict[str, Any] = {"padding": True, "padding_side": "right"}
         for column in PICTURE_COLUMNS:

@@ -6,14 +6,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, Features, Value, interleave_datasets
+from datasets import Dataset, Value, interleave_datasets
 
 from .collator import texts_of
-from .readers import CODES, ROW_FEATURES, AnyDataset, check_data_path, open_dataset, parts_of_text, to_rows, undecoded
+from .readers import ROW_FEATURES, AnyDataset, check_data_path, open_dataset, parts_of_text, to_rows, with_constants
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
+EMPTY = {"image_codes": [], "vq_fingerprint": None}  # what rows have that were not encoded ahead, beside others that were
 STOPS = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 
 
@@ -89,23 +90,14 @@ def mix_rows(sources: Sequence[DataSource], seed: int = 0, streaming: bool = Fal
     datasets = [source.load(streaming) for source in sources]
     if len(datasets) == 1:
         return datasets[0]
-    has_codes = any("image_codes" in (dataset.features or ()) for dataset in datasets)
-    datasets = [_tagged(dataset, index, has_codes) for index, dataset in enumerate(datasets)]
+    encoded = {name: feature for dataset in datasets for name, feature in dataset.features.items() if name in EMPTY}
+    for index, dataset in enumerate(datasets):
+        added = {name: (EMPTY[name], feature) for name, feature in encoded.items() if name not in dataset.features}
+        wanted = [*ROW_FEATURES, *encoded]
+        dataset = dataset.select_columns([name for name in wanted if name in dataset.features])
+        datasets[index] = with_constants(dataset, {"source": (index, Value("int32")), **added})
     total = sum(source.weight for source in sources)
     return interleave_datasets(datasets, [source.weight / total for source in sources], seed=seed, stopping_strategy=stop)
-
-
-def _tagged(dataset: AnyDataset, index: int, has_codes: bool) -> AnyDataset:
-    """The dataset with the number of its source, and with codes where others have some: none."""
-    added = {"source": ([index], Value("int32"))}
-    if has_codes and "image_codes" not in dataset.features:
-        added["image_codes"] = ([[]], CODES)
-    if isinstance(dataset, Dataset):
-        for name, (value, feature) in added.items():
-            dataset = dataset.add_column(name, value * len(dataset), feature=feature)
-        return dataset
-    features = Features({**dataset.features, **{name: feature for name, (_, feature) in added.items()}})
-    return undecoded(dataset).map(lambda row: {name: value[0] for name, (value, _) in added.items()}).cast(features)
 
 
 def describe_mixture(rows: Dataset, sources: Sequence[DataSource]) -> str:

@@ -17,6 +17,7 @@ _PICTURES = List(Image())
 _MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 ROW_FEATURES = Features({"messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
 CODES = List(List(Value("int32")))
+_KEPT = {"image_codes": CODES, "vq_fingerprint": Value("string")}  # columns of rows whose pictures were encoded ahead
 
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".arrow": "arrow", ".tar": "webdataset"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -120,7 +121,7 @@ def to_rows(
     | `image` (or jpg, png, …), `text` (or caption, txt, …, or `json` with one) | captioned pictures |
 
     Texts without marks show all pictures at the start of the first turn of the user, as with TRL and LLaVA. Pictures are opened when they are
-    read. `image_codes` are kept; other columns go.
+    read. `image_codes` and `vq_fingerprint` (`vargpt encode`) are kept; other columns go.
 
     Args:
         folder: to which paths of pictures are relative.
@@ -134,20 +135,36 @@ def to_rows(
     if task not in _PROMPTS:
         raise ValueError(f"`task` is {task!r}; it must be one of {', '.join(_PROMPTS)}.")
     columns = set(dataset.column_names or next(iter(dataset), {}))  # of JSON, a stream knows nothing before its first row
-    if pictures is None and all((dataset.features or {}).get(column) == feature for column, feature in ROW_FEATURES.items()):
-        return dataset  # as they should be, nothing to copy
+    if pictures is None and _is_ready(dataset.features or {}):  # nothing to copy
+        return dataset if "output_images" in columns else with_constants(dataset, {"output_images": ([], _PICTURES)})
     shape = _shape_of(columns, task, prompt)
     if shape is None:
         raise ValueError(
             f"The rows have the columns {', '.join(sorted(columns))}, of which none tells what to do. Known are `messages`, `prompt` and "
             "`completion`, `conversations`, or a picture with a caption."
         )
-    features = Features({**ROW_FEATURES, **({"image_codes": CODES} if "image_codes" in columns else {})})
+    features = Features({**ROW_FEATURES, **{name: feature for name, feature in _KEPT.items() if name in columns}})
     convert = partial(_convert, shape=shape, find=_Finder(folder, pictures))
     options = {"with_indices": True, "remove_columns": sorted(columns)}
     if isinstance(dataset, IterableDataset):  # whose `map` believes `features` and leaves pictures as they are
         return undecoded(dataset).map(convert, **options).cast(features)
     return undecoded(dataset).map(convert, features=features, **options)
+
+
+def _is_ready(features: Features) -> bool:
+    """Whether rows are as `to_rows` makes them, with pictures to generate or with codes."""
+    pictures = {"output_images": _PICTURES} if "output_images" in features else {"image_codes": CODES}
+    return all(features.get(name) == feature for name, feature in {"messages": _MESSAGES, "images": _PICTURES, **pictures}.items())
+
+
+def with_constants(dataset: AnyDataset, columns: dict[str, tuple[Any, Any]]) -> AnyDataset:
+    """The dataset with columns of one value each, {name: (value, feature)}."""
+    if isinstance(dataset, Dataset):
+        for name, (value, feature) in columns.items():
+            dataset = dataset.add_column(name, [value] * len(dataset), feature=feature)
+        return dataset
+    features = Features({**dataset.features, **{name: feature for name, (_, feature) in columns.items()}})
+    return undecoded(dataset).map(lambda row: {name: value for name, (value, _) in columns.items()}).cast(features)
 
 
 def _shape_of(columns: set[str], task: str, prompt: str | None) -> Callable[[Row], Turns] | None:
@@ -212,7 +229,7 @@ def _convert(row: Row, index: int, shape: Callable[[Row], Turns], find: Callable
     except ValueError as error:
         raise ValueError(f"Row {index}: {error}") from error
     converted = {"messages": messages, "images": [find(picture) for picture in images], "output_images": [find(picture) for picture in drawn]}
-    return {**converted, **({"image_codes": row["image_codes"]} if "image_codes" in row else {})}
+    return {**converted, **{name: row[name] for name in _KEPT if name in row}}
 
 
 def _sort(kinds: list[str], pictures: list[Any], drawn: list[Any] | None, has_codes: bool) -> tuple[list[Any], list[Any]]:

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
+from ..modeling.vq_vargpt import VargptVQModel
 from .collator import IGNORE_INDEX, VargptDataCollator
 
-ROW_COLUMNS = ("messages", "images", "output_images", "image_codes", "source")
+ROW_COLUMNS = ("messages", "images", "output_images", "image_codes", "vq_fingerprint", "source")
 GROUPING = ("group_by_length", "batch_rebalance")
 
 
@@ -70,6 +71,8 @@ class VargptSFTTrainer(SFTTrainer):
             **kwargs,
         )
         self.model.register_forward_hook(keep_in_graph)
+        if isinstance(self.data_collator, VargptDataCollator):
+            self.data_collator.vq_fingerprint = next(m for m in self.model.modules() if isinstance(m, VargptVQModel)).fingerprint()
         self._num_codes_in_batch: torch.Tensor | None = None
         self.source_names = list(source_names)
         self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long)
