@@ -8,6 +8,7 @@ from .ask import ask
 from .card import card
 from .chat import chat
 from .convert import convert
+from .data import data
 from .draw import draw
 from .encode import encode
 from .evaluate import evaluate
@@ -25,6 +26,7 @@ app = typer.Typer(
 for command in (draw, ask, chat, encode, convert, card, serve, evaluate, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.add_typer(data, name="data")
 
 
 def main() -> None:
