@@ -43,7 +43,7 @@ def test_marks_become_parts_and_sort_the_pictures(pictures):
 
 def test_marks_without_pictures_are_refused(pictures):
     file = write(pictures, [{"messages": conversation("<image> what", "red"), "images": ["red.png", "blue.png"]}])
-    with pytest.raises(ValueError, match="Row 0 has 1 marks of pictures in its texts, but 2 pictures"):
+    with pytest.raises(ValueError, match="Row 0: 1 marks of pictures in the texts, but 2 pictures"):
         load_rows(file)
 
 
@@ -78,11 +78,11 @@ def test_rows_of_parts_come_back_from_every_form(pictures, ending):
 def test_codes_pass_and_the_column_of_pictures_is_added(tmp_path):
     messages = [{"role": "assistant", "content": [{"type": "image_gen", "text": None}]}]
     Dataset.from_list([{"messages": messages, "image_codes": [[1, 2, 3]]}]).save_to_disk(tmp_path / "rows")
-    assert load_rows(tmp_path / "rows")[0] | {"messages": 0} == {"messages": 0, "image_codes": [[1, 2, 3]], "images": []}
+    assert load_rows(tmp_path / "rows")[0] | {"messages": 0} == {"messages": 0, "image_codes": [[1, 2, 3]], "images": [], "output_images": []}
 
 
 def test_what_is_no_dataset_of_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="There is no dataset at .*nothing"):
         load_rows(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="no column 'messages', only text"):
+    with pytest.raises(ValueError, match="have the columns text, of which none tells what to do"):
         load_rows(write(tmp_path, [{"text": "a"}]))

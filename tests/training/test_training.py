@@ -372,6 +372,20 @@ def test_script_trains_saves_and_resumes(base, tmp_path):
     assert all(torch.equal(value, resumed[name]) for name, value in straight.items())
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["ahead", "streaming"])
+def test_a_mixture_is_drawn_by_weight_and_logged(base, tmp_path, capsys, streaming):
+    texts = {"prompt": "say hello", "completion": "hello"}
+    (tmp_path / "texts.json").write_text(json.dumps([texts] * 30))  # 4 steps do not come to its end
+    sources = [{"path": str(tmp_path / "rows"), "weight": 3}, str(tmp_path / "texts.json")]
+    train(write_config(tmp_path, base, train_data=sources, stage="stage3", streaming=streaming, per_device_train_batch_size=4, logging_steps=1))
+    log = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    counts = [(entry["rows_of_rows"], entry["rows_of_texts.json"]) for entry in log]
+    rows_each_step = 4 * 2  # accumulated
+    assert [sum(pair) for pair in counts] == [rows_each_step * step for step in (1, 2, 3, 4)]
+    assert counts[-1][0] > counts[-1][1] > 0
+    assert ("rows drawn from" in capsys.readouterr().out) == (not streaming)
+
+
 def test_schedules_come_from_stage_file_and_command_line(base, tmp_path):
     file = write_config(tmp_path, base, stage="stage3", learning_rate=3e-4)
     script, training, model_config = parse(file, ["--num_train_epochs", "7"])
@@ -432,6 +446,10 @@ def test_the_examples_are_read(stage, base, tmp_path):
         ({"load_in_4bit": True}, "not supported"),
         ({"stage": "stage9"}, "no stage 'stage9'"),
         ({"train_data": "/nowhere"}, "There is no dataset at /nowhere"),
+        ({"train_data": [{"path": "/nowhere", "wait": 2}]}, "A source of data needs `path` and may have weight"),
+        ({"streaming": True, "max_steps": -1}, "set `max_steps`"),
+        ({"streaming": True, "train_sampling_strategy": "group_by_length"}, "needs all rows ahead"),
+        ({"mixture_stop": "never"}, "`stop` is 'never'"),
         ({"stage": ""}, "has no `stage`"),
         ({"learning_speed": 1}, "learning_speed"),
     ],

@@ -8,7 +8,9 @@ from .ask import ask
 from .card import card
 from .chat import chat
 from .convert import convert
+from .data import data
 from .draw import draw
+from .encode import encode
 from .evaluate import evaluate
 from .info import info
 from .serve import serve
@@ -21,9 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw, ask, chat, convert, card, serve, evaluate, info):
+for command in (draw, ask, chat, encode, convert, card, serve, evaluate, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.add_typer(data, name="data")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ Shapes: B batch, L codes of one picture over all scales, l codes of one scale, V
 latent grid (the last scale), h w the grid of one scale. Codes run coarse to fine, row by row inside a scale.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -342,6 +343,13 @@ class VargptVQModel(PreTrainedModel):
         """
         with torch.autocast(pixel_values.device.type, enabled=False):  # codes are targets: the same with and without autocast
             return self.quantizer.encode(self.encode_latents(pixel_values))[0]
+
+    def fingerprint(self) -> str:
+        """What the meaning of codes hangs on, as 16 hexadecimal digits: scales, codebook and φ, which stay in float32."""
+        digest = hashlib.sha256(repr(tuple(self.config.scales)).encode())
+        for name, tensor in sorted(self.quantizer.state_dict().items()):
+            digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def check_codes(self, codes: torch.LongTensor, num_scales: int | None = None) -> None:
         """Raises a ValueError unless `codes` is (batch, ≥ places of the scales asked for) with values in [0, V)."""

@@ -21,7 +21,7 @@ class VargptDataCollator:
     Pictures are listed in reading order of the parts that stand for them: `images` for parts of type "image", the other columns for
     parts of type "image_gen"; a column that is missing, None or empty has none. Labels are the assistant's tokens: text,
     image-start, image-end and end of sequence, never the places of pictures. Rows without pictures, with pictures of one kind
-    or of both stand side by side.
+    or of both stand side by side. A column `source`, the number of a mixture's part, is handed on to the trainer.
 
     What is random is drawn from `seed` and the texts of the batch alone, so that a resumed run and any number of loader processes
     make the same batches.
@@ -34,9 +34,14 @@ class VargptDataCollator:
         random_crop: cut pictures to generate at a random place, as in the paper's training, not in the middle.
         seed: of the two.
 
+    The trainer sets `vq_fingerprint`, that of its model's image tokenizer: codes of another one are refused.
+
     Raises:
-        ValueError: rows without messages, too long, or with other numbers of pictures than their messages have parts.
+        ValueError: rows without messages, too long, with codes of another image tokenizer, or with other numbers of pictures than their
+            messages have parts.
     """
+
+    vq_fingerprint: str | None = None
 
     def __init__(
         self,
@@ -66,6 +71,12 @@ class VargptDataCollator:
         for index, row in enumerate(rows):
             if not row.get("messages"):
                 raise ValueError(f"Row {index} of the batch needs a column 'messages' that is not empty; it has {sorted(row)}.")
+            made_by = row.get("vq_fingerprint")
+            if None not in (made_by, self.vq_fingerprint) and made_by != self.vq_fingerprint:
+                raise ValueError(
+                    f"Row {index} of the batch has codes of another image tokenizer ({made_by}) than the model's ({self.vq_fingerprint}): "
+                    "encode the pictures again with this model (`vargpt encode`)."
+                )
         rng = np.random.default_rng([self.seed, fingerprint(rows)])
         options: dict[str, Any] = {"padding": True, "padding_side": "right"}
         for column in PICTURE_COLUMNS:
@@ -82,7 +93,10 @@ class VargptDataCollator:
             return_assistant_tokens_mask=self.assistant_only,
             processor_kwargs=options,
         )
-        return self._with_labels(dict(inputs))
+        inputs = self._with_labels(dict(inputs))
+        if all(row.get("source") is not None for row in rows):
+            inputs["source"] = torch.tensor([row["source"] for row in rows])
+        return inputs
 
     def _messages(self, row: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
         """The row's messages; at times without the user's text, where the row draws."""

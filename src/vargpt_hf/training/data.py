@@ -1,115 +1,109 @@
-"""Datasets on disk → rows of conversations: `{"messages", "images", "output_images" | "image_codes"}`."""
+"""Datasets and mixtures of them → rows of conversations for the trainer."""
 
-import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
+from datasets import Dataset, Value, interleave_datasets
 
 from .collator import texts_of
+from .readers import ROW_FEATURES, AnyDataset, check_data_path, open_dataset, parts_of_text, to_rows, with_constants
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
-_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
-_MARKS = {"<image>": "image", "<image_gen>": "image_gen"}
-_PICTURES = List(Image())
-_MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
-ROW_FEATURES = Features({"messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
+EMPTY = {"image_codes": [], "vq_fingerprint": None}  # what rows have that were not encoded ahead, beside others that were
+STOPS = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 
 
-def load_rows(path: str | Path) -> Dataset:
-    """The rows of a folder that `Dataset.save_to_disk` wrote, or of a parquet, JSON or Arrow file.
+@dataclass(frozen=True)
+class DataSource:
+    """One dataset of a mixture, as a YAML file names it.
 
-    Messages hold parts, or plain texts as in the released data: there `<image>` marks a picture to understand and `<image_gen>` one
-    to generate, and `images` lists both in the order of their marks. Paths of pictures are relative to the file.
+    Args:
+        path: see `open_dataset`.
+        weight: how often it is drawn from, against the others' weights.
+        split: see `open_dataset`.
+        pictures, task, prompt: see `to_rows`.
+    """
+
+    path: str
+    weight: float = 1.0
+    split: str | None = None
+    pictures: str | None = None
+    task: str = "draw"
+    prompt: str | None = None
+
+    def __post_init__(self):
+        if not self.weight > 0:
+            raise ValueError(f"The weight of {self.path} must be positive, got {self.weight}.")
+
+    def load(self, streaming: bool = False) -> AnyDataset:
+        """Its rows."""
+        return load_rows(self.path, self.split, streaming, pictures=self.pictures, task=self.task, prompt=self.prompt)
+
+
+def sources_of(given: str | Path | Sequence[str | dict[str, Any]]) -> list[DataSource]:
+    """The sources that a setting names: a path, or a list of paths and of mappings with the fields of `DataSource`.
 
     Raises:
-        ValueError: a path that does not exist or holds something else, rows without messages, or marks and pictures that
-            differ in number.
+        ValueError: nothing named, unknown fields, or paths where nothing is.
     """
-    path = check_data_path(path)
-    if path.is_dir():
-        rows, folder = load_from_disk(str(path)), path
-    else:
-        rows, folder = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train"), path.parent
-    if isinstance(rows, DatasetDict):
-        raise ValueError(f"{path} holds the splits {', '.join(rows)}: give the folder of one of them.")
-    if "messages" not in rows.column_names:
-        raise ValueError(f"Rows of {path} have no column 'messages', only {', '.join(rows.column_names)}.")
-    for column in {"images", "output_images"} & set(rows.column_names):
-        rows = _with_pictures(rows, column, folder)
-    if _has_plain_texts(rows):
-        rows = _from_marks(rows)
-    if "images" not in rows.column_names:  # TRL looks for this column in the first row to tell a vision dataset
-        rows = rows.add_column("images", [[]] * len(rows))
-    return rows
+    entries = [given] if isinstance(given, (str, Path)) else list(given or ())
+    known = [field.name for field in fields(DataSource)]
+    sources = []
+    for entry in entries:
+        entry = entry if isinstance(entry, dict) else {"path": str(entry)}
+        if "path" not in entry or set(entry) - set(known):
+            raise ValueError(f"A source of data needs `path` and may have {', '.join(known[1:])}; got {', '.join(map(str, entry))}.")
+        source = DataSource(**entry)
+        check_data_path(source.path)
+        sources.append(source)
+    if not sources:
+        raise ValueError("There is no source of data: name a path, or a list of them.")
+    return sources
 
 
-def check_data_path(path: str | Path) -> Path:
-    """The path, if `load_rows` can read such a one; else raises a ValueError."""
-    path = Path(path)
-    if not path.is_dir() and not (path.suffix in _FORMATS and path.is_file()):
-        raise ValueError(
-            f"There is no dataset at {path}: give a folder written by `Dataset.save_to_disk`, or a file that ends in {', '.join(_FORMATS)}."
-        )
-    return path
+def load_rows(path: str | Path, split: str | None = None, streaming: bool = False, **options) -> AnyDataset:
+    """The rows of one dataset: [`open_dataset`], then [`to_rows`], whose options follow."""
+    dataset, folder = open_dataset(path, split, streaming)
+    return to_rows(dataset, folder, **options)
 
 
-def _with_pictures(rows: Dataset, column: str, folder: Path) -> Dataset:
-    """The rows with a column of paths, or of bytes as parquet has them, as pictures; opened when they are read."""
-    feature = rows.features[column]
-    if feature == List(Value("string")):
+def mix_rows(sources: Sequence[DataSource], seed: int = 0, streaming: bool = False, stop: str = "all_exhausted") -> AnyDataset:
+    """Rows of several sources, drawn by their weights in an order that the seed fixes; of one source, as they are.
 
-        def resolve(paths: list[str] | None) -> dict[str, list[str]]:
-            return {column: [path if "://" in path else str(folder / path) for path in paths or []]}
+    Args:
+        stop: when the mixture ends (`datasets.interleave_datasets`): "first_exhausted", when any source has been read;
+            "all_exhausted", when all have, smaller ones several times; "all_exhausted_without_replacement", when all have, each row once.
 
-        rows = rows.map(resolve, input_columns=column)
-    if feature in (_PICTURES, List(Value("null")), Value("null")):
-        return rows
-    return rows.cast_column(column, _PICTURES)
+    Returns:
+        Rows with a column `source`, the index of their source, where there are several.
 
-
-def _has_plain_texts(rows: Dataset) -> bool:
-    messages = rows.features["messages"]
-    return isinstance(messages, List) and isinstance(messages.feature, dict) and messages.feature.get("content") == Value("string")
-
-
-def _from_marks(rows: Dataset) -> Dataset:
-    """The rows with marks in their texts as rows of parts, and their pictures sorted by kind."""
-    if "output_images" in rows.column_names:
-        raise ValueError("Rows whose texts have marks list all pictures in `images`; they have `output_images` as well.")
-    if "images" not in rows.column_names:
-        rows = rows.add_column("images", [[]] * len(rows))
-    if rows.features["images"] == _PICTURES:
-        rows = rows.cast_column("images", List(Image(decode=False)))  # moved as they are
-    features = Features({**rows.features, **ROW_FEATURES})
-    return rows.map(_row_of_marks, with_indices=True, features=features)
+    Raises:
+        ValueError: an unknown `stop`.
+    """
+    if stop not in STOPS:
+        raise ValueError(f"`stop` is {stop!r}; it must be one of {', '.join(STOPS)}.")
+    datasets = [source.load(streaming) for source in sources]
+    if len(datasets) == 1:
+        return datasets[0]
+    encoded = {name: feature for dataset in datasets for name, feature in dataset.features.items() if name in EMPTY}
+    for index, dataset in enumerate(datasets):
+        added = {name: (EMPTY[name], feature) for name, feature in encoded.items() if name not in dataset.features}
+        wanted = [*ROW_FEATURES, *encoded]
+        dataset = dataset.select_columns([name for name in wanted if name in dataset.features])
+        datasets[index] = with_constants(dataset, {"source": (index, Value("int32")), **added})
+    total = sum(source.weight for source in sources)
+    return interleave_datasets(datasets, [source.weight / total for source in sources], seed=seed, stopping_strategy=stop)
 
 
-def _row_of_marks(row: dict[str, Any], index: int) -> dict[str, Any]:
-    """One row of `_from_marks`."""
-    messages = [{"role": message["role"], "content": parts_of_text(message["content"] or "")} for message in row["messages"]]
-    kinds = [part["type"] for message in messages for part in message["content"] if part["type"] != "text"]
-    pictures = row["images"] or []
-    if len(kinds) != len(pictures):
-        raise ValueError(f"Row {index} has {len(kinds)} marks of pictures in its texts, but {len(pictures)} pictures.")
-    sorted_pictures = {
-        column: [picture for picture, found in zip(pictures, kinds) if found == kind]
-        for column, kind in (("images", "image"), ("output_images", "image_gen"))
-    }
-    return {"messages": messages, **sorted_pictures}
-
-
-def parts_of_text(text: str) -> list[dict[str, str | None]]:
-    """The parts of a text with marks; line breaks next to a mark go, since the chat template sets its own."""
-    parts: list[dict[str, str | None]] = []
-    for piece in re.split(f"({'|'.join(map(re.escape, _MARKS))})", text.strip()):
-        if piece in _MARKS:
-            parts.append({"type": _MARKS[piece], "text": None})
-        elif piece.strip("\n"):
-            parts.append({"type": "text", "text": piece.strip("\n")})
-    return parts
+def describe_mixture(rows: Dataset, sources: Sequence[DataSource]) -> str:
+    """How many rows of each source a mixture holds, for people."""
+    counts = Counter(rows["source"]) if "source" in rows.column_names else {0: len(rows)}
+    return "; ".join(f"{source.path}: {counts[index]:,} ({counts[index] / len(rows):.1%})" for index, source in enumerate(sources))
 
 
 def add_lengths(rows: Dataset, processor: "VargptProcessor", column: str = "length") -> Dataset:
@@ -127,3 +121,16 @@ def add_lengths(rows: Dataset, processor: "VargptProcessor", column: str = "leng
         measure, input_columns="messages", batched=True, remove_columns="messages", keep_in_memory=True
     )
     return rows.add_column(column, lengths[column][:])
+
+
+__all__ = [
+    "ROW_FEATURES",
+    "DataSource",
+    "add_lengths",
+    "check_data_path",
+    "describe_mixture",
+    "load_rows",
+    "mix_rows",
+    "parts_of_text",
+    "sources_of",
+]

@@ -15,7 +15,7 @@ from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing.processing_vargpt import VargptProcessor
 from .collator import VargptDataCollator
-from .data import add_lengths, check_data_path, load_rows
+from .data import add_lengths, describe_mixture, mix_rows, sources_of
 from .stages import apply_stage, get_stage, stage_linears
 from .trainer import GROUPING, VargptSFTConfig, VargptSFTTrainer
 
@@ -28,8 +28,10 @@ class VargptScriptArguments:
 
     Args:
         stage: name of the stage, which says what is trained and the default schedule.
-        train_data: dataset to train on; see `load_rows`.
-        eval_data: dataset to evaluate on.
+        train_data: what to train on: a path, or (in the file) a list of paths and of mappings with the fields of `DataSource`.
+        eval_data: what to evaluate on, in the same form.
+        streaming: read rows one after the other instead of all ahead; needs `max_steps`.
+        mixture_stop: when a mixture of several ends; see `mix_rows`.
         train_modules: regular expressions of parameters to train in place of the stage's.
         assistant_only: label the assistant's tokens only.
         prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
@@ -39,6 +41,8 @@ class VargptScriptArguments:
     stage: str = ""
     train_data: str = ""
     eval_data: str | None = None
+    streaming: bool = False
+    mixture_stop: str = "all_exhausted"
     train_modules: list[str] | None = field(default=None)
     assistant_only: bool = True
     prompt_dropout: float = 0.0
@@ -58,8 +62,9 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
         ValueError: a file, key, stage, dataset or model folder that is not there or not right.
     """
     script, training, model_config = parse(config, overrides)
-    train_rows = load_rows(script.train_data)
-    eval_rows = load_rows(script.eval_data) if script.eval_data else None
+    sources = sources_of(script.train_data)
+    train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
+    eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
     model = load_model(model_config)
     processor = VargptProcessor.from_pretrained(model_config.model_name_or_path, revision=model_config.model_revision)
     if training.train_sampling_strategy in GROUPING:
@@ -82,9 +87,13 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=processor,
+        source_names=[Path(source.path).name for source in sources] if len(sources) > 1 else (),
     )
     if trainer.is_world_process_zero():
-        print(f"{script.stage}: trains {trained:,} of {model.num_parameters():,} parameters on {len(train_rows):,} rows")
+        rows = "a stream of rows" if script.streaming else f"{len(train_rows):,} rows"
+        print(f"{script.stage}: trains {trained:,} of {model.num_parameters():,} parameters on {rows}")
+        if not script.streaming:
+            print(f"rows drawn from {describe_mixture(train_rows, sources)}")
     trainer.train(resume_from_checkpoint=resume_point(training))
     trainer.save_model(training.output_dir)  # with the processor
 
@@ -148,8 +157,12 @@ def _stage_name(given: dict, overrides: Sequence[str]) -> str:
 
 def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_config: ModelConfig) -> None:
     """Refuses, before anything is loaded, what cannot work."""
-    for path in filter(None, (script.train_data, script.eval_data)):
-        check_data_path(path)
+    for given in filter(None, (script.train_data, script.eval_data)):
+        sources_of(given)
+    if script.streaming and training.max_steps <= 0:
+        raise ValueError("`streaming` does not know how many rows there are: set `max_steps`.")
+    if script.streaming and training.train_sampling_strategy in GROUPING:
+        raise ValueError(f"train_sampling_strategy={training.train_sampling_strategy!r} needs all rows ahead: leave it out, or `streaming`.")
     if training.eval_strategy != "no" and not script.eval_data:
         raise ValueError(f"eval_strategy is {training.eval_strategy.value!r}, but there is no `eval_data`.")
     if not 0 <= script.prompt_dropout <= 1:

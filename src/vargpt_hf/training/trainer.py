@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
+from ..modeling.vq_vargpt import VargptVQModel
 from .collator import IGNORE_INDEX, VargptDataCollator
 
-ROW_COLUMNS = ("messages", "images", "output_images", "image_codes")
+ROW_COLUMNS = ("messages", "images", "output_images", "image_codes", "vq_fingerprint", "source")
 GROUPING = ("group_by_length", "batch_rebalance")
 
 
@@ -37,6 +38,8 @@ class VargptSFTTrainer(SFTTrainer):
     `text_accuracy`, `image_accuracy` (shares of right tokens and codes) and `num_tokens`, each over all targets since the last
     log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is their weighted sum.
 
+    Of a mixture whose rows have a `source`, its number, `rows_of_NAME` tells how many rows of each of `source_names` have been trained on.
+
     Takes the arguments of `SFTTrainer`; the processor is needed as `processing_class`, and `data_collator` is a
     [`VargptDataCollator`] by default. Evaluation uses it without what is random in it.
 
@@ -46,7 +49,9 @@ class VargptSFTTrainer(SFTTrainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None, **kwargs):
+    def __init__(
+        self, model, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None, source_names=(), **kwargs
+    ):
         args = VargptSFTConfig("trainer_output") if args is None else args
         if args.loss_type != "nll" or args.label_smoothing_factor:
             raise ValueError(
@@ -66,7 +71,11 @@ class VargptSFTTrainer(SFTTrainer):
             **kwargs,
         )
         self.model.register_forward_hook(keep_in_graph)
+        if isinstance(self.data_collator, VargptDataCollator):
+            self.data_collator.vq_fingerprint = next(m for m in self.model.modules() if isinstance(m, VargptVQModel)).fingerprint()
         self._num_codes_in_batch: torch.Tensor | None = None
+        self.source_names = list(source_names)
+        self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long)
         self._sums: dict[str, torch.Tensor | None] = {"train": None, "eval": None}
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -105,7 +114,10 @@ class VargptSFTTrainer(SFTTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        counts = {}
+        counts, inputs = {}, dict(inputs)
+        sources = inputs.pop("source", None)
+        if self.source_names and sources is not None and model.training:
+            self._rows_of_sources += torch.bincount(sources.cpu(), minlength=len(self.source_names))
         if num_items_in_batch is not None:
             counts = {"num_items_in_batch": num_items_in_batch, "num_codes_in_batch": self._num_codes_in_batch}
         outputs = model(**inputs, **counts, use_cache=False)
@@ -159,6 +171,8 @@ class VargptSFTTrainer(SFTTrainer):
                 figures |= {f"{kind}_loss": loss / count, f"{kind}_accuracy": hits / count}
         if mode == "train":
             self._total_train_tokens += int(sums[6])
+            rows = self.accelerator.gather(self._rows_of_sources.to(self.args.device)[None]).sum(0).tolist() if self.source_names else []
+            figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, rows)}
         return {**figures, "num_tokens": self._total_train_tokens}
 
 

@@ -1,0 +1,48 @@
+"""`vargpt encode`: pictures to generate, as codes, ahead of training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Model
+
+
+def encode(
+    data: Annotated[str, typer.Argument(help="Dataset of rows or of captioned pictures, as `vargpt train` takes it.")],
+    output: Annotated[Path, typer.Argument(help="Folder for parquet files with codes; a run that was stopped goes on there.")],
+    model: Model = None,
+    pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the pictures that rows name.")] = None,
+    prompt: Annotated[str | None, typer.Option(help='What the user says of a captioned picture; "{}" stands for the caption.')] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the dataset, where there are several.")] = None,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows in each file.")] = 2048,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that are encoded together.")] = 16,
+    num_processes: Annotated[int, typer.Option(min=1, help="Processes that encode at the same time.")] = 1,
+    device: Annotated[str, typer.Option(help='"cpu", or "cuda" for all GPUs, one for each process.')] = "cpu",
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out rows with pictures that cannot be read.")] = False,
+) -> None:
+    """Turn the pictures to generate in DATA into codes of the model's image tokenizer.
+
+    \b
+    Examples:
+      vargpt encode ./my-pictures ./my-codes --model ./my-vargpt
+      vargpt encode instruct.json ./codes --pictures ./imagenet --model ./my-vargpt --num-processes 8
+    """
+    from ..tiny import TINY_FOLDER
+
+    try:
+        from ..training.codes import encode_rows
+        from ..training.data import load_rows
+    except ImportError as error:
+        raise ValueError(f'Encoding needs more packages ({error}): pip install "vargpt-hf[train]".') from error
+    encode_rows(
+        load_rows(data, split, pictures=pictures, prompt=prompt),
+        model or TINY_FOLDER,
+        output,
+        rows_per_shard=rows_per_shard,
+        batch_size=batch_size,
+        num_processes=num_processes,
+        device=device,
+        skip_broken=skip_broken,
+    )
+    typer.echo(f"Saved {output}")

@@ -1,0 +1,147 @@
+"""What a dataset holds, before anything is trained on it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm.auto import tqdm
+
+from ..processing.processing_vargpt import VargptProcessor
+from .collator import pictures_of
+from .readers import AnyDataset, undecoded
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+_BARS, _BAR_WIDTH, _HEIGHT, _MARGIN = 40, 14, 220, 24
+
+
+@dataclass
+class DataReport:
+    """What [`check_rows`] found.
+
+    Args:
+        rows: how many rows there are.
+        images: pictures to understand.
+        drawings: pictures to generate, codes among them.
+        lengths: tokens of every row that the processor takes.
+        broken: pictures that cannot be read, each with its row, its file and the cause.
+        wrong: rows that the processor refuses, each with the cause.
+        max_length: longest row that training takes; None for any.
+    """
+
+    rows: int = 0
+    images: int = 0
+    drawings: int = 0
+    lengths: list[int] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    max_length: int | None = None
+
+    @property
+    def too_long(self) -> int:
+        """Rows of more than `max_length` tokens."""
+        return 0 if self.max_length is None else sum(length > self.max_length for length in self.lengths)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether training can take every row."""
+        return not (self.broken or self.wrong or self.too_long)
+
+    def quantiles(self) -> dict[float, int]:
+        """Tokens of rows at `QUANTILES`; {} without rows."""
+        return {share: int(np.quantile(self.lengths, share, method="nearest")) for share in QUANTILES} if self.lengths else {}
+
+    def __str__(self) -> str:
+        shown = {0.0: "least", 0.5: "median", 1.0: "most"}
+        quantiles = ", ".join(f"{shown.get(share, f'{share:.0%}')} {length:,}" for share, length in self.quantiles().items())
+        lines = [
+            f"rows                     {self.rows:,}",
+            f"pictures to understand   {self.images:,}",
+            f"pictures to generate     {self.drawings:,}",
+            f"tokens                   {sum(self.lengths):,}",
+            f"tokens of a row          {quantiles}",
+        ]
+        if self.max_length is not None:
+            lines.append(f"longer than {self.max_length:<13,}{self.too_long:,}")
+        lines += [f"broken pictures          {len(self.broken):,}", *(f"  {line}" for line in self.broken[:20])]
+        lines += [f"wrong rows               {len(self.wrong):,}", *(f"  {line}" for line in self.wrong[:20])]
+        return "\n".join(lines)
+
+
+def check_rows(rows: AnyDataset, processor: VargptProcessor, max_length: int | None = None) -> DataReport:
+    """Opens every picture of every row and counts its tokens, as training would.
+
+    Args:
+        rows: see `to_rows`.
+        processor: of the model that is to be trained.
+        max_length: longest row that training will take.
+    """
+    report = DataReport(max_length=max_length)
+    for index, row in enumerate(tqdm(_raw(rows), desc="Checking", unit=" rows", total=None if not hasattr(rows, "__len__") else len(rows))):
+        report.rows += 1
+        pictures = {name: pictures_of(row, name) for name in ("images", "output_images", "image_codes")}
+        report.images += len(pictures["images"])
+        report.drawings += len(pictures["output_images"]) + len(pictures["image_codes"])
+        broken = [
+            f"row {index}, {name}[{number}], {_name(picture)}: {cause}"
+            for name in ("images", "output_images")
+            for number, picture in enumerate(pictures[name])
+            if (cause := _cause(processor, picture))
+        ]
+        report.broken += broken
+        if broken:
+            continue
+        try:
+            inputs = processor.apply_chat_template(
+                [row["messages"]],
+                tokenize=True,
+                return_dict=True,
+                processor_kwargs={name: [given] for name, given in pictures.items() if given},
+            )
+        except ValueError as error:
+            report.wrong.append(f"row {index}: {error}")
+            continue
+        report.lengths.append(len(inputs["input_ids"][0]))
+    return report
+
+
+def _raw(rows: AnyDataset) -> Iterable[dict[str, Any]]:
+    """The rows, their pictures unopened: one that is broken must not end the loop."""
+    return undecoded(rows)
+
+
+def _name(picture: Any) -> str:
+    path = picture.get("path") if isinstance(picture, dict) else None
+    return path or "in the data file"
+
+
+def _cause(processor: VargptProcessor, picture: Any) -> str | None:
+    """Why a picture cannot be read, or None."""
+    try:
+        processor.image_processor.fetch_images(picture)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
+
+
+def draw_lengths(lengths: Sequence[int], file: str | Path, max_length: int | None = None) -> None:
+    """Saves a picture of how many rows have how many tokens; a red line stands at `max_length`."""
+    if not lengths:
+        raise ValueError("There are no rows whose lengths could be drawn.")
+    longest = max(*lengths, max_length or 0, 1)
+    counts, _ = np.histogram(lengths, bins=_BARS, range=(0, longest))
+    sheet = Image.new("RGB", (2 * _MARGIN + _BARS * _BAR_WIDTH, _HEIGHT + 2 * _MARGIN), "white")
+    pen = ImageDraw.Draw(sheet)
+    base = _HEIGHT + _MARGIN
+    for index, count in enumerate(counts.tolist()):
+        left = _MARGIN + index * _BAR_WIDTH
+        pen.rectangle((left, base - round(_HEIGHT * count / counts.max()), left + _BAR_WIDTH - 3, base), fill="steelblue")
+    pen.text((_MARGIN, base + 6), "0", fill="black")
+    pen.text((sheet.width - _MARGIN, base + 6), f"{longest:,} tokens", fill="black", anchor="ra")
+    pen.text((_MARGIN, 6), f"{len(lengths):,} rows; the tallest bar: {counts.max():,}", fill="black")
+    if max_length is not None:
+        x = _MARGIN + round(_BARS * _BAR_WIDTH * max_length / longest)
+        pen.line((x, _MARGIN, x, base), fill="red", width=2)
+    sheet.save(file)

@@ -1,0 +1,200 @@
+"""Pictures to generate → codes ahead of training: far smaller, and the image tokenizer runs once instead of in every epoch."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, Features, List, Value
+from tqdm.auto import tqdm
+
+from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+from ..processing.processing_vargpt import VargptProcessor
+from .readers import CODES, ROW_FEATURES, undecoded
+
+MANIFEST = "codes.json"
+FEATURES = Features(
+    {
+        "messages": ROW_FEATURES["messages"],
+        "images": ROW_FEATURES["images"],
+        "image_codes": CODES,
+        "image_hashes": List(Value("string")),
+        "vq_fingerprint": Value("string"),
+    }
+)
+_SHOWN_BROKEN = 20
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a folder of codes was, or is to be, made of."""
+
+    vq_fingerprint: str
+    num_rows: int
+    rows_per_shard: int
+    rows_fingerprint: str
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_rows // self.rows_per_shard)
+
+    def file(self, output: Path, shard: int) -> Path:
+        return output / f"codes-{shard:05}-of-{self.num_shards:05}.parquet"
+
+
+def encode_rows(
+    rows: Dataset,
+    model: str | Path,
+    output: str | Path,
+    *,
+    rows_per_shard: int = 2048,
+    batch_size: int = 16,
+    num_processes: int = 1,
+    device: str = "cpu",
+    skip_broken: bool = False,
+) -> None:
+    """Writes rows whose pictures to generate have become codes, as parquet files of `rows_per_shard` rows each.
+
+    Columns are `messages`, `images` (as they were), `image_codes`, `image_hashes` (SHA-256 of each encoded picture's file) and `vq_fingerprint`
+    (`VargptVQModel.fingerprint`). A file appears when it is whole; a run that was stopped goes on with the files that are missing.
+
+    Args:
+        rows: rows with `output_images`.
+        model: folder or Hub id of the VARGPT whose image tokenizer encodes.
+        output: folder for the files; one that an earlier run of the same rows and image tokenizer has begun is continued.
+        batch_size: pictures that are encoded together.
+        num_processes: processes that encode at the same time; of a "cuda" device each takes the next GPU.
+        skip_broken: leave out rows with pictures that cannot be read, instead of stopping at the end with their list.
+
+    Raises:
+        ValueError: a folder with codes of other rows or of another image tokenizer, or broken pictures.
+    """
+    output = Path(output)
+    vq_model = VargptForConditionalGeneration.from_pretrained(model, dtype="float32").model.vq_model
+    job = _Job(vq_model.fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows))
+    _check_manifest(job, output)
+    missing = [shard for shard in range(job.num_shards) if not job.file(output, shard).exists()]
+    broken: list[str] = []
+    encode = partial(_encode_shard, rows=undecoded(rows), job=job, output=output, batch_size=batch_size, skip_broken=skip_broken)
+    with tqdm(total=job.num_rows, initial=job.num_rows - _rows_of(missing, job), desc="Encoding", unit=" rows") as progress:
+        for shard, found in _run(encode, missing, (str(model), device), num_processes):
+            progress.update(_rows_of([shard], job))
+            broken += found
+    if broken:
+        (output / "broken.txt").write_text("\n".join(broken) + "\n")
+        listed = "\n".join(broken[:_SHOWN_BROKEN]) + ("\n..." if len(broken) > _SHOWN_BROKEN else "")
+        if not skip_broken:
+            raise ValueError(
+                f"{len(broken)} pictures cannot be read (all in {output / 'broken.txt'}):\n{listed}\nMend them and run again: what is "
+                "encoded stays. Or leave their rows out by `skip_broken`."
+            )
+        print(f"Left out the rows of {len(broken)} pictures that cannot be read (all in {output / 'broken.txt'}):\n{listed}")
+
+
+def content_fingerprint(rows: Dataset) -> str:
+    """Tells datasets of other texts, or in another order, apart; of pictures their number counts."""
+    digest = hashlib.sha256()
+    for batch in rows.select_columns("messages").iter(1000):
+        digest.update(json.dumps(batch["messages"], sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_manifest(job: _Job, output: Path) -> None:
+    """Notes in a new folder what it is made of; refuses one that is made of something else, and tidies up one that was left."""
+    file = output / MANIFEST
+    for unfinished in output.glob(".*.parquet.*"):
+        unfinished.unlink()
+    if file.is_file():
+        found = json.loads(file.read_text())
+        if different := {name: (found.get(name), value) for name, value in asdict(job).items() if found.get(name) != value}:
+            listed = ", ".join(f"{name} {there} (here {here})" for name, (there, here) in different.items())
+            raise ValueError(f"{output} holds codes of something else: {listed}. Choose another folder, or delete this one.")
+        return
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is there and holds no codes: choose another folder.")
+    output.mkdir(parents=True, exist_ok=True)
+    _write(file, lambda path: path.write_text(json.dumps(asdict(job), indent=2) + "\n"))
+
+
+def _write(file: Path, write: Any) -> None:
+    """Lets a file appear when it is whole."""
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    write(unfinished)
+    os.replace(unfinished, file)
+
+
+def _rows_of(shards: list[int], job: _Job) -> int:
+    return sum(min(job.rows_per_shard, job.num_rows - shard * job.rows_per_shard) for shard in shards)
+
+
+def _run(encode, shards: list[int], loading: tuple[str, str], num_processes: int) -> Iterator[tuple[int, list[str]]]:
+    """Encodes shards, here or in processes; yields each with its broken pictures when it is done."""
+    if num_processes == 1:
+        _load(*loading)
+        for shard in shards:
+            yield shard, encode(shard)
+        return
+    context = get_context("spawn")
+    counter = context.Value("i", 0)
+    with ProcessPoolExecutor(num_processes, context, initializer=_load, initargs=(*loading, counter, num_processes)) as pool:
+        futures = {pool.submit(encode, shard): shard for shard in shards}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+_loaded: dict[str, Any] = {}  # of a process that encodes
+
+
+def _load(model: str, device: str, counter: Any = None, num_processes: int = 1) -> None:
+    """Makes a process ready: the image tokenizer on its device."""
+    if counter is not None:
+        with counter.get_lock():
+            number, counter.value = counter.value, counter.value + 1
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
+        if device == "cuda":
+            device = f"cuda:{number % torch.cuda.device_count()}"
+    vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype="float32")
+    _loaded.update(vq_model=vargpt.model.vq_model.to(device).eval(), processor=VargptProcessor.from_pretrained(model), device=device)
+
+
+def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size: int, skip_broken: bool) -> list[str]:
+    """Encodes one shard and writes its file; returns its broken pictures, and writes nothing where there are some that must not be skipped."""
+    start = shard * job.rows_per_shard
+    encoded, waiting, broken = [], [], []  # waiting: (codes of a row, its place in it, pixels)
+    for index in range(start, min(start + job.rows_per_shard, job.num_rows)):
+        row = rows[index]
+        pixels, hashes = [], []
+        for number, picture in enumerate(row["output_images"] or ()):
+            try:
+                content = picture["bytes"] if picture.get("bytes") is not None else Path(picture["path"]).read_bytes()
+                pixels.append(_loaded["processor"].image_processor.preprocess_output(content, return_tensors="pt")["output_pixel_values"][0])
+                hashes.append(hashlib.sha256(content).hexdigest())
+            except (ValueError, OSError) as error:
+                broken.append(f"row {index}, picture {number}, {picture.get('path') or 'in the data file'}: {error}")
+        if len(pixels) < len(row["output_images"] or ()):
+            continue
+        codes = [None] * len(pixels)
+        waiting += [(codes, number, each) for number, each in enumerate(pixels)]
+        encoded.append({**row, "image_codes": codes, "image_hashes": hashes, "vq_fingerprint": job.vq_fingerprint})
+        while len(waiting) >= batch_size:
+            _encode(waiting[:batch_size])
+            del waiting[:batch_size]
+    if waiting:
+        _encode(waiting)
+    if not broken or skip_broken:
+        table = Dataset.from_list([{name: row[name] for name in FEATURES} for row in encoded], features=FEATURES)
+        _write(job.file(output, shard), lambda path: table.to_parquet(path))
+    return broken
+
+
+def _encode(waiting: list[tuple[list, int, torch.Tensor]]) -> None:
+    found = _loaded["vq_model"].encode(torch.stack([pixels for _, _, pixels in waiting]).to(_loaded["device"])).tolist()
+    for (codes, number, _), each in zip(waiting, found):
+        codes[number] = each

@@ -1,0 +1,130 @@
+"""Codes ahead of training: exact, restartable, in parallel, and refused by another image tokenizer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features
+from PIL import Image as PILImage
+
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.tiny.rows import rows
+from vargpt_hf.training.codes import encode_rows
+from vargpt_hf.training.collator import VargptDataCollator
+from vargpt_hf.training.data import load_rows
+from vargpt_hf.training.readers import ROW_FEATURES
+
+MIXTURE = {"draw": 3.0, "draw_two": 1.0, "read_digit": 1.0}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of 30 rows, some with two drawings, some with none."""
+    folder = tmp_path_factory.mktemp("data") / "rows"
+    made = [{name: row[name] for name in ROW_FEATURES} for row in rows(MIXTURE, 30, seed=0)]
+    Dataset.from_list(made, features=Features(ROW_FEATURES)).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoded(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("encoded") / "codes"
+    encode_rows(load_rows(data), TINY_FOLDER, output, rows_per_shard=8, batch_size=5)
+    return output
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_codes_give_the_batches_that_pixels_give(data, encoded):
+    processor = VargptProcessor.from_pretrained(TINY_FOLDER)
+    model = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype="float32").eval()
+    collator = VargptDataCollator(processor)
+    from_pixels, from_codes = (collator(list(load_rows(path))) for path in (data, encoded))
+    assert sorted(path.name for path in encoded.glob("*.parquet")) == [f"codes-{shard:05}-of-00004.parquet" for shard in range(4)]
+    assert "output_pixel_values" not in from_codes
+    assert torch.equal(model.model.vq_model.encode(from_pixels["output_pixel_values"]), from_codes["image_codes"])
+    for name in ("input_ids", "labels", "pixel_values"):
+        assert torch.equal(from_pixels[name], from_codes[name])
+
+
+def test_codes_are_small(tmp_path):
+    """A thousand pictures of the paper's size: 680 codes each, against JPEG."""
+    rng = np.random.default_rng(0)
+    codes = [[rng.integers(0, 4096, 680).tolist()] for _ in range(1000)]
+    from vargpt_hf.training.codes import FEATURES
+
+    empty = {"messages": [], "images": [], "image_hashes": [], "vq_fingerprint": "0" * 16}
+    Dataset.from_list([{**empty, "image_codes": each} for each in codes], features=FEATURES).to_parquet(tmp_path / "codes.parquet")
+    smooth = PILImage.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).resize((256, 256), PILImage.Resampling.BICUBIC)
+    smooth.save(tmp_path / "picture.jpg", quality=90)
+    assert (tmp_path / "codes.parquet").stat().st_size / 1000 < (tmp_path / "picture.jpg").stat().st_size / 10
+
+
+def test_several_processes_write_the_same_files(data, encoded, tmp_path):
+    encode_rows(load_rows(data), TINY_FOLDER, tmp_path / "codes", rows_per_shard=8, batch_size=5, num_processes=2)
+    assert contents(tmp_path / "codes") == contents(encoded)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(data, encoded, tmp_path):
+    output = tmp_path / "codes"
+    command = [Path(sys.executable).with_name("vargpt"), "encode", str(data), str(output), "--rows-per-shard", "8", "--batch-size", "5"]
+    run = subprocess.Popen(command)
+    while not list(output.glob("*.parquet")):
+        assert run.poll() is None
+        time.sleep(0.002)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    (output / ".codes-00003-of-00004.parquet.123").write_bytes(b"half")
+    first = {path: path.stat().st_mtime_ns for path in output.glob("codes-*.parquet")}
+    assert len(first) < 4
+    assert subprocess.run(command).returncode == 0
+    assert contents(output) == contents(encoded)
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+
+
+def test_broken_pictures_are_listed_and_left_out_only_when_asked(tmp_path):
+    (tmp_path / "data").mkdir()
+    for index in range(6):
+        PILImage.new("RGB", (50, 60), (40 * index, 0, 0)).save(tmp_path / "data" / f"{index}.png")
+        (tmp_path / "data" / f"{index}.txt").write_text(f"picture {index}")
+    (tmp_path / "data" / "4.png").write_bytes(b"no picture")
+    data = load_rows(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"1 pictures cannot be read .*\nrow 4, picture 0, .*4\.png: .*\nMend them"):
+        encode_rows(data, TINY_FOLDER, tmp_path / "codes", rows_per_shard=3)
+    assert [path.name for path in (tmp_path / "codes").glob("*.parquet")] == ["codes-00000-of-00002.parquet"]
+    encode_rows(data, TINY_FOLDER, tmp_path / "codes", rows_per_shard=3, skip_broken=True)
+    said = [row["messages"][0]["content"][0]["text"] for row in load_rows(tmp_path / "codes")]
+    assert said == [f"picture {index}" for index in (0, 1, 2, 3, 5)]
+    assert "4.png" in (tmp_path / "codes" / "broken.txt").read_text()
+
+
+def test_other_data_or_another_image_tokenizer_is_refused(data, encoded, tmp_path):
+    with pytest.raises(ValueError, match="holds codes of something else: num_rows 30 .here 29., rows_fingerprint"):
+        encode_rows(load_rows(data).select(range(29)), TINY_FOLDER, encoded, rows_per_shard=8)
+    model = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER)
+    fingerprint = model.model.vq_model.fingerprint()
+    assert {row["vq_fingerprint"] for row in load_rows(encoded)} == {fingerprint}
+    assert VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype=torch.bfloat16).model.vq_model.fingerprint() == fingerprint
+    model.model.vq_model.quantizer.codebook.weight.data[0, 0] += 1
+    collator = VargptDataCollator(VargptProcessor.from_pretrained(TINY_FOLDER))
+    collator.vq_fingerprint = model.model.vq_model.fingerprint()
+    with pytest.raises(ValueError, match="codes of another image tokenizer"):
+        collator([load_rows(encoded)[0]])
+
+
+def test_a_folder_with_other_things_is_left_alone(data, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is there and holds no codes"):
+        encode_rows(load_rows(data), TINY_FOLDER, tmp_path)
+    assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == '["notes.txt"]'

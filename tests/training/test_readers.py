@@ -1,0 +1,201 @@
+"""Every form in which people have data, read into the one form of rows; ahead and as a stream."""
+
+import io
+import json
+import tarfile
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+
+from vargpt_hf.training.data import load_rows
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+@pytest.fixture(params=[False, True], ids=["ahead", "streaming"])
+def read(request):
+    """Rows of a path as a list, pictures as the colours that they show."""
+
+    def rows(path, **options):
+        found = []
+        for row in load_rows(path, streaming=request.param, **options):
+            turns = [(m["role"], [part["text"] or part["type"] for part in m["content"]]) for m in row["messages"]]
+            found.append((turns, *([colour(picture) for picture in row[column]] for column in ("images", "output_images"))))
+        return found
+
+    return rows
+
+
+def colour(picture):
+    """The nearest of the two, since JPEG does not keep them exactly."""
+    red, _, blue = picture.convert("RGB").getpixel((4, 4))
+    return RED if red > blue else BLUE
+
+
+def encoded(rgb, kind="PNG"):
+    file = io.BytesIO()
+    PILImage.new("RGB", (8, 8), rgb).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """red.png and blue.png in a folder of their own."""
+    (tmp_path / "pictures" / "n01").mkdir(parents=True)
+    for name, rgb in (("red.png", RED), ("n01/blue.png", BLUE)):
+        (tmp_path / "pictures" / name).write_bytes(encoded(rgb))
+    return tmp_path
+
+
+def write_json(path, rows):
+    path.write_text(json.dumps(rows))
+    return path
+
+
+LLAVA = [
+    {
+        "id": "000000033471",
+        "image": "red.png",
+        "conversations": [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "Red."}],
+    },
+    {"id": "wgByO4Y_0", "model": "", "conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi!"}]},
+    {
+        "id": 37,
+        "image": "n01/blue.png",
+        "conversations": [{"from": "human", "value": "Name it.\n<image>"}, {"from": "gpt", "value": "It is blue."}],
+    },
+]
+LLAVA_ROWS = [
+    ([("user", ["image", "What colour?"]), ("assistant", ["Red."])], [RED], []),
+    ([("user", ["Hello"]), ("assistant", ["Hi!"])], [], []),
+    ([("user", ["Name it.", "image"]), ("assistant", ["It is blue."])], [BLUE], []),
+]
+
+
+def test_llava_conversations(folder, read):
+    """LLaVA-1.5's mixture: some rows without a picture, ids of several types."""
+    file = write_json(folder / "llava_v1_5_mix665k.json", LLAVA)
+    assert read(file, pictures=folder / "pictures") == LLAVA_ROWS
+
+
+def test_llava_onevision(tmp_path, read):
+    """Pictures inside of parquet; a row whose text has no mark for its picture."""
+    features = Features({"id": Value("string"), "image": Image(), "conversations": List({"from": Value("string"), "value": Value("string")})})
+    rows = [
+        {"id": "a", "image": {"bytes": encoded(RED)}, "conversations": LLAVA[0]["conversations"]},
+        {"id": "b", "image": None, "conversations": LLAVA[1]["conversations"]},
+        {
+            "id": "c",
+            "image": {"bytes": encoded(BLUE)},
+            "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "Blue."}],
+        },
+    ]
+    (tmp_path / "vqa").mkdir()
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "vqa" / "train-00000.parquet")
+    expected = [*LLAVA_ROWS[:2], ([("user", ["image", "What?"]), ("assistant", ["Blue."])], [BLUE], [])]
+    assert read(tmp_path / "vqa") == expected
+
+
+INSTRUCT = [
+    {
+        "messages": [{"role": "user", "content": "Draw a blue thing."}, {"role": "assistant", "content": "Here it is: <image_gen>"}],
+        "images": ["train/n01/blue.png"],
+    },
+    {
+        "messages": [{"role": "user", "content": "<image>\nMake this blue."}, {"role": "assistant", "content": "<image_gen>"}],
+        "images": ["red.png", "train/n01/blue.png"],
+    },
+]
+INSTRUCT_ROWS = [
+    ([("user", ["Draw a blue thing."]), ("assistant", ["Here it is: ", "image_gen"])], [], [BLUE]),
+    ([("user", ["image", "Make this blue."]), ("assistant", ["image_gen"])], [RED], [BLUE]),
+]
+
+
+def test_imagenet_instruct_with_a_folder(folder, read):
+    (folder / "pictures" / "n01").rename(folder / "n01")
+    (folder / "pictures" / "train").mkdir()
+    (folder / "n01").rename(folder / "pictures" / "train" / "n01")
+    assert read(write_json(folder / "instruct.json", INSTRUCT), pictures=folder / "pictures") == INSTRUCT_ROWS
+
+
+def test_imagenet_instruct_with_parquet(tmp_path, read):
+    """ImageNet as it lies on the Hub: bytes, in names that have the class added."""
+    (tmp_path / "imagenet").mkdir()
+    pictures = [{"bytes": encoded(BLUE), "path": "blue_n01.png"}, {"bytes": encoded(RED), "path": "red.png"}]
+    features = Features({"image": Image(), "label": Value("int64")})
+    for index, picture in enumerate(pictures):
+        Dataset.from_list([{"image": picture, "label": 0}], features=features).to_parquet(tmp_path / "imagenet" / f"train-{index}.parquet")
+    file = write_json(tmp_path / "instruct.json", INSTRUCT)
+    assert read(file, pictures=tmp_path / "imagenet") == INSTRUCT_ROWS
+    with pytest.raises(ValueError, match="no picture green.png in the parquet files"):
+        read(write_json(file, [{**INSTRUCT[0], "images": ["green.png"]}]), pictures=tmp_path / "imagenet")
+
+
+def test_columns_of_trl(folder, read):
+    text = {"type": "text", "text": "What colour?"}
+    asked = [{"role": "user", "content": [{"type": "image", "text": None}, text]}]
+    said = [{"role": "assistant", "content": [{"type": "text", "text": "Red."}]}]
+    images = ["pictures/red.png"]
+    assert read(write_json(folder / "chat.json", [{"messages": asked + said, "images": images}])) == LLAVA_ROWS[:1]
+    assert read(write_json(folder / "pair.json", [{"prompt": asked, "completion": said, "images": images}])) == LLAVA_ROWS[:1]
+    assert read(write_json(folder / "texts.json", [{"prompt": "What colour?", "completion": "Red.", "image": images[0]}])) == LLAVA_ROWS[:1]
+
+
+DRAWN = [
+    ([("user", ["a blue thing"]), ("assistant", ["image_gen"])], [], [BLUE]),
+    ([("user", ["a red thing"]), ("assistant", ["image_gen"])], [], [RED]),
+]
+
+
+def test_a_folder_of_pictures_with_texts(folder, read):
+    for name, words in (("red.txt", "a red thing\n"), ("n01/blue.txt", "a blue thing")):
+        (folder / "pictures" / name).write_text(words)
+    assert read(folder / "pictures") == DRAWN
+    described = ([("user", ["image", "what is it"]), ("assistant", ["a blue thing"])], [BLUE], [])
+    assert read(folder / "pictures", task="describe", prompt="what is it")[0] == described
+    assert read(folder / "pictures", prompt="draw {}, please")[0][0][0] == ("user", ["draw a blue thing, please"])
+    (folder / "pictures" / "red.txt").unlink()
+    with pytest.raises(ValueError, match="1 of 2 pictures .* have no caption, the first is .*red.png"):
+        read(folder / "pictures")
+
+
+def test_a_folder_of_pictures_with_metadata(folder, read):
+    lines = [{"file_name": "n01/blue.png", "text": "a blue thing"}, {"file_name": "red.png", "text": "a red thing"}]
+    (folder / "pictures" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert read(folder / "pictures") == DRAWN
+
+
+@pytest.mark.parametrize("caption", ["txt", "json"])
+def test_webdataset(tmp_path, read, caption):
+    for shard, (rgb, words) in enumerate(((BLUE, "a blue thing"), (RED, "a red thing"))):
+        with tarfile.open(tmp_path / f"shard-{shard:03}.tar", "w") as tar:
+            text = words if caption == "txt" else json.dumps({"caption": words, "width": 8})
+            for suffix, content in (("jpg", encoded(rgb, "JPEG")), (caption, text.encode())):
+                entry = tarfile.TarInfo(f"{shard}.{suffix}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    assert read(tmp_path) == DRAWN
+    assert read(tmp_path / "shard-*.tar") == DRAWN
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": INSTRUCT[0]["messages"], "images": []}, "Row 0: 1 marks of pictures in the texts, but 0 pictures"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "text": None}]}], "images": []},
+            "Row 0: the turns have 1 pictures to understand and 0 to generate, but there are 0 `images`",
+        ),
+        ({"question": "?", "answer": "!"}, "have the columns answer, question, of which none tells what to do"),
+    ],
+)
+def test_rows_that_contradict_themselves(tmp_path, read, row, message):
+    with pytest.raises(Exception, match=message):
+        read(write_json(tmp_path / "rows.json", [row]))
+
+
+def test_unknown_task(tmp_path, read):
+    with pytest.raises(ValueError, match="`task` is 'dance'; it must be one of draw, describe"):
+        read(write_json(tmp_path / "rows.json", [{"text": "a"}]), task="dance")
