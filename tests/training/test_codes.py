@@ -57,6 +57,11 @@ def test_codes_give_the_batches_that_pixels_give(data, encoded):
         assert torch.equal(from_pixels[name], from_codes[name])
 
 
+def test_pictures_and_codes_do_not_mix(data, encoded):
+    with pytest.raises(ValueError, match="have pictures to generate, others codes"):
+        VargptDataCollator(VargptProcessor.from_pretrained(TINY_FOLDER))([*load_rows(data), *load_rows(encoded)])
+
+
 def test_codes_are_small(tmp_path):
     """A thousand pictures of the paper's size: 680 codes each, against JPEG."""
     rng = np.random.default_rng(0)

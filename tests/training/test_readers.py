@@ -161,6 +161,18 @@ def test_a_folder_of_pictures_with_texts(folder, read):
         read(folder / "pictures")
 
 
+def test_relative_paths(folder, read, monkeypatch):
+    """Of the dataset and of the folder with its pictures."""
+    for name, words in (("red.txt", "a red thing"), ("n01/blue.txt", "a blue thing")):
+        (folder / "pictures" / name).write_text(words)
+    write_json(folder / "llava.json", LLAVA)
+    monkeypatch.chdir(folder)
+    assert read("pictures") == DRAWN
+    assert read("llava.json", pictures="pictures") == LLAVA_ROWS
+    monkeypatch.chdir(folder / "pictures")
+    assert read("../llava.json", pictures=".") == LLAVA_ROWS
+
+
 def test_a_folder_of_pictures_with_metadata(folder, read):
     lines = [{"file_name": "n01/blue.png", "text": "a blue thing"}, {"file_name": "red.png", "text": "a red thing"}]
     (folder / "pictures" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))

@@ -19,7 +19,7 @@ from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing.processing_vargpt import VargptProcessor
 from .readers import CODES, ROW_FEATURES, undecoded
 
-MANIFEST = "codes.json"
+MANIFEST = "codes.manifest"
 FEATURES = Features(
     {
         "messages": ROW_FEATURES["messages"],

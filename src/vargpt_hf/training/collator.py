@@ -83,6 +83,11 @@ class VargptDataCollator:
             pictures = [pictures_of(row, column) for row in rows]
             if any(pictures):
                 options[column] = pictures
+        if {"output_images", "image_codes"} <= set(options):
+            raise ValueError(
+                "Some rows of the batch have pictures to generate, others codes of such. Turn the pictures into codes, too "
+                "(`vargpt encode`), or train on all of them as pictures."
+            )
         if self.random_crop and "output_images" in options:
             options.update(random_crop=True, generator=int(rng.integers(2**31)))
         inputs = self.processor.apply_chat_template(

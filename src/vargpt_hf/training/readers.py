@@ -49,6 +49,7 @@ def open_dataset(path: str | Path, split: str | None = None, streaming: bool = F
     path = check_data_path(path)
     if isinstance(path, str):
         return load_dataset(path, split=split or "train", streaming=streaming), Path()
+    path = path.absolute()  # paths of pictures are stored, and may be opened from elsewhere
     if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
         return _choose_split(load_from_disk(str(path)), split, path, streaming), path
     if path.is_dir() and not (files := _files_in(path)):
@@ -284,7 +285,7 @@ class _Finder:
         if pictures is None:
             return
         if Path(pictures).is_dir() and not _files_in(Path(pictures)):
-            self.folder = Path(pictures)
+            self.folder = Path(pictures).absolute()
             return
         rows, _ = open_dataset(pictures)
         column = next((name for name, feature in rows.features.items() if isinstance(feature, Image)), None)
