@@ -1,4 +1,4 @@
-"""docs/session.md works word for word: every block in a process of its own, against a Hub on this machine."""
+"""docs/tour.md works word for word: every block in a process of its own, against a Hub on this machine."""
 
 import os
 import re
@@ -12,21 +12,21 @@ from PIL import Image
 
 from vargpt_hf.evaluation.judges import detect
 
-SESSION = (Path(__file__).parents[2] / "docs" / "session.md").read_text()
+TOUR = (Path(__file__).parents[2] / "docs" / "tour.md").read_text()
 WITHOUT_PACKAGE = "import sys; sys.modules['vargpt_hf'] = None\n"
 
 
 def sections():
     """(number, Python block) of every block, in order."""
-    for section in re.split(r"^## ", SESSION, flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^## ", TOUR, flags=re.MULTILINE)[1:]:
         for block in re.findall(r"^```python\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE):
             yield int(section[0]), block
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    """The folder after the session, and what each block printed."""
-    folder = tmp_path_factory.mktemp("session")
+def tour(tmp_path_factory):
+    """The folder after the tour, and what each block printed."""
+    folder = tmp_path_factory.mktemp("tour")
     printed = []
     with FakeHub() as hub:
         environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "home"), "HF_TOKEN": "hf_me"}
@@ -44,15 +44,15 @@ def seen(file):
     return [(item.colour, item.shape) for item in sorted(detect(Image.open(file)), key=lambda item: item.centre[1])]
 
 
-def test_it_draws_and_answers(session):
-    folder, printed = session
+def test_it_draws_and_answers(tour):
+    folder, printed = tour
     assert seen(folder / "scene.png") == [("red", "circle"), ("blue", "square")]
     assert printed[1].splitlines() == ["a red circle above a blue square", "[{'type': 'text', 'text': 'a red circle'}]"]
     assert Image.open(folder / "seven.png").size == (48, 48)
 
 
-def test_the_adapter_draws_the_same_everywhere(session):
-    folder, _ = session
+def test_the_adapter_draws_the_same_everywhere(tour):
+    folder, _ = tour
     (sun,) = detect(Image.open(folder / "sun.png"))
     assert (sun.colour, sun.shape) == ("yellow", "circle") and sun.centre[0] > 32 and sun.centre[1] < 16
     for other in ("sun-again.png", "sun-from-the-hub.png"):
