@@ -20,7 +20,7 @@ def serve(
     It does not draw: Transformers' server has no way to hand out pictures. Examples:
       vargpt serve --port 8000
       curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" \\
-        -d '{"model": "vargpt-tiny", "messages": [{"role": "user", "content": "what can you do"}]}'
+        -d '{"messages": [{"role": "user", "content": "what can you do"}]}'
     """
     from transformers import AutoModelForMultimodalLM
     from transformers.cli.serve import Serve
