@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,6 +50,11 @@ class FakeHub:
     def __exit__(self, *exception):
         self.server.shutdown()
         self.server.server_close()
+
+    def environment(self, home):
+        """Environment variables of a process that knows this Hub only, and keeps what it loads in `home`."""
+        known = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+        return {**known, "HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_TOKEN": "hf_me"}
 
     def revision(self, name):
         """A commit id that changes with the files."""

@@ -35,14 +35,7 @@ print(json.dumps(output.image_codes.tolist()))
 
 def run(script, hub, home):
     """What a script prints last, in a process that knows this Hub only."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HOME": str(home),
-        "HF_TOKEN": "hf_me",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    environment.pop("HF_HUB_OFFLINE", None)
+    environment = {**hub.environment(home), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr

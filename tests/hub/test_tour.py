@@ -1,6 +1,5 @@
 """docs/tour.md works word for word: every block in a process of its own, against a Hub on this machine."""
 
-import os
 import re
 import subprocess
 import sys
@@ -29,8 +28,7 @@ def tour(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tour")
     printed = []
     with FakeHub() as hub:
-        environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "home"), "HF_TOKEN": "hf_me"}
-        environment.pop("HF_HUB_OFFLINE", None)
+        environment = hub.environment(folder / "home")
         for number, block in sections():
             script = WITHOUT_PACKAGE + block if "vargpt_hf" not in block else block
             assert (script is block) == (number in (1, 3, 4))

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers import BitsAndBytesConfig, QuantizedCache, TorchAoConfig
+from quantisers import QUANTISERS
+from transformers import QuantizedCache
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.evaluation.judges import detect
@@ -10,19 +11,6 @@ from vargpt_hf.peft import unquantized_modules
 from vargpt_hf.tiny import TINY_FOLDER
 
 WORDS = "a red circle above a blue square"
-
-
-def torchao_config(skip):
-    from torchao.quantization import Int8WeightOnlyConfig
-
-    return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=skip)
-
-
-QUANTISERS = {
-    "bitsandbytes, 8 bits": lambda skip: BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skip),
-    "bitsandbytes, 4 bits": lambda skip: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=skip),
-    "torchao, 8 bits": torchao_config,
-}
 
 
 def load(**kwargs):

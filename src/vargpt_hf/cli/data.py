@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Model
+from .options import Model, train_extra
 
 data = typer.Typer(help="Look at datasets before training on them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -32,12 +32,10 @@ def check(
       vargpt data check ./my-pictures --model ./my-vargpt
       vargpt data check stage2.yaml --plot lengths.png
     """
-    try:
+    with train_extra("Checking data needs"):
         from ..training.check import check_rows, draw_lengths
         from ..training.data import DataSource, mix_rows, sources_of
         from ..training.script import parse
-    except ImportError as error:
-        raise ValueError(f'Checking data needs more packages ({error}): pip install "vargpt-hf[train]".') from error
     from ..processing.processing_vargpt import VargptProcessor
     from ..tiny import TINY_FOLDER
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Model
+from .options import Model, train_extra
 
 
 def encode(
@@ -30,11 +30,9 @@ def encode(
     """
     from ..tiny import TINY_FOLDER
 
-    try:
+    with train_extra("Encoding needs"):
         from ..training.codes import encode_rows
         from ..training.data import load_rows
-    except ImportError as error:
-        raise ValueError(f'Encoding needs more packages ({error}): pip install "vargpt-hf[train]".') from error
     encode_rows(
         load_rows(data, split, pictures=pictures, prompt=prompt),
         model or TINY_FOLDER,

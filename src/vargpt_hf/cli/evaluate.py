@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, Seed, load
+from .options import Device, DType, Model, Seed, load, train_extra
 
 DRAWING_GROUPS = {
     "seen": {"draw": 1.0},
@@ -31,13 +31,11 @@ def evaluate(
       vargpt evaluate
       vargpt evaluate --model runs/tiny/stage3 --number 200 --output figures.json
     """
-    try:
+    with train_extra("The judges need"):
         from ..evaluation.judges import DigitJudge
         from ..evaluation.report import evaluate as measure
         from ..tiny.digits import load_split
         from ..tiny.rows import rows
-    except ImportError as error:
-        raise ValueError(f'The judges need more packages ({error}): pip install "vargpt-hf[train]".') from error
     vargpt, processor = load(model, device, dtype)
     drawings = {group: list(rows(mixture, number, seed, "test")) for group, mixture in DRAWING_GROUPS.items()}
     questions = list(rows(QUESTIONS, 2 * number, seed, "test"))

@@ -1,5 +1,7 @@
 """Options that several commands share, and loading the model they name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,15 @@ Device = Annotated[str, typer.Option(help='Where to run: "cpu", "cuda", "cuda:1"
 DType = Annotated[str, typer.Option("--dtype", help='Number format of the weights: "auto" (as stored), "float32", "bfloat16", "float16".')]
 Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same result.")]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@contextmanager
+def train_extra(needs: str) -> Iterator[None]:
+    """Around imports that need the extra "train": says how to install it, after the words `needs`, such as "Training needs"."""
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f'{needs} more packages ({error}): pip install "vargpt-hf[train]".') from error
 
 
 def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple[VargptForConditionalGeneration, VargptProcessor]":

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .options import train_extra
+
 
 def train(
     context: typer.Context,
@@ -17,8 +19,6 @@ def train(
       vargpt train examples/tiny/stage3.yaml --model_name_or_path runs/stage2 --output_dir runs/stage3
       vargpt train my-stage.yaml --learning_rate 1e-4 --resume_from_checkpoint true
     """
-    try:
+    with train_extra("Training needs"):
         from ..training.script import train as run
-    except ImportError as error:
-        raise ValueError(f'Training needs more packages ({error}): pip install "vargpt-hf[train]".') from error
     run(config, context.args)

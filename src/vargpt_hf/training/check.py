@@ -1,6 +1,6 @@
 """What a dataset holds, before anything is trained on it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ..processing.processing_vargpt import VargptProcessor
 from .collator import pictures_of
-from .readers import AnyDataset, undecoded
+from .readers import AnyDataset, name_of_picture, undecoded
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _BARS, _BAR_WIDTH, _HEIGHT, _MARGIN = 40, 14, 220, 24
@@ -79,13 +79,14 @@ def check_rows(rows: AnyDataset, processor: VargptProcessor, max_length: int | N
         max_length: longest row that training will take.
     """
     report = DataReport(max_length=max_length)
-    for index, row in enumerate(tqdm(_raw(rows), desc="Checking", unit=" rows", total=None if not hasattr(rows, "__len__") else len(rows))):
+    total = len(rows) if hasattr(rows, "__len__") else None
+    for index, row in enumerate(tqdm(undecoded(rows), desc="Checking", unit=" rows", total=total)):  # a broken picture must not end the loop
         report.rows += 1
         pictures = {name: pictures_of(row, name) for name in ("images", "output_images", "image_codes")}
         report.images += len(pictures["images"])
         report.drawings += len(pictures["output_images"]) + len(pictures["image_codes"])
         broken = [
-            f"row {index}, {name}[{number}], {_name(picture)}: {cause}"
+            f"row {index}, {name}[{number}], {name_of_picture(picture)}: {cause}"
             for name in ("images", "output_images")
             for number, picture in enumerate(pictures[name])
             if (cause := _cause(processor, picture))
@@ -105,16 +106,6 @@ def check_rows(rows: AnyDataset, processor: VargptProcessor, max_length: int | N
             continue
         report.lengths.append(len(inputs["input_ids"][0]))
     return report
-
-
-def _raw(rows: AnyDataset) -> Iterable[dict[str, Any]]:
-    """The rows, their pictures unopened: one that is broken must not end the loop."""
-    return undecoded(rows)
-
-
-def _name(picture: Any) -> str:
-    path = picture.get("path") if isinstance(picture, dict) else None
-    return path or "in the data file"
 
 
 def _cause(processor: VargptProcessor, picture: Any) -> str | None:

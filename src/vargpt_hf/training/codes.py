@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing.processing_vargpt import VargptProcessor
-from .readers import CODES, ROW_FEATURES, undecoded
+from .readers import CODES, ROW_FEATURES, name_of_picture, undecoded
 
 MANIFEST = "codes.manifest"
 FEATURES = Features(
@@ -77,8 +77,8 @@ def encode_rows(
         ValueError: a folder with codes of other rows or of another image tokenizer, or broken pictures.
     """
     output = Path(output)
-    vq_model = VargptForConditionalGeneration.from_pretrained(model, dtype="float32").model.vq_model
-    job = _Job(vq_model.fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows))
+    _load(str(model), "cpu" if num_processes > 1 else device)
+    job = _Job(_loaded["vq_model"].fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows))
     _check_manifest(job, output)
     missing = [shard for shard in range(job.num_shards) if not job.file(output, shard).exists()]
     broken: list[str] = []
@@ -135,9 +135,8 @@ def _rows_of(shards: list[int], job: _Job) -> int:
 
 
 def _run(encode, shards: list[int], loading: tuple[str, str], num_processes: int) -> Iterator[tuple[int, list[str]]]:
-    """Encodes shards, here or in processes; yields each with its broken pictures when it is done."""
+    """Encodes shards, here, where the model is loaded, or in processes that load it; yields each with its broken pictures when it is done."""
     if num_processes == 1:
-        _load(*loading)
         for shard in shards:
             yield shard, encode(shard)
         return
@@ -177,7 +176,7 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
                 pixels.append(_loaded["processor"].image_processor.preprocess_output(content, return_tensors="pt")["output_pixel_values"][0])
                 hashes.append(hashlib.sha256(content).hexdigest())
             except (ValueError, OSError) as error:
-                broken.append(f"row {index}, picture {number}, {picture.get('path') or 'in the data file'}: {error}")
+                broken.append(f"row {index}, picture {number}, {name_of_picture(picture)}: {error}")
         if len(pixels) < len(row["output_images"] or ()):
             continue
         codes = [None] * len(pixels)

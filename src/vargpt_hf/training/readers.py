@@ -76,11 +76,11 @@ def check_data_path(path: str | Path) -> Path | str:
 
 def _files_in(folder: Path) -> list[str]:
     """Data files of one kind in a folder, in order; pictures and their metadata do not count."""
-    for suffix in (".tar", ".parquet", ".arrow", ".jsonl", ".json"):
-        files = sorted(str(file) for file in folder.rglob(f"*{suffix}") if file.name != "metadata.jsonl")
-        if files:
-            return files
-    return []
+    found: dict[str, list[str]] = {}
+    for file in folder.rglob("*"):  # once: there may be a million pictures
+        if file.suffix in _FORMATS and file.name != "metadata.jsonl":
+            found.setdefault(file.suffix, []).append(str(file))
+    return next((sorted(found[suffix]) for suffix in (".tar", ".parquet", ".arrow", ".jsonl", ".json") if suffix in found), [])
 
 
 def _choose_split(found: Dataset | DatasetDict, split: str | None, path: Path, streaming: bool) -> AnyDataset:
@@ -275,6 +275,11 @@ def undecoded(dataset: AnyDataset) -> AnyDataset:
         elif feature == _PICTURES:
             dataset = dataset.cast_column(column, List(Image(decode=False)))
     return dataset
+
+
+def name_of_picture(picture: dict[str, Any]) -> str:
+    """Where an unopened picture lies, for people."""
+    return picture.get("path") or "in the data file"
 
 
 class _Finder:

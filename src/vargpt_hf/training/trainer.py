@@ -75,7 +75,7 @@ class VargptSFTTrainer(SFTTrainer):
             self.data_collator.vq_fingerprint = next(m for m in self.model.modules() if isinstance(m, VargptVQModel)).fingerprint()
         self._num_codes_in_batch: torch.Tensor | None = None
         self.source_names = list(source_names)
-        self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long)
+        self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long, device=self.args.device)
         self._sums: dict[str, torch.Tensor | None] = {"train": None, "eval": None}
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -117,7 +117,7 @@ class VargptSFTTrainer(SFTTrainer):
         counts, inputs = {}, dict(inputs)
         sources = inputs.pop("source", None)
         if self.source_names and sources is not None and model.training:
-            self._rows_of_sources += torch.bincount(sources.cpu(), minlength=len(self.source_names))
+            self._rows_of_sources.index_add_(0, sources, torch.ones_like(sources))  # nothing waits for the device
         if num_items_in_batch is not None:
             counts = {"num_items_in_batch": num_items_in_batch, "num_codes_in_batch": self._num_codes_in_batch}
         outputs = model(**inputs, **counts, use_cache=False)
@@ -171,7 +171,7 @@ class VargptSFTTrainer(SFTTrainer):
                 figures |= {f"{kind}_loss": loss / count, f"{kind}_accuracy": hits / count}
         if mode == "train":
             self._total_train_tokens += int(sums[6])
-            rows = self.accelerator.gather(self._rows_of_sources.to(self.args.device)[None]).sum(0).tolist() if self.source_names else []
+            rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
             figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, rows)}
         return {**figures, "num_tokens": self._total_train_tokens}
 
