@@ -6,7 +6,8 @@ import pytest
 from datasets import Dataset
 from PIL import Image as PILImage
 
-from vargpt_hf.training.data import load_rows, parts_of_text
+from vargpt_hf.training.data import load_rows
+from vargpt_hf.training.readers import parts_of_text
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

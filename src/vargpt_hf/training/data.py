@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, Value, interleave_datasets
 
 from .collator import texts_of
-from .readers import ROW_FEATURES, AnyDataset, check_data_path, open_dataset, parts_of_text, to_rows, with_constants
+from .readers import ROW_FEATURES, AnyDataset, check_data_path, open_dataset, to_rows, with_constants
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
@@ -127,10 +127,8 @@ __all__ = [
     "ROW_FEATURES",
     "DataSource",
     "add_lengths",
-    "check_data_path",
     "describe_mixture",
     "load_rows",
     "mix_rows",
-    "parts_of_text",
     "sources_of",
 ]
