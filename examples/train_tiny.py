@@ -19,11 +19,15 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MAL
 VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
 DRAWING = {"draw": 6.0, "draw_digit": 2.0, "draw_and_say": 1.0}
 READING = {"ask": 1.2, "look_up": 4.0, "read_digit": 1.2, "talk": 0.4}
-STAGES = {  # rows and what they are about
-    "pretrain": (240_000, {**DRAWING, **READING}),
-    "stage1": (8_000, DRAWING),
-    "stage2": (160_000, {"draw": 3.0, "draw_digit": 0.6, "draw_and_say": 0.6, "draw_two": 0.8, **READING, "ask": 2.0, "look_up": 10.0}),
-    "stage3": (50_000, {**DRAWING, "draw_two": 0.8}),
+# Rows of each stage's datasets, in the proportion of the weights in its file, and what they are about.
+STAGES = {
+    "pretrain": {"drawing": (136_800, DRAWING), "reading": (103_200, READING)},
+    "stage1": {"drawing": (8_000, DRAWING)},
+    "stage2": {
+        "drawing": (43_000, {"draw": 3.0, "draw_digit": 0.6, "draw_and_say": 0.6, "draw_two": 0.8}),
+        "reading": (117_000, {**READING, "ask": 2.0, "look_up": 10.0}),
+    },
+    "stage3": {"drawing": (50_000, {**DRAWING, "draw_two": 0.8})},
 }
 TEXT_CONFIG = {
     "model_type": "llama",
@@ -65,13 +69,13 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     folder, scale = arguments.output, arguments.scale
     make_parts(folder, scale)
-    previous = folder / "base"
-    for seed, (stage, (number, mixture)) in enumerate(STAGES.items(), start=1):
+    for seed, (stage, datasets) in enumerate(STAGES.items(), start=1):
         if not (folder / stage / "model.safetensors").exists():
-            make_rows(folder / "data" / stage, mixture, max(int(number * scale), 64), seed)
-            run_stage(stage, previous, folder)
-        previous = folder / stage
-    ship(previous, folder / "vargpt-tiny")
+            for number, (name, (count, mixture)) in enumerate(datasets.items()):
+                make_rows(folder / "data" / stage / name, mixture, max(int(count * scale), 64), 10 * seed + number)
+            encode(folder / "data" / stage, folder / "base")
+            run_stage(stage, folder)
+    ship(folder / "stage3", folder / "vargpt-tiny")
     shipped, figures = folder / "vargpt-tiny", folder / "figures.json"
     evaluate = [VARGPT, "evaluate", "--number", str(arguments.evaluate), "--output", figures]
     subprocess.run([*evaluate, "--model", shipped], check=True)
@@ -138,6 +142,11 @@ def make_rows(folder: Path, mixture: dict[str, float], number: int, seed: int) -
         Dataset.from_generator(rows_of_seeds, features, cache, gen_kwargs=shards, num_proc=SHARDS).save_to_disk(folder)
 
 
+def encode(data: Path, model: Path) -> None:
+    """The drawings as codes of the image tokenizer, so that it does not run while a stage is trained."""
+    subprocess.run([VARGPT, "encode", data / "drawing", data / "drawing_codes", "--model", model, "--num-processes", str(SHARDS)], check=True)
+
+
 def rows_of_seeds(mixture: dict[str, float], count: int, seeds: list[int]):
     """`count` rows of each seed; a process takes some of the seeds."""
     from vargpt_hf.tiny.rows import rows
@@ -146,12 +155,11 @@ def rows_of_seeds(mixture: dict[str, float], count: int, seeds: list[int]):
         yield from rows(mixture, count, seed)
 
 
-def run_stage(stage: str, previous: Path, folder: Path) -> None:
-    """`vargpt train` on the stage's file beside this one."""
-    config = Path(__file__).parent / "tiny" / f"{stage}.yaml"
-    paths = {"model_name_or_path": previous, "train_data": folder / "data" / stage, "output_dir": folder / stage}
-    overrides = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
-    subprocess.run([VARGPT, "train", config, *overrides, "--resume_from_checkpoint", "true"], check=True)
+def run_stage(stage: str, folder: Path) -> None:
+    """`vargpt train` on the stage's file beside this one, with this run's folder in place of its own."""
+    config = folder / f"{stage}.yaml"
+    config.write_text((Path(__file__).parent / "tiny" / config.name).read_text().replace("runs/tiny", str(folder)))
+    subprocess.run([VARGPT, "train", config, "--resume_from_checkpoint", "true"], check=True)
 
 
 def ship(trained: Path, destination: Path) -> None:
