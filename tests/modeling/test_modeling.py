@@ -81,6 +81,27 @@ def test_losses_are_weighted_means_over_targets():
     torch.testing.assert_close(outputs.loss, 0.5 * outputs.text_loss + 2 * outputs.image_loss)
 
 
+def test_coarse_scales_can_weigh_more():
+    model = tiny_model(image_scale_power=0.5)
+    inputs = batch(["draws"])
+    outputs = model(**inputs)
+    losses = -outputs.image_logits.log_softmax(-1).gather(2, inputs["image_codes"][..., None]).squeeze(-1)
+    sides = torch.tensor([side for side in (1, 2, 4) for _ in range(side * side)])
+    weights = 4.0 / sides  # the root of the areas' ratio
+    torch.testing.assert_close(outputs.image_loss, (losses * weights).sum() / weights.sum())
+    assert not torch.isclose(outputs.image_loss, losses.mean())
+
+
+def test_labels_of_both_losses_can_be_smoothed(model):
+    inputs = batch(["draws", "text"])
+    plain, smoothed = model(**inputs), model(**inputs, label_smoothing=0.2)
+    targets = inputs["labels"][:, 1:].masked_fill(inputs["labels"][:, 1:] == PLACE, IGNORE_INDEX)
+    even = -plain.logits[:, :-1].log_softmax(-1).mean(-1)[targets != IGNORE_INDEX].mean()
+    torch.testing.assert_close(smoothed.text_loss, 0.8 * plain.text_loss + 0.2 * even)
+    even = -plain.image_logits.log_softmax(-1).mean()
+    torch.testing.assert_close(smoothed.image_loss, 0.8 * plain.image_loss + 0.2 * even)
+
+
 def test_counts_of_the_accumulated_batch_scale_the_losses(model):
     inputs = batch(["draws"])
     whole, half = model(**inputs), model(**inputs, num_items_in_batch=10, num_codes_in_batch=2 * L)

@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from vargpt_hf import VargptForConditionalGeneration, VargptProcessor, VargptVQModel
+from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor, VargptVQModel
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
@@ -227,6 +227,9 @@ def test_logs(model, processor, tmp_path):
     log = trainer.state.log_history[0]
     assert math.isclose(log["loss"], log["text_loss"] + log["image_loss"], rel_tol=1e-4)
     assert 0 <= log["text_accuracy"] <= 1 and 0 <= log["image_accuracy"] <= 1
+    assert math.isclose(log["code_perplexity"], math.exp(log["image_loss"]), rel_tol=1e-4)
+    of_scales = sum(side * side * log[f"image_accuracy_{side}x{side}"] for side in (1, 2, 4)) / 21
+    assert math.isclose(log["image_accuracy"], of_scales, rel_tol=1e-4)
     figures = trainer.evaluate(Dataset.from_list(ROWS, features=ROW_FEATURES))
     assert math.isclose(figures["eval_loss"], figures["eval_text_loss"] + figures["eval_image_loss"], rel_tol=1e-3)
     text_only = trainer.evaluate(Dataset.from_list(ROWS[:1], features=ROW_FEATURES))
@@ -243,8 +246,8 @@ def test_evaluation_does_not_depend_on_its_batches(model, processor, tmp_path):
         assert trainer.get_eval_dataloader(rows).collate_fn.prompt_dropout == 0.0
         figures.append(trainer.evaluate(rows))
         assert trainer.get_train_dataloader().collate_fn.prompt_dropout == 0.9
-    names = [name for name in figures[0] if name.endswith(("loss", "accuracy"))]
-    assert len(names) == 5
+    names = [name for name in figures[0] if name.endswith("loss") or "accuracy" in name or "perplexity" in name]
+    assert len(names) == 9
     for name in names:
         assert math.isclose(figures[0][name], figures[1][name], rel_tol=1e-4, abs_tol=1e-7), name
     assert math.isclose(figures[0]["eval_loss"], 0.5 * figures[0]["eval_text_loss"] + figures[0]["eval_image_loss"], rel_tol=1e-6)
@@ -270,8 +273,25 @@ def test_labels_at_places_of_pictures_are_not_counted(model, processor, tmp_path
 
 
 def test_settings_that_the_loss_does_not_know_are_refused(model, processor, tmp_path):
-    with pytest.raises(ValueError, match="label_smoothing_factor=0.1 are not supported"):
+    with pytest.raises(ValueError, match="loss_type='dft' is not supported"):
+        trainer_of(model, processor, tmp_path, loss_type="dft")
+    with pytest.raises(ValueError, match="give `label_smoothing`"):
         trainer_of(model, processor, tmp_path, label_smoothing_factor=0.1)
+
+
+def test_smoothing_is_for_training_alone(model, processor, tmp_path):
+    rows = Dataset.from_list(ROWS, features=ROW_FEATURES)
+    figures = []
+    for smoothing in (0.0, 0.3):
+        trainer = trainer_of(
+            model, processor, tmp_path, per_device_train_batch_size=8, max_steps=1, label_smoothing=smoothing, learning_rate=0.0
+        )
+        trainer.train()
+        figures.append((trainer.state.log_history[0], trainer.evaluate(rows)))
+    (plain, evaluated), (smoothed, evaluated_again) = figures
+    assert smoothed["image_loss"] != plain["image_loss"] and smoothed["text_loss"] != plain["text_loss"]
+    assert math.isclose(smoothed["code_perplexity"], plain["code_perplexity"], rel_tol=1e-5)
+    assert evaluated_again["eval_loss"] == evaluated["eval_loss"]
 
 
 def test_rows_of_like_length_share_batches(model, processor, tmp_path):
@@ -386,6 +406,12 @@ def test_a_mixture_is_drawn_by_weight_and_logged(base, tmp_path, capsys, streami
     assert ("rows drawn from" in capsys.readouterr().out) == (not streaming)
 
 
+def test_weights_of_the_losses_are_set_and_saved(base, tmp_path):
+    train(write_config(tmp_path, base, image_loss_weight=3, image_scale_power=0.5, max_steps=1, save_strategy="no"))
+    config = VargptConfig.from_pretrained(tmp_path / "out")
+    assert (config.text_loss_weight, config.image_loss_weight, config.image_scale_power) == (1, 3, 0.5)
+
+
 def test_schedules_come_from_stage_file_and_command_line(base, tmp_path):
     file = write_config(tmp_path, base, stage="stage3", learning_rate=3e-4)
     script, training, model_config = parse(file, ["--num_train_epochs", "7"])
@@ -440,6 +466,8 @@ def test_the_examples_are_read(stage, base, tmp_path):
         ({"model_name_or_path": "/nowhere/model"}, "There is no model at /nowhere/model"),
         ({"max_length": 10}, "more than max_length=10"),
         ({"attn_implementation": "nonsense"}, "nonsense"),
+        ({"image_loss_weight": -1}, "`image_loss_weight` must not be negative"),
+        ({"label_smoothing": 1.5}, "`label_smoothing` must be in"),
         ({"prompt_dropout": 2}, "`prompt_dropout` must be in"),
         ({"train_modules": ["("]}, "must be regular expressions: '\\(' is none"),
         ({"resume_from_checkpoint": "/nowhere/checkpoint-1"}, "There is no checkpoint"),

@@ -167,11 +167,13 @@ class VargptConfig(PreTrainedConfig):
         vision_feature_select_strategy (`str`): "default" drops the class token, "full" keeps it.
         projector_hidden_act (`str`), multimodal_projector_bias (`bool`): projector of pictures to understand.
         text_loss_weight, image_loss_weight (`float`): weights of the two losses in `loss`.
+        image_scale_power (`float`): weighs each code's loss by (area of the last scale / area of its own) to this power, scaled so that
+            the mean over a picture is 1. 0 weighs all codes alike; 0.5 helps coarse scales as VARGPT-v1.1 does (arXiv 2504.02949).
         license_note (`str`, *optional*): what users of the weights must know, for the model card.
 
     Raises:
-        ValueError: the `model_type` of another kind of model, token ids that repeat or lie beyond the vocabulary, negative loss
-            weights, a number of picture places that the vision tower cannot fill, or a contradiction inside a sub-config.
+        ValueError: the `model_type` of another kind of model, token ids that repeat or lie beyond the vocabulary, a negative weight or
+            power of the losses, a number of picture places that the vision tower cannot fill, or a contradiction inside a sub-config.
     """
 
     model_type = "vargpt"
@@ -209,6 +211,7 @@ class VargptConfig(PreTrainedConfig):
     multimodal_projector_bias: bool = True
     text_loss_weight: float | int = 1.0
     image_loss_weight: float | int = 1.0
+    image_scale_power: float | int = 0.0
     tie_word_embeddings: bool = False
     license_note: str | None = None
 
@@ -230,7 +233,7 @@ class VargptConfig(PreTrainedConfig):
         self._check_tokens()
         if self.image_seq_length < 1:
             raise ValueError(f"`image_seq_length` must be at least 1, got {self.image_seq_length}.")
-        for name in ("text_loss_weight", "image_loss_weight"):
+        for name in ("text_loss_weight", "image_loss_weight", "image_scale_power"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
 

@@ -470,8 +470,14 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
 
         return VargptPipeline(model=self, processor=processor, **kwargs)
 
-    def text_loss(self, logits: torch.Tensor, targets: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
-        """Sum of next-token cross-entropies over their number, here or (`num_items_in_batch`) in the accumulated batch.
+    def text_loss(
+        self,
+        logits: torch.Tensor,
+        targets: torch.LongTensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> torch.Tensor:
+        """Sum of next-token cross-entropies over their number, here or (`num_items_in_batch`) in the accumulated batch; float32.
 
         `targets` (B, T) stand at the tokens that predict them. Picture places are never targets; a batch without targets gives 0.
         """
@@ -480,14 +486,35 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         targets = targets.masked_fill(placeholders, IGNORE_INDEX)
         if num_items_in_batch is None:
             num_items_in_batch = (targets != IGNORE_INDEX).sum().clamp(min=1)
+        if label_smoothing:  # which the loss of Transformers does not know
+            flat = logits.flatten(0, 1).float()
+            total = F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing)
+            return total / num_items_in_batch
         return self.loss_function(
             logits=logits, labels=None, shift_labels=targets, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
         )
 
-    def image_loss(self, image_logits: torch.Tensor, codes: torch.LongTensor, num_codes_in_batch: torch.Tensor | int | None) -> torch.Tensor:
-        """Sum of code cross-entropies, unshifted, over their number here or in the accumulated batch; float32."""
-        total = F.cross_entropy(image_logits.flatten(0, 1).float(), codes.flatten(), reduction="sum")
-        return total / (codes.numel() if num_codes_in_batch is None else num_codes_in_batch)
+    def image_loss(
+        self,
+        image_logits: torch.Tensor,
+        codes: torch.LongTensor,
+        num_codes_in_batch: torch.Tensor | int | None = None,
+        label_smoothing: float = 0.0,
+    ) -> torch.Tensor:
+        """Sum of code cross-entropies, unshifted, over their number here or in the accumulated batch; float32.
+
+        Weighted by `config.image_scale_power`, with weights whose mean over a picture is 1.
+        """
+        weighted, power = self.config.image_scale_power != 0, self.config.image_scale_power
+        losses = F.cross_entropy(
+            image_logits.flatten(0, 1).float(),
+            codes.flatten(),
+            reduction="none" if weighted else "sum",
+            label_smoothing=label_smoothing,
+        )
+        if weighted:
+            losses = losses.view_as(codes) * self.model.visual_decoder.place_weights(power, losses.device)
+        return losses.sum() / (codes.numel() if num_codes_in_batch is None else num_codes_in_batch)
 
     @can_return_tuple
     def forward(
@@ -518,9 +545,9 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             num_codes_in_batch: codes to generate in the whole accumulated batch.
             kwargs: among them `shift_labels`, text targets already at the tokens that predict them, (B, T), in place of
                 `labels`: sequence-parallel training shifts before it shards. No argument of its own, because Trainer would
-                then expect it, by its name, in every evaluated batch.
+                then expect it, by its name, in every evaluated batch. And `label_smoothing` of both losses, in [0, 1].
         """
-        shift_labels = kwargs.pop("shift_labels", None)
+        shift_labels, label_smoothing = kwargs.pop("shift_labels", None), kwargs.pop("label_smoothing", 0.0)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -539,11 +566,11 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         if shift_labels is None and labels is not None:
             shift_labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
         if shift_labels is not None:
-            text_loss = self.text_loss(logits, shift_labels, num_items_in_batch)
+            text_loss = self.text_loss(logits, shift_labels, num_items_in_batch, label_smoothing)
             loss = self.config.text_loss_weight * text_loss
         if outputs.image_codes is not None and past_key_values is None:
             image_logits = self.model.decode_image_places(outputs.image_place_hidden_states, outputs.image_condition_ids)
-            image_loss = self.image_loss(image_logits, outputs.image_codes, num_codes_in_batch)
+            image_loss = self.image_loss(image_logits, outputs.image_codes, num_codes_in_batch, label_smoothing)
             loss = self.config.image_loss_weight * image_loss + (0 if loss is None else loss)
         return VargptCausalLMOutputWithPast(
             loss=loss,

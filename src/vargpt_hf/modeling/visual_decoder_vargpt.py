@@ -172,6 +172,12 @@ class VargptVisualDecoder(nn.Module):
         sizes = torch.tensor(self.sizes, device=device)
         return torch.repeat_interleave(torch.arange(len(self.sizes), device=device), sizes, output_size=sum(self.sizes))
 
+    def place_weights(self, power: float, device: torch.device) -> torch.Tensor:
+        """Weights (L,) of the places, (area of the last scale / area of the place's scale) ** power over their mean; float32."""
+        areas = torch.tensor(self.sizes, dtype=torch.float32, device=device)[self.scale_indices(device)]
+        weights = (self.sizes[-1] / areas) ** power
+        return weights / weights.mean()
+
     def place_embeddings(self) -> torch.Tensor:
         """Scale plus position embedding of every place, (L, C)."""
         return self.scale_embedding(self.scale_indices(self.position_embedding.device)) + self.position_embedding

@@ -36,6 +36,7 @@ class VargptScriptArguments:
         assistant_only: label the assistant's tokens only.
         prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
         random_crop: cut pictures to generate at a random place, not in the middle.
+        text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
     """
 
     stage: str = ""
@@ -47,6 +48,12 @@ class VargptScriptArguments:
     assistant_only: bool = True
     prompt_dropout: float = 0.0
     random_crop: bool = False
+    text_loss_weight: float | None = None
+    image_loss_weight: float | None = None
+    image_scale_power: float | None = None
+
+
+LOSS_SETTINGS = ("text_loss_weight", "image_loss_weight", "image_scale_power")
 
 
 def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
@@ -66,6 +73,9 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
     train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
     model = load_model(model_config)
+    for name in LOSS_SETTINGS:
+        if getattr(script, name) is not None:
+            setattr(model.config, name, getattr(script, name))
     processor = VargptProcessor.from_pretrained(model_config.model_name_or_path, revision=model_config.model_revision)
     if training.train_sampling_strategy in GROUPING:
         train_rows = add_lengths(train_rows, processor, training.length_column_name)
@@ -165,6 +175,9 @@ def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_confi
         raise ValueError(f"train_sampling_strategy={training.train_sampling_strategy!r} needs all rows ahead: leave it out, or `streaming`.")
     if training.eval_strategy != "no" and not script.eval_data:
         raise ValueError(f"eval_strategy is {training.eval_strategy.value!r}, but there is no `eval_data`.")
+    for name in LOSS_SETTINGS:
+        if (getattr(script, name) or 0) < 0:
+            raise ValueError(f"`{name}` must not be negative, got {getattr(script, name)}.")
     if not 0 <= script.prompt_dropout <= 1:
         raise ValueError(f"`prompt_dropout` must be in [0, 1], got {script.prompt_dropout}.")
     if model_config.load_in_4bit or model_config.load_in_8bit:

@@ -1,9 +1,11 @@
 """Supervised fine-tuning of text and pictures together, on TRL's trainer."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
@@ -16,7 +18,7 @@ GROUPING = ("group_by_length", "batch_rebalance")
 
 @dataclass
 class VargptSFTConfig(SFTConfig):
-    """TRL's `SFTConfig` with defaults for any machine.
+    """TRL's `SFTConfig` with defaults for any machine, and `label_smoothing` of both losses, in [0, 1), while training.
 
     Gradient checkpointing and bfloat16 are off unless asked for (TRL: both on), rows have no limit of length (TRL: cut at 1024
     tokens, also inside a picture), nothing is reported to services. `max_length` refuses longer rows, it never cuts.
@@ -27,6 +29,12 @@ class VargptSFTConfig(SFTConfig):
     max_length: int | None = None
     report_to: list[str] = field(default_factory=list)
     logging_steps: float = 20
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}.")
 
 
 class VargptSFTTrainer(SFTTrainer):
@@ -34,9 +42,12 @@ class VargptSFTTrainer(SFTTrainer):
 
     TRL computes the loss from hidden states and leaves the model's own forward out, and with it the pictures' loss: this trainer
     calls the model itself, once. Both losses are sums over their targets in the whole accumulated batch, on all ranks, so
-    that accumulation, padding and the spread over ranks cannot change them. Logged are `text_loss`, `image_loss`,
-    `text_accuracy`, `image_accuracy` (shares of right tokens and codes) and `num_tokens`, each over all targets since the last
-    log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is their weighted sum.
+    that accumulation, padding and the spread over ranks cannot change them. How they are weighed is in the model's configuration
+    (`text_loss_weight`, `image_loss_weight`, `image_scale_power`).
+
+    Logged are `text_loss`, `image_loss`, `text_accuracy`, `image_accuracy` (shares of right tokens and codes), `image_accuracy_PxP` of each
+    scale by its side, `code_perplexity` (e to the plain cross-entropy of a code) and `num_tokens`, each over all targets since the last
+    log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is the weighted sum of the losses.
 
     Of a mixture whose rows have a `source`, its number, `rows_of_NAME` tells how many rows of each of `source_names` have been trained on.
 
@@ -53,11 +64,11 @@ class VargptSFTTrainer(SFTTrainer):
         self, model, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None, source_names=(), **kwargs
     ):
         args = VargptSFTConfig("trainer_output") if args is None else args
-        if args.loss_type != "nll" or args.label_smoothing_factor:
-            raise ValueError(
-                f"The loss is plain cross-entropy: loss_type={args.loss_type!r} and "
-                f"label_smoothing_factor={args.label_smoothing_factor} are not supported."
-            )
+        if args.loss_type != "nll":
+            raise ValueError(f"The loss is cross-entropy: loss_type={args.loss_type!r} is not supported, leave it out.")
+        if args.label_smoothing_factor:
+            raise ValueError("`label_smoothing_factor` is for text alone: give `label_smoothing`, which is for both losses.")
+        self.label_smoothing = args.label_smoothing if isinstance(args, VargptSFTConfig) else 0.0
         if processing_class is not None and data_collator is None:
             data_collator = VargptDataCollator(processing_class, max_length=args.max_length, seed=args.seed)
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
@@ -120,7 +131,8 @@ class VargptSFTTrainer(SFTTrainer):
             self._rows_of_sources.index_add_(0, sources, torch.ones_like(sources))  # nothing waits for the device
         if num_items_in_batch is not None:
             counts = {"num_items_in_batch": num_items_in_batch, "num_codes_in_batch": self._num_codes_in_batch}
-        outputs = model(**inputs, **counts, use_cache=False)
+        smoothing = self.label_smoothing if model.training else 0.0
+        outputs = model(**inputs, **counts, use_cache=False, label_smoothing=smoothing)
         loss = outputs.loss
         if counts and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients, the counts are of all ranks
@@ -134,19 +146,24 @@ class VargptSFTTrainer(SFTTrainer):
         num_texts = targets.sum()
         text_loss = outputs.text_loss.detach() * counts.get("num_items_in_batch", num_texts.clamp(min=1))
         hits = ((outputs.logits[:, :-1].argmax(-1) == labels) & targets).sum()
-        image = [torch.zeros((), device=labels.device)] * 3
+        sides = self.model.config.vq_config.scales
+        image = torch.zeros(3 + len(sides), device=labels.device)
         if outputs.image_codes is not None:
-            num_codes = torch.tensor(float(outputs.image_codes.numel()), device=labels.device)
+            codes, scores = outputs.image_codes, outputs.image_logits
+            num_codes = torch.tensor(float(codes.numel()), device=labels.device)
             image_loss = outputs.image_loss.detach() * counts.get("num_codes_in_batch", num_codes)
-            image = [image_loss, (outputs.image_logits.argmax(-1) == outputs.image_codes).sum(), num_codes]
-        sums = [text_loss, hits, num_texts, *image, inputs["attention_mask"].sum()]
-        sums = torch.stack([value.float() for value in sums])
+            entropy = F.cross_entropy(scores.flatten(0, 1).float(), codes.flatten(), reduction="sum")
+            hits_of_places = (scores.argmax(-1) == codes).sum(0)
+            hits_of_scales = [part.sum().float() for part in hits_of_places.split([side * side for side in sides])]
+            image = torch.stack([image_loss, entropy, num_codes, *hits_of_scales])
+        text = torch.stack([value.float() for value in (text_loss, hits, num_texts, inputs["attention_mask"].sum())])
+        sums = torch.cat([text, image])
         mode = "train" if self.model.training else "eval"
         before = self._sums[mode]
         self._sums[mode] = sums if before is None else before + sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in `Trainer`, with the figures since the last log; every rank gathers the same seven numbers."""
+        """As in `Trainer`, with the figures since the last log; every rank gathers the same numbers."""
         mode = "train" if self.model.training else "eval"
         figures = self._figures(mode)
         if mode == "eval" and figures:
@@ -166,11 +183,17 @@ class VargptSFTTrainer(SFTTrainer):
             return {}
         sums = self.accelerator.gather(sums[None]).sum(0).tolist()
         figures = {}
-        for kind, (loss, hits, count) in (("text", sums[:3]), ("image", sums[3:6])):
-            if count:
-                figures |= {f"{kind}_loss": loss / count, f"{kind}_accuracy": hits / count}
+        text_loss, hits, num_texts, num_tokens, image_loss, entropy, num_codes, *hits_of_scales = sums
+        if num_texts:
+            figures |= {"text_loss": text_loss / num_texts, "text_accuracy": hits / num_texts}
+        if num_codes:
+            figures |= {"image_loss": image_loss / num_codes, "image_accuracy": sum(hits_of_scales) / num_codes}
+            figures["code_perplexity"] = math.exp(entropy / num_codes)
+            vq = self.model.config.vq_config
+            pictures = num_codes / vq.num_image_tokens
+            figures |= {f"image_accuracy_{p}x{p}": hits / (pictures * p * p) for p, hits in zip(vq.scales, hits_of_scales)}
         if mode == "train":
-            self._total_train_tokens += int(sums[6])
+            self._total_train_tokens += int(num_tokens)
             rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
             figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, rows)}
         return {**figures, "num_tokens": self._total_train_tokens}
