@@ -15,70 +15,14 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
 from safetensors.torch import load_file
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from training_rows import ROWS, row
 
-from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor, VargptVQModel
-from vargpt_hf.testing import tiny_config
+from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
-from vargpt_hf.training.parts.base import build_base
-from vargpt_hf.training.parts.tokenizer import train_tokenizer
 from vargpt_hf.training.script import VargptSFTConfig, last_complete_checkpoint, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage, stage_linears
 from vargpt_hf.training.trainer import VargptSFTTrainer
-
-
-def picture(seed: int) -> PILImage.Image:
-    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
-
-
-def row(user: list, assistant: list, seed: int = 0) -> dict:
-    """A row whose parts are texts, "image" or "image_gen"."""
-
-    def parts(given):
-        return [{"type": part} if part in ("image", "image_gen") else {"type": "text", "text": part} for part in given]
-
-    messages = [{"role": "user", "content": parts(user)}, {"role": "assistant", "content": parts(assistant)}]
-    images = [picture(seed + index) for index in range(user.count("image"))]
-    drawings = [picture(seed + 100 + index) for index in range(assistant.count("image_gen"))]
-    return {"messages": messages, "images": images, "output_images": drawings}
-
-
-ROWS = [
-    row(["say hello"], ["hello"]),
-    row(["image", "what is it"], ["noise"], 1),
-    row(["draw noise"], ["image_gen"], 2),
-    row(["draw two"], ["first", "image_gen", "then", "image_gen"], 3),
-    row(["image", "draw it again and say so"], ["image_gen", "so"], 5),
-    row(["say a longer thing than the others"], ["a longer thing than the others, and longer still"]),
-    row(["draw"], ["image_gen"], 8),
-    row(["image", "image", "which"], ["the second"], 9),
-]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A folder with a micro model and a processor that fits it."""
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = train_tokenizer((part for entry in ROWS for m in entry["messages"] for p in m["content"] for part in [p.get("text", "")]), 300)
-    torch.manual_seed(0)
-    config = tiny_config()
-    vision = CLIPVisionModel(CLIPVisionConfig(**{k: v for k, v in config.vision_config.to_dict().items() if k != "model_type"}))
-    decoder = {**config.visual_decoder_config.to_dict(), "drop_path_rate": 0.0, "condition_dropout": 0.0}
-    text = {k: config.text_config.to_dict()[k] for k in ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers")}
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
-    build_base(folder, tokenizer, VargptVQModel(config.vq_config), vision, text, decoder)
-    return folder
-
-
-@pytest.fixture
-def model(base):
-    return VargptForConditionalGeneration.from_pretrained(base)
-
-
-@pytest.fixture(scope="module")
-def processor(base):
-    return VargptProcessor.from_pretrained(base)
 
 
 def trainer_of(model, processor, tmp_path, rows=ROWS, **arguments):
@@ -179,9 +123,7 @@ def test_missing_pictures_take_any_form(processor):
         assert inputs["image_codes"].tolist() == [[3] * 21]
 
 
-def test_too_long_rows_and_rows_without_messages_are_refused(processor):
-    with pytest.raises(ValueError, match=r"Row 1 of the batch has \d+ tokens, more than max_length=25"):
-        VargptDataCollator(processor, max_length=25)([ROWS[0], ROWS[2]])
+def test_rows_without_messages_are_refused(processor):
     with pytest.raises(ValueError, match="Row 0 .* needs a column 'messages' .* it has \\['text'\\]"):
         VargptDataCollator(processor)([{"text": "x"}])
 
@@ -464,7 +406,7 @@ def test_the_examples_are_read(stage, base, tmp_path):
         ({"eval_data": "/nowhere/else"}, "There is no dataset at /nowhere/else"),
         ({"eval_strategy": "epoch"}, "eval_strategy is 'epoch', but there is no `eval_data`"),
         ({"model_name_or_path": "/nowhere/model"}, "There is no model at /nowhere/model"),
-        ({"max_length": 10}, "more than max_length=10"),
+        ({"padding_free": True}, "give `packing`"),
         ({"attn_implementation": "nonsense"}, "nonsense"),
         ({"image_loss_weight": -1}, "`image_loss_weight` must not be negative"),
         ({"label_smoothing": 1.5}, "`label_smoothing` must be in"),

@@ -22,10 +22,12 @@ def check(
     pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the pictures that rows name.")] = None,
     task: Annotated[str, typer.Option(help='Of captioned pictures: "draw" them, or "describe" them.')] = "draw",
     split: Annotated[str | None, typer.Option(help="Split of the dataset, where there are several.")] = None,
-    max_length: Annotated[int | None, typer.Option(min=1, help="Longest row, in tokens, that training will take.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of a row that training will take; what would be cut is counted.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Save a picture of the rows' lengths here.")] = None,
 ) -> None:
-    """Count rows, pictures and tokens of DATA, and find what training would stumble over: broken pictures, wrong counts, rows too long.
+    """Count rows, pictures and tokens of DATA, and find what training would stumble over: broken pictures, wrong counts, rows that would be cut.
 
     \b
     Exits with 1 where it found any. Examples:

@@ -548,6 +548,8 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
                 then expect it, by its name, in every evaluated batch. And `label_smoothing` of both losses, in [0, 1].
         """
         shift_labels, label_smoothing = kwargs.pop("shift_labels", None), kwargs.pop("label_smoothing", 0.0)
+        if labels is not None or shift_labels is not None:
+            kwargs.setdefault("use_cache", False)  # with a cache, Transformers' masks would not keep packed rows apart
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
 
 from ..processing.processing_vargpt import VargptProcessor
 from .collator import pictures_of
+from .packing import cut, parts_of_rows
 from .readers import AnyDataset, name_of_picture, undecoded
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
@@ -28,7 +30,9 @@ class DataReport:
         lengths: tokens of every row that the processor takes.
         broken: pictures that cannot be read, each with its row, its file and the cause.
         wrong: rows that the processor refuses, each with the cause.
-        max_length: longest row that training takes; None for any.
+        max_length: longest row that training takes whole; None for any.
+        cut_tokens: what it cuts off longer rows.
+        cut_pictures: how many pictures, of both kinds, go with them.
     """
 
     rows: int = 0
@@ -38,6 +42,8 @@ class DataReport:
     broken: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     max_length: int | None = None
+    cut_tokens: int = 0
+    cut_pictures: int = 0
 
     @property
     def too_long(self) -> int:
@@ -46,7 +52,7 @@ class DataReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether training can take every row."""
+        """Whether training can take every row whole."""
         return not (self.broken or self.wrong or self.too_long)
 
     def quantiles(self) -> dict[float, int]:
@@ -64,7 +70,8 @@ class DataReport:
             f"tokens of a row          {quantiles}",
         ]
         if self.max_length is not None:
-            lines.append(f"longer than {self.max_length:<13,}{self.too_long:,}")
+            cut_off = f" (training cuts {self.cut_tokens:,} tokens off, and with them {self.cut_pictures:,} pictures)" if self.too_long else ""
+            lines.append(f"longer than {self.max_length:<13,}{self.too_long:,}{cut_off}")
         lines += [f"broken pictures          {len(self.broken):,}", *(f"  {line}" for line in self.broken[:20])]
         lines += [f"wrong rows               {len(self.wrong):,}", *(f"  {line}" for line in self.wrong[:20])]
         return "\n".join(lines)
@@ -76,7 +83,7 @@ def check_rows(rows: AnyDataset, processor: VargptProcessor, max_length: int | N
     Args:
         rows: see `to_rows`.
         processor: of the model that is to be trained.
-        max_length: longest row that training will take.
+        max_length: most tokens of a row that training will take.
     """
     report = DataReport(max_length=max_length)
     total = len(rows) if hasattr(rows, "__len__") else None
@@ -104,7 +111,13 @@ def check_rows(rows: AnyDataset, processor: VargptProcessor, max_length: int | N
         except ValueError as error:
             report.wrong.append(f"row {index}: {error}")
             continue
-        report.lengths.append(len(inputs["input_ids"][0]))
+        ids = torch.tensor(inputs["input_ids"])
+        (whole,) = parts_of_rows(ids, [ids.shape[1]], processor)
+        report.lengths.append(whole.length)
+        if max_length is not None:
+            kept = cut(whole, ids[0], max_length, processor)
+            report.cut_tokens += whole.length - kept.length
+            report.cut_pictures += len(whole.images) + len(whole.drawings) - len(kept.images) - len(kept.drawings)
     return report
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .packing import IGNORE_INDEX, bins_of, cut, pack, parts_of_rows, take
+
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
-IGNORE_INDEX = -100
 PICTURE_COLUMNS = ("images", "output_images", "image_codes")
 
 
@@ -29,19 +30,22 @@ class VargptDataCollator:
     Args:
         processor: makes the tensors.
         assistant_only: label the assistant's tokens only; False labels every token.
-        max_length: longest row in tokens; a longer one is refused, since cutting could halve a picture. None: no limit.
+        max_length: most tokens of a row; a longer one is cut, at the start of a picture rather than inside it. None: no limit.
+        packing: lay rows end to end in as few rows as fit into the length of the longest, so that less is padding; no row sees another.
         prompt_dropout: how often the user's text of a row that draws is emptied, for guidance by an unconditional prompt.
         random_crop: cut pictures to generate at a random place, as in the paper's training, not in the middle.
         seed: of the two.
 
-    The trainer sets `vq_fingerprint`, that of its model's image tokenizer: codes of another one are refused.
+    The trainer sets `vq_fingerprint`, that of its model's image tokenizer: codes of another one are refused; and `pack_in_one_row`, for
+    flash attention, which keeps packed rows apart only in a batch of one.
 
     Raises:
-        ValueError: rows without messages, too long, with codes of another image tokenizer, or with other numbers of pictures than their
+        ValueError: rows without messages, with codes of another image tokenizer, or with other numbers of pictures than their
             messages have parts.
     """
 
     vq_fingerprint: str | None = None
+    pack_in_one_row = False
 
     def __init__(
         self,
@@ -51,12 +55,14 @@ class VargptDataCollator:
         prompt_dropout: float = 0.0,
         random_crop: bool = False,
         seed: int = 0,
+        packing: bool = False,
     ):
         if not 0 <= prompt_dropout <= 1:
             raise ValueError(f"`prompt_dropout` must be in [0, 1], got {prompt_dropout}.")
         self.processor = processor
         self.assistant_only = assistant_only
         self.max_length = max_length
+        self.packing = packing
         self.prompt_dropout = prompt_dropout
         self.random_crop = random_crop
         self.seed = seed
@@ -98,7 +104,7 @@ class VargptDataCollator:
             return_assistant_tokens_mask=self.assistant_only,
             processor_kwargs=options,
         )
-        inputs = self._with_labels(dict(inputs))
+        inputs = self._cut_and_packed(self._with_labels(dict(inputs)))
         if all(row.get("source") is not None for row in rows):
             inputs["source"] = torch.tensor([row["source"] for row in rows])
         return inputs
@@ -111,15 +117,20 @@ class VargptDataCollator:
             return messages
         return [without_text(message) if message["role"] == "user" else message for message in messages]
 
+    def _cut_and_packed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        ids, lengths = inputs["input_ids"], inputs["attention_mask"].sum(1).tolist()
+        if not self.packing and (self.max_length is None or max(lengths) <= self.max_length):
+            return inputs
+        parts = parts_of_rows(ids, lengths, self.processor)
+        if self.max_length is not None:
+            parts = [cut(part, ids[part.row], self.max_length, self.processor) for part in parts]
+        if not self.packing:
+            return take(inputs, parts)
+        bins = [parts] if self.pack_in_one_row else bins_of(parts)
+        return pack(inputs, bins, self.processor.tokenizer.pad_token_id)
+
     def _with_labels(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         ids, counts = inputs["input_ids"], inputs["attention_mask"].bool()
-        lengths = counts.sum(1).tolist()
-        for index, length in enumerate(lengths):
-            if self.max_length is not None and length > self.max_length:
-                raise ValueError(
-                    f"Row {index} of the batch has {length} tokens, more than max_length={self.max_length}: raise `max_length`, or leave "
-                    "out or shorten such rows; they are not cut, because that could halve a picture."
-                )
         labelled = counts
         if self.assistant_only:
             labelled = torch.as_tensor(inputs.pop("assistant_masks")).bool() & counts

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTConfig, SFTTrainer
 
 from ..modeling.vq_vargpt import VargptVQModel
-from .collator import IGNORE_INDEX, VargptDataCollator
+from .collator import VargptDataCollator
+from .packing import IGNORE_INDEX, num_tokens
 
 ROW_COLUMNS = ("messages", "images", "output_images", "image_codes", "vq_fingerprint", "source")
 GROUPING = ("group_by_length", "batch_rebalance")
@@ -21,7 +23,8 @@ class VargptSFTConfig(SFTConfig):
     """TRL's `SFTConfig` with defaults for any machine, and `label_smoothing` of both losses, in [0, 1), while training.
 
     Gradient checkpointing and bfloat16 are off unless asked for (TRL: both on), rows have no limit of length (TRL: cut at 1024
-    tokens, also inside a picture), nothing is reported to services. `max_length` refuses longer rows, it never cuts.
+    tokens, also inside a picture), nothing is reported to services. `max_length` never cuts inside a picture; `packing` lays the rows of
+    a batch end to end (see `VargptDataCollator`).
     """
 
     gradient_checkpointing: bool = False
@@ -69,8 +72,14 @@ class VargptSFTTrainer(SFTTrainer):
         if args.label_smoothing_factor:
             raise ValueError("`label_smoothing_factor` is for text alone: give `label_smoothing`, which is for both losses.")
         self.label_smoothing = args.label_smoothing if isinstance(args, VargptSFTConfig) else 0.0
+        if args.padding_free:
+            raise ValueError("`padding_free` is not supported: give `packing`, with which rows are padded as little as can be.")
         if processing_class is not None and data_collator is None:
             data_collator = VargptDataCollator(processing_class, max_length=args.max_length, seed=args.seed)
+        if args.packing:
+            if not isinstance(data_collator, VargptDataCollator):
+                raise ValueError(f"`packing` is done by VargptDataCollator, not by a {type(data_collator).__name__}: leave one of them out.")
+            data_collator.packing, args.packing = True, False  # TRL's own packing knows no pictures
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__init__(
             model,
@@ -84,6 +93,7 @@ class VargptSFTTrainer(SFTTrainer):
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptDataCollator):
             self.data_collator.vq_fingerprint = next(m for m in self.model.modules() if isinstance(m, VargptVQModel)).fingerprint()
+            self.data_collator.pack_in_one_row = is_flash_attention_requested(self.model.config.get_text_config())
         self._num_codes_in_batch: torch.Tensor | None = None
         self.source_names = list(source_names)
         self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long, device=self.args.device)
@@ -156,7 +166,7 @@ class VargptSFTTrainer(SFTTrainer):
             hits_of_places = (scores.argmax(-1) == codes).sum(0)
             hits_of_scales = [part.sum().float() for part in hits_of_places.split([side * side for side in sides])]
             image = torch.stack([image_loss, entropy, num_codes, *hits_of_scales])
-        text = torch.stack([value.float() for value in (text_loss, hits, num_texts, inputs["attention_mask"].sum())])
+        text = torch.stack([value.float() for value in (text_loss, hits, num_texts, num_tokens(inputs))])
         sums = torch.cat([text, image])
         mode = "train" if self.model.training else "eval"
         before = self._sums[mode]
@@ -183,7 +193,7 @@ class VargptSFTTrainer(SFTTrainer):
             return {}
         sums = self.accelerator.gather(sums[None]).sum(0).tolist()
         figures = {}
-        text_loss, hits, num_texts, num_tokens, image_loss, entropy, num_codes, *hits_of_scales = sums
+        text_loss, hits, num_texts, tokens, image_loss, entropy, num_codes, *hits_of_scales = sums
         if num_texts:
             figures |= {"text_loss": text_loss / num_texts, "text_accuracy": hits / num_texts}
         if num_codes:
@@ -193,7 +203,7 @@ class VargptSFTTrainer(SFTTrainer):
             pictures = num_codes / vq.num_image_tokens
             figures |= {f"image_accuracy_{p}x{p}": hits / (pictures * p * p) for p, hits in zip(vq.scales, hits_of_scales)}
         if mode == "train":
-            self._total_train_tokens += int(num_tokens)
+            self._total_train_tokens += int(tokens)
             rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
             figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, rows)}
         return {**figures, "num_tokens": self._total_train_tokens}

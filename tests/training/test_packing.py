@@ -1,0 +1,123 @@
+"""Rows cut to a length and laid end to end: pictures stay whole, and no row sees another."""
+
+import copy
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from training_rows import ROWS, row
+
+from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf.training.collator import VargptDataCollator
+from vargpt_hf.training.data import ROW_FEATURES
+from vargpt_hf.training.packing import num_tokens
+from vargpt_hf.training.stages import apply_stage
+from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
+
+DRAWING = ROWS[3]  # "draw two": "first", a picture, "then", a picture
+
+
+def positions(inputs, processor, row=0):
+    """Where the row's second picture to generate begins and ends, image-start and image-end included."""
+    ids = inputs["input_ids"][row]
+    starts = (ids == processor.image_start_token_id).nonzero().flatten().tolist()
+    ends = (ids == processor.image_end_token_id).nonzero().flatten().tolist()
+    return starts[1], ends[1] + 1
+
+
+@pytest.mark.parametrize("inside", [1, 2, 12, 22])
+def test_a_picture_is_never_halved(processor, inside):
+    whole = VargptDataCollator(processor)([DRAWING, ROWS[4]])
+    start, end = positions(whole, processor)
+    assert end - start == 23
+    cut = VargptDataCollator(processor, max_length=start + inside)([DRAWING, ROWS[4]])
+    assert cut["attention_mask"].sum(1).tolist()[0] == start
+    assert torch.equal(cut["labels"][0, :start], whole["labels"][0, :start]) and (cut["labels"][0, start:] == -100).all()
+    assert processor.image_place_token_id not in cut["input_ids"][0, start - 1 :][cut["attention_mask"][0, start - 1 :].bool()]
+    kept = [0, 2] if int(whole["attention_mask"][1].sum()) <= start + inside else [0]  # of both rows
+    assert torch.equal(cut["output_pixel_values"], whole["output_pixel_values"][kept])
+
+
+def test_a_cut_beside_pictures_keeps_them(processor):
+    whole = VargptDataCollator(processor)([DRAWING])
+    start, end = positions(whole, processor)
+    for length, pictures in ((start, 1), (end, 2)):
+        cut = VargptDataCollator(processor, max_length=length)([DRAWING])
+        assert cut["input_ids"].shape[1] == length and len(cut["output_pixel_values"]) == pictures
+
+
+def test_pictures_to_understand_are_not_halved(processor):
+    rows = [ROWS[7]]  # two of them, side by side
+    whole = VargptDataCollator(processor)(rows)
+    places = (whole["input_ids"][0] == processor.image_token_id).nonzero().flatten()
+    each = processor.image_seq_length
+    assert places[each] == places[each - 1] + 1
+    cut = VargptDataCollator(processor, max_length=int(places[each]) + 1)(rows)
+    assert cut["input_ids"].shape[1] == places[each] and torch.equal(cut["pixel_values"], whole["pixel_values"][:1])
+
+
+def test_a_cut_batch_without_pictures_left_has_none(processor):
+    inputs = VargptDataCollator(processor, max_length=8)([ROWS[2]])
+    assert set(inputs) == {"input_ids", "attention_mask", "labels"}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("one_row", [False, True])
+def test_packed_rows_have_the_losses_of_padded_ones(base, processor, attention, one_row):
+    model = VargptForConditionalGeneration.from_pretrained(base, attn_implementation=attention)
+    collator = VargptDataCollator(processor, packing=True, assistant_only=False)
+    collator.pack_in_one_row = one_row
+    packed, padded = collator(ROWS), VargptDataCollator(processor, assistant_only=False)(ROWS)
+    assert len(packed["input_ids"]) == 1 if one_row else 1 < len(packed["input_ids"]) < len(ROWS)
+    assert num_tokens(packed) == num_tokens(padded) == padded["attention_mask"].sum()
+    ours, theirs = model(**packed), model(**padded)
+    for name in ("loss", "text_loss", "image_loss"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name))
+    ours.loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    theirs.loss.backward()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, model.get_parameter(name).grad, atol=1e-5, rtol=1e-4)
+
+
+def test_packed_rows_do_not_see_one_another(model, processor):
+    """Other words in one row leave the scores in all others exactly as they were."""
+    collator = VargptDataCollator(processor, packing=True)
+    collator.pack_in_one_row = True
+    rows = [row(["say hello"], ["hello"]), ROWS[2], row(["say a longer thing"], ["a longer thing"])]
+    others = copy.deepcopy(rows)
+    others[0]["messages"][1]["content"][0]["text"] = "noise"
+    first, second = collator(rows), collator(others)
+    length = int(num_tokens(collator(rows[:1])))
+    assert not torch.equal(first["input_ids"][:, :length], second["input_ids"][:, :length])
+    ours, theirs = model.eval()(**first), model(**second)
+    assert torch.equal(ours.logits[:, length:], theirs.logits[:, length:]) and torch.equal(ours.image_logits, theirs.image_logits)
+
+
+def test_the_trainer_packs(base, processor, tmp_path):
+    results = []
+    for packing in (False, True):
+        model = VargptForConditionalGeneration.from_pretrained(base)
+        apply_stage(model, "pretrain")
+        args = VargptSFTConfig(
+            str(tmp_path), use_cpu=True, packing=packing, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=1,
+            max_length=60, logging_steps=1, optim="sgd", max_grad_norm=0.0, save_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        rows = Dataset.from_list(ROWS, features=ROW_FEATURES)
+        trainer = VargptSFTTrainer(model, args=args, train_dataset=rows, processing_class=processor)
+        trainer.train()
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert ("position_ids" in batch) == packing
+        results.append((trainer.state.log_history[0], {name: p.detach() for name, p in model.named_parameters()}))
+    (log, weights), (packed_log, packed_weights) = results
+    for name in ("text_loss", "image_loss", "num_tokens", "text_accuracy", "image_accuracy"):
+        assert math.isclose(packed_log[name], log[name], rel_tol=1e-4), name
+    for name, weight in weights.items():
+        torch.testing.assert_close(packed_weights[name], weight, atol=1e-5, rtol=1e-4)
+
+
+def test_packing_needs_our_collator(model, processor, tmp_path):
+    with pytest.raises(ValueError, match="not by a function"):
+        VargptSFTTrainer(model, args=VargptSFTConfig(str(tmp_path), packing=True), data_collator=lambda rows: rows, processing_class=processor)
