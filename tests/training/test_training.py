@@ -345,7 +345,7 @@ def test_a_mixture_is_drawn_by_weight_and_logged(base, tmp_path, capsys, streami
     rows_each_step = 4 * 2  # accumulated
     assert [sum(pair) for pair in counts] == [rows_each_step * step for step in (1, 2, 3, 4)]
     assert counts[-1][0] > counts[-1][1] > 0
-    assert ("rows drawn from" in capsys.readouterr().out) == (not streaming)
+    assert ("data    a stream of rows from" if streaming else "texts.json: ") in capsys.readouterr().out
 
 
 def test_weights_of_the_losses_are_set_and_saved(base, tmp_path):

@@ -27,7 +27,7 @@ def check(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Save a picture of the rows' lengths here.")] = None,
 ) -> None:
-    """Count rows, pictures and tokens of DATA, and find what training would stumble over: broken pictures, wrong counts, rows that would be cut.
+    """Count rows, pictures and tokens of DATA, and find what training would stumble over: broken pictures, wrong counts, long rows.
 
     \b
     Exits with 1 where it found any. Examples:

@@ -11,14 +11,16 @@ from .options import train_extra
 def train(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="YAML file of the stage; see examples/tiny.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do one step of everything, say what it took, leave nothing behind.")] = False,
 ) -> None:
-    """Train one stage as CONFIG says; further --options win over the file.
+    """Train one stage as CONFIG says; further --options win over the file. Prints a plan, then trains.
 
     \b
     Examples:
       vargpt train examples/tiny/stage3.yaml --model_name_or_path runs/stage2 --output_dir runs/stage3
+      vargpt train my-stage.yaml --dry-run
       vargpt train my-stage.yaml --learning_rate 1e-4 --resume_from_checkpoint true
     """
     with train_extra("Training needs"):
         from ..training.script import train as run
-    run(config, context.args)
+    run(config, context.args, dry_run)

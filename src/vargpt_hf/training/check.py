@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ..processing.processing_vargpt import VargptProcessor
@@ -16,7 +16,7 @@ from .packing import cut, parts_of_rows
 from .readers import AnyDataset, name_of_picture, undecoded
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
-_BARS, _BAR_WIDTH, _HEIGHT, _MARGIN = 40, 14, 220, 24
+_BARS = 40
 
 
 @dataclass
@@ -131,21 +131,18 @@ def _cause(processor: VargptProcessor, picture: Any) -> str | None:
 
 
 def draw_lengths(lengths: Sequence[int], file: str | Path, max_length: int | None = None) -> None:
-    """Saves a picture of how many rows have how many tokens; a red line stands at `max_length`."""
+    """Saves a picture of how many rows have how many tokens; a red line stands at `max_length`.
+
+    Raises:
+        ValueError: no lengths.
+    """
     if not lengths:
         raise ValueError("There are no rows whose lengths could be drawn.")
-    longest = max(*lengths, max_length or 0, 1)
-    counts, _ = np.histogram(lengths, bins=_BARS, range=(0, longest))
-    sheet = Image.new("RGB", (2 * _MARGIN + _BARS * _BAR_WIDTH, _HEIGHT + 2 * _MARGIN), "white")
-    pen = ImageDraw.Draw(sheet)
-    base = _HEIGHT + _MARGIN
-    for index, count in enumerate(counts.tolist()):
-        left = _MARGIN + index * _BAR_WIDTH
-        pen.rectangle((left, base - round(_HEIGHT * count / counts.max()), left + _BAR_WIDTH - 3, base), fill="steelblue")
-    pen.text((_MARGIN, base + 6), "0", fill="black")
-    pen.text((sheet.width - _MARGIN, base + 6), f"{longest:,} tokens", fill="black", anchor="ra")
-    pen.text((_MARGIN, 6), f"{len(lengths):,} rows; the tallest bar: {counts.max():,}", fill="black")
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(lengths, bins=_BARS, color="steelblue")
     if max_length is not None:
-        x = _MARGIN + round(_BARS * _BAR_WIDTH * max_length / longest)
-        pen.line((x, _MARGIN, x, base), fill="red", width=2)
-    sheet.save(file)
+        axes.axvline(max_length, color="red", label=f"max_length {max_length:,}")
+        axes.legend()
+    axes.set(title=f"{len(lengths):,} rows", xlabel="tokens", ylabel="rows")
+    figure.savefig(file, dpi=120)

@@ -110,12 +110,9 @@ def add_lengths(rows: Dataset, processor: "VargptProcessor", column: str = "leng
     """The rows with their lengths in tokens, to within what a chat template adds, for batches of rows of like length."""
     if column in rows.column_names:
         return rows
-    places = {"image": processor.image_seq_length, "image_gen": processor.num_image_gen_tokens}
 
     def measure(batch: list[list[dict[str, Any]]]) -> dict[str, list[int]]:
-        texts = processor.tokenizer([" ".join(texts_of(messages)) for messages in batch], add_special_tokens=False)["input_ids"]
-        kinds = [[part["type"] for m in messages if not isinstance(m["content"], str) for part in m["content"]] for messages in batch]
-        return {column: [len(ids) + sum(places.get(kind, 0) for kind in row) for ids, row in zip(texts, kinds)]}
+        return {column: measure_rows(batch, processor)}
 
     lengths = rows.select_columns("messages").map(
         measure, input_columns="messages", batched=True, remove_columns="messages", keep_in_memory=True
@@ -123,12 +120,26 @@ def add_lengths(rows: Dataset, processor: "VargptProcessor", column: str = "leng
     return rows.add_column(column, lengths[column][:])
 
 
+def measure_rows(conversations: Sequence[list[dict[str, Any]]], processor: "VargptProcessor") -> list[int]:
+    """Tokens of each conversation, to within what a chat template adds."""
+    places = {"image": processor.image_seq_length, "image_gen": processor.num_image_gen_tokens}
+    texts = processor.tokenizer([" ".join(texts_of(messages)) for messages in conversations], add_special_tokens=False)["input_ids"]
+    return [len(ids) + sum(places.get(kind, 0) for kind in kinds_of(messages)) for ids, messages in zip(texts, conversations)]
+
+
+def kinds_of(messages: list[dict[str, Any]]) -> list[str]:
+    """The types of all parts of a conversation, in reading order."""
+    return [part["type"] for message in messages if not isinstance(message["content"], str) for part in message["content"]]
+
+
 __all__ = [
     "ROW_FEATURES",
     "DataSource",
     "add_lengths",
     "describe_mixture",
+    "kinds_of",
     "load_rows",
+    "measure_rows",
     "mix_rows",
     "sources_of",
 ]

@@ -2,12 +2,14 @@
 
 import json
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
@@ -15,7 +17,9 @@ from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing.processing_vargpt import VargptProcessor
 from .collator import VargptDataCollator
-from .data import add_lengths, describe_mixture, mix_rows, sources_of
+from .data import DataSource, add_lengths, mix_rows, sources_of
+from .plan import StepTimer, describe_plan, num_steps
+from .report import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
 from .stages import apply_stage, get_stage, stage_linears
 from .trainer import GROUPING, VargptSFTConfig, VargptSFTTrainer
 
@@ -37,6 +41,7 @@ class VargptScriptArguments:
         prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
         random_crop: cut pictures to generate at a random place, not in the middle.
         text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
+        sample_prompts: what to draw at evaluations and at the end; by default the first prompts of drawings in the data, [] for nothing.
     """
 
     stage: str = ""
@@ -51,24 +56,61 @@ class VargptScriptArguments:
     text_loss_weight: float | None = None
     image_loss_weight: float | None = None
     image_scale_power: float | None = None
+    sample_prompts: list[str] | None = field(default=None)
 
 
+NUM_SAMPLES = 4
 LOSS_SETTINGS = ("text_loss_weight", "image_loss_weight", "image_scale_power")
 
 
-def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
+def train(config: str | Path, overrides: Sequence[str] = (), dry_run: bool = False) -> None:
     """Runs the stage that a YAML file describes and saves model and processor in its `output_dir`.
 
-    With `use_peft` the adapter is saved, as TRL does; a folder with an adapter can be the next stage's model, into which it is merged.
+    A plan is printed first. In `output_dir` lie at the end, too, the curves of both losses (`training.png`) and pictures drawn at evaluations
+    and at the end (`samples/`). With `use_peft` the adapter is saved, as TRL does; a folder with an adapter can be the next stage's model,
+    into which it is merged.
 
     Args:
         config: the file.
         overrides: arguments that win over the file, such as `["--learning_rate", "1e-4"]`.
+        dry_run: do one step of everything, training, evaluation, saving, drawing, say what it took, and leave nothing behind.
 
     Raises:
         ValueError: a file, key, stage, dataset or model folder that is not there or not right.
     """
+    if dry_run:
+        return _try_one_step(config, overrides)
     script, training, model_config = parse(config, overrides)
+    trainer, sources = make_trainer(script, training, model_config)
+    _print_plan(trainer, script, sources)
+    _run(trainer, script, resume_point(training))
+
+
+def _try_one_step(config: str | Path, overrides: Sequence[str]) -> None:
+    """One step of everything in a folder that goes again, on the device and beside the files of the real run."""
+    script, whole, _ = parse(config, overrides)
+    parent = next(folder for folder in Path(whole.output_dir).absolute().parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=parent) as folder:
+        once = {"output_dir": folder, "max_steps": 1, "save_strategy": "steps", "save_steps": 1, "logging_steps": 1, "report_to": "none"}
+        once |= {"resume_from_checkpoint": "false", **({"eval_strategy": "steps", "eval_steps": 1} if script.eval_data else {})}
+        script, training, model_config = parse(
+            config, [*overrides, *(part for key, value in once.items() for part in (f"--{key}", str(value)))]
+        )
+        trainer, sources = make_trainer(script, training, model_config)
+        if trainer.eval_dataset is not None:
+            trainer.eval_dataset = trainer.eval_dataset.select(range(min(len(trainer.eval_dataset), training.eval_batch_size)))
+        _print_plan(trainer, script, sources, whole)
+        timer = StepTimer()
+        trainer.add_callback(timer)
+        _run(trainer, script, None)
+    if trainer.is_world_process_zero():
+        print(f"Dry run: everything works. {timer.describe(num_steps(whole, trainer.train_dataset))}")
+
+
+def make_trainer(
+    script: VargptScriptArguments, training: VargptSFTConfig, model_config: ModelConfig
+) -> tuple[VargptSFTTrainer, list[DataSource]]:
+    """The trainer of a stage and the sources of its data."""
     sources = sources_of(script.train_data)
     train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
@@ -81,7 +123,7 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
         train_rows = add_lengths(train_rows, processor, training.length_column_name)
         eval_rows = eval_rows and add_lengths(eval_rows, processor, training.length_column_name)
     model = with_adapters(model, script, model_config)
-    trained = apply_stage(model, script.stage, script.train_modules)
+    apply_stage(model, script.stage, script.train_modules)
     collator = VargptDataCollator(
         processor,
         assistant_only=script.assistant_only,
@@ -99,13 +141,41 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
         processing_class=processor,
         source_names=[Path(source.path).name for source in sources] if len(sources) > 1 else (),
     )
+    if not training.disable_tqdm:
+        trainer.pop_callback(ProgressCallback)
+        trainer.add_callback(LossProgressCallback)
+    return trainer, sources
+
+
+def _print_plan(
+    trainer: VargptSFTTrainer, script: VargptScriptArguments, sources: list[DataSource], training: VargptSFTConfig | None = None
+) -> None:
     if trainer.is_world_process_zero():
-        rows = "a stream of rows" if script.streaming else f"{len(train_rows):,} rows"
-        print(f"{script.stage}: trains {trained:,} of {model.num_parameters():,} parameters on {rows}")
-        if not script.streaming:
-            print(f"rows drawn from {describe_mixture(train_rows, sources)}")
-    trainer.train(resume_from_checkpoint=resume_point(training))
-    trainer.save_model(training.output_dir)  # with the processor
+        print(describe_plan(trainer, f"{script.stage}: {get_stage(script.stage).description}", sources, training or trainer.args))
+
+
+def _run(trainer: VargptSFTTrainer, script: VargptScriptArguments, checkpoint: str | None) -> None:
+    """Trains, saves model and processor, and then what people look at."""
+    output_dir = Path(trainer.args.output_dir)
+    sampler = _sampler(trainer, script)
+    if sampler is not None:
+        trainer.add_callback(sampler)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(output_dir)  # with the processor
+    if trainer.is_world_process_zero():
+        save_curves(trainer.state.log_history, output_dir / CURVES)
+        if sampler is not None:
+            sampler.draw(trainer.model, output_dir, trainer.state.global_step)
+
+
+def _sampler(trainer: VargptSFTTrainer, script: VargptScriptArguments) -> SampleCallback | None:
+    """What draws samples, where there is something to draw and a process has the whole model."""
+    prompts = script.sample_prompts
+    if prompts is None:
+        prompts = drawing_prompts(trainer.eval_dataset or trainer.train_dataset, NUM_SAMPLES)
+    if not prompts or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return None
+    return SampleCallback(trainer.processing_class, prompts, trainer.args.seed)
 
 
 def load_model(model_config: ModelConfig) -> VargptForConditionalGeneration:

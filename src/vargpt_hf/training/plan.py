@@ -1,0 +1,147 @@
+"""What a run will do, in words, before it does it."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from .data import DataSource, describe_mixture, kinds_of, measure_rows
+from .readers import AnyDataset
+
+if TYPE_CHECKING:
+    from ..processing.processing_vargpt import VargptProcessor
+    from .trainer import VargptSFTTrainer
+
+_MEASURED_ROWS = 256
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """What rows hold on average.
+
+    Args:
+        tokens: of a row, places of pictures among them.
+        longest: tokens of the longest row that was measured.
+        images: pictures to understand.
+        drawings: pictures to generate.
+    """
+
+    tokens: float
+    longest: int
+    images: float
+    drawings: float
+
+
+def measure_shape(rows: AnyDataset, processor: "VargptProcessor") -> RowShape:
+    """The shape of rows, measured on some of them: of a dataset spread over it, of a stream the first."""
+    if isinstance(rows, Dataset):
+        spread = np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED_ROWS)).astype(int)
+        conversations = rows.select(spread).select_columns("messages")["messages"][:]
+    else:
+        conversations = [row["messages"] for row in rows.select_columns("messages").take(_MEASURED_ROWS)]
+    lengths = measure_rows(conversations, processor)
+    kinds = Counter(kind for messages in conversations for kind in kinds_of(messages))
+    count = len(conversations)
+    return RowShape(float(np.mean(lengths)), max(lengths), kinds["image"] / count, kinds["image_gen"] / count)
+
+
+def parameters_of_parts(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Trained and frozen parameters of each part of the model, such as "visual_decoder"; those of adapters count to their part."""
+    counts: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        part = name.removeprefix("base_model.model.").removeprefix("model.").split(".")[0]
+        counts.setdefault(part, [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
+    return {part: tuple(count) for part, count in counts.items()}
+
+
+def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[DataSource], args: TrainingArguments) -> str:
+    """The plan of a run: what trains, what is frozen, the data, tokens of a step, steps.
+
+    Args:
+        stage: name and description of the stage.
+        args: of the run that is planned; those of a trial of it may be others.
+    """
+    rows = trainer.train_dataset
+    shape = measure_shape(rows, trainer.processing_class)
+    parts = parameters_of_parts(trainer.model)
+    total, trained = sum(map(sum, parts.values())), sum(count for count, _ in parts.values())
+    rows_each_step = rows_of_a_step(args)
+    lines = {
+        "stage": stage,
+        "trains": f"{trained:,} of {total:,} parameters: {_listed(parts, 0)}",
+        "frozen": _listed(parts, 1) or "nothing",
+        "data": _describe_data(rows, sources),
+        "a row": f"{shape.tokens:,.0f} tokens (of {_MEASURED_ROWS} rows the longest {shape.longest:,}), "
+        f"{shape.images:.2f} pictures to understand, {shape.drawings:.2f} to generate",
+        "a step": f"{rows_each_step:,} rows ({args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
+        f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * shape.tokens:,.0f} tokens",
+        "steps": _describe_steps(args, rows),
+        "saves": f"in {args.output_dir}{_describe_saving(args)}",
+    }
+    return "\n".join(f"{name:<8}{text}" for name, text in lines.items())
+
+
+def _listed(parts: dict[str, tuple[int, int]], index: int) -> str:
+    return ", ".join(f"{part} {counts[index]:,}" for part, counts in parts.items() if counts[index])
+
+
+def _describe_data(rows: AnyDataset, sources: Sequence[DataSource]) -> str:
+    if not isinstance(rows, Dataset):
+        return f"a stream of rows from {', '.join(source.path for source in sources)}"
+    return f"{len(rows):,} rows from {describe_mixture(rows, sources)}"
+
+
+def rows_of_a_step(args: TrainingArguments) -> int:
+    """Rows of one optimiser step, accumulated and over all processes."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def num_steps(args: TrainingArguments, rows: AnyDataset) -> int:
+    """Optimiser steps of the whole run."""
+    return args.max_steps if args.max_steps > 0 else int(np.ceil(args.num_train_epochs * max(len(rows) / rows_of_a_step(args), 1)))
+
+
+def _describe_steps(args: TrainingArguments, rows: AnyDataset) -> str:
+    epochs = f", {args.num_train_epochs:g} epochs" if args.max_steps <= 0 else ""
+    return f"about {num_steps(args, rows):,}{epochs}, learning rate {args.learning_rate:g} ({args.lr_scheduler_type.value})"
+
+
+def _describe_saving(args: TrainingArguments) -> str:
+    if args.save_strategy.value == "no":
+        return ", at the end"
+    return f", at the end and as checkpoints every {'epoch' if args.save_strategy.value == 'epoch' else f'{args.save_steps:g} steps'}"
+
+
+class StepTimer(TrainerCallback):
+    """Takes the time of the first step and the peak of memory."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._start = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds = time.perf_counter() - self._start
+
+    def describe(self, steps: int) -> str:
+        """What the step took, and what `steps` such steps would."""
+        if torch.cuda.is_available():
+            memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory at its peak"
+        else:
+            memory = f"{psutil.Process().memory_info().rss / 2**30:.2f} GiB of memory"
+        whole = self.seconds * steps
+        whole = f"{whole / 3600:.1f} hours" if whole >= 3600 else f"{whole / 60:.1f} minutes"
+        return (
+            f"The step took {self.seconds:.2f} s, with what a first step costs more, and {memory}; {steps:,} such steps take at most {whole}."
+        )

@@ -1,0 +1,92 @@
+"""What a person sees of a run: plan, progress, curves, samples, and a trial of one step."""
+
+import json
+
+import pytest
+from datasets import Dataset
+from PIL import Image
+from test_training import write_config
+from training_rows import ROWS, row
+
+from vargpt_hf.training.data import ROW_FEATURES
+from vargpt_hf.training.plan import measure_shape
+from vargpt_hf.training.report import describe_log, drawing_prompts, save_curves
+from vargpt_hf.training.script import train
+
+
+def test_the_plan_comes_first(base, tmp_path, capsys):
+    train(write_config(tmp_path, base, stage="stage3", max_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2))
+    plan = dict(
+        line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.split()[:1] in (["stage"], ["trains"], ["data"])
+    )
+    assert plan["stage"].startswith("stage3: Teaches to draw")
+    assert "generation_projector_in" in plan["trains"] and "language_model" not in plan["trains"]
+    assert plan["data"] == f"8 rows from {tmp_path / 'rows'}: 8 (100.0%)"
+
+
+def test_the_plans_figures(processor):
+    rows = Dataset.from_list([row(["image", "what"], ["noise"]), row(["draw"], ["image_gen", "and", "image_gen"])], features=ROW_FEATURES)
+    shape = measure_shape(rows, processor)
+    assert (shape.images, shape.drawings) == (0.5, 1.0)
+    read, drawn = processor.image_seq_length, 2 * processor.num_image_gen_tokens
+    assert drawn < shape.longest < drawn + 10 and read + drawn < 2 * shape.tokens < read + drawn + 20
+    assert measure_shape(rows.to_iterable_dataset(), processor) == shape
+
+
+def test_curves_and_samples_lie_in_the_folder(base, tmp_path):
+    train(write_config(tmp_path, base, stage="stage3", eval_data=str(tmp_path / "rows"), eval_strategy="steps", eval_steps=2, logging_steps=1))
+    assert Image.open(tmp_path / "out" / "training.png").width > 1000  # two curves side by side
+    samples = sorted(file.name for file in (tmp_path / "out" / "samples").iterdir())
+    assert samples == ["step-000002.png", "step-000004.png"]
+    log = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
+    assert any("eval_image_accuracy_4x4" in entry for entry in log)
+
+
+def test_samples_can_be_chosen_or_left_out(base, tmp_path):
+    train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", sample_prompts=[]))
+    assert not (tmp_path / "out" / "samples").exists()
+    train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", sample_prompts=["a thing of $100", "another"]))
+    assert [file.name for file in (tmp_path / "out" / "samples").iterdir()] == ["step-000001.png"]
+
+
+def test_samples_do_not_change_the_run(base, tmp_path):
+    weights = []
+    for prompts in ([], ["draw noise"]):
+        keys = {"stage": "stage3", "eval_data": str(tmp_path / "rows"), "eval_strategy": "steps", "eval_steps": 1, "sample_prompts": prompts}
+        train(write_config(tmp_path, base, **keys))
+        weights.append((tmp_path / "out" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_a_dry_run_does_everything_and_leaves_nothing(base, tmp_path, capsys):
+    file = write_config(tmp_path, base, stage="stage3", eval_data=str(tmp_path / "rows"), eval_strategy="epoch", max_steps=-1)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    train(file, dry_run=True)
+    said = capsys.readouterr().out
+    assert "Dry run: everything works. The step took" in said and "3 such steps" in said  # an epoch each
+    assert f"saves   in {tmp_path / 'out'}" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_prompts_are_found_in_the_data():
+    rows = Dataset.from_list(ROWS, features=ROW_FEATURES)
+    assert drawing_prompts(rows, 2) == ["draw noise", "draw two"]
+    assert drawing_prompts(rows.to_iterable_dataset(), 9) == ["draw noise", "draw two", "draw"]
+
+
+def test_a_log_in_one_line():
+    logs = {"loss": 3.0, "text_loss": 1.0, "text_accuracy": 0.5, "image_loss": 2.0, "image_accuracy": 0.25, "learning_rate": 1e-3}
+    assert describe_log(logs) == "text loss 1.0000 (50.0% right), image loss 2.0000 (25.0% right), learning_rate 0.001"
+    assert describe_log({"eval_image_loss": 2.0, "eval_image_accuracy": 0.25, "epoch": 1.0}) == "eval_image loss 2.0000 (25.0% right), epoch 1"
+
+
+def test_nothing_is_drawn_of_no_losses(tmp_path):
+    assert not save_curves([{"step": 1, "learning_rate": 1.0}], tmp_path / "a.png") and not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("disable", [True, False])
+def test_the_bar_shows_both_losses(base, tmp_path, capfd, disable):
+    train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", logging_steps=1, disable_tqdm=disable))
+    said = capfd.readouterr()
+    shown = "step 1: text loss" in said.out + said.err and "image=" in said.err
+    assert shown != disable
