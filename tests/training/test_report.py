@@ -37,7 +37,7 @@ def test_curves_and_samples_lie_in_the_folder(base, tmp_path):
     train(write_config(tmp_path, base, stage="stage3", eval_data=str(tmp_path / "rows"), eval_strategy="steps", eval_steps=2, logging_steps=1))
     assert Image.open(tmp_path / "out" / "training.png").width > 1000  # two curves side by side
     samples = sorted(file.name for file in (tmp_path / "out" / "samples").iterdir())
-    assert samples == ["step-000002.png", "step-000004.png"]
+    assert samples == ["step-000000.png", "step-000002.png", "step-000004.png"]
     log = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
     assert any("eval_image_accuracy_4x4" in entry for entry in log)
 
@@ -46,7 +46,7 @@ def test_samples_can_be_chosen_or_left_out(base, tmp_path):
     train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", sample_prompts=[]))
     assert not (tmp_path / "out" / "samples").exists()
     train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", sample_prompts=["a thing of $100", "another"]))
-    assert [file.name for file in (tmp_path / "out" / "samples").iterdir()] == ["step-000001.png"]
+    assert {file.name for file in (tmp_path / "out" / "samples").iterdir()} == {"step-000000.png", "step-000001.png"}
 
 
 def test_samples_do_not_change_the_run(base, tmp_path):

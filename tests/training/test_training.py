@@ -391,6 +391,24 @@ def test_adapters_are_trained_saved_and_merged_by_the_next_stage(base, tmp_path)
     }
 
 
+def test_a_preset_says_where_adapters_go(base, tmp_path):
+    keys = {"stage": "stage3", "max_steps": 1, "save_strategy": "no", "use_peft": True}
+    train(write_config(tmp_path, base, **keys, lora_preset="draw", lora_r=2))
+    adapted = load_file(tmp_path / "out/adapter_model.safetensors")
+    assert {name.split(".")[3] for name in adapted} == {"visual_decoder", "generation_projector_in", "generation_projector_out"}
+    assert {value.shape[0] for name, value in adapted.items() if "lora_A" in name} == {2}
+    assert "base_model.model.model.visual_decoder.head.weight" in adapted
+    with pytest.raises(ValueError, match="`lora_preset` is 'paint'; it must be one of understand, draw, all"):
+        parse(write_config(tmp_path, base, **keys, lora_preset="paint"))
+    with pytest.raises(ValueError, match="needs `use_peft: true`"):
+        parse(write_config(tmp_path, base, **{**keys, "use_peft": False}, lora_preset="draw"))
+
+
+def test_the_shipped_model_has_a_name(base, tmp_path):
+    model_config = parse(write_config(tmp_path, "vargpt-tiny"))[2]
+    assert VargptConfig.from_pretrained(model_config.model_name_or_path).vq_config.image_size == 48
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "stage1", "stage2", "stage3"])
 def test_the_examples_are_read(stage, base, tmp_path):
     file = Path(__file__).parents[2] / "examples" / "tiny" / f"{stage}.yaml"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+TINY_NAME = "vargpt-tiny"
 TINY_FOLDER = Path(__file__).parent / "weights"
 
-__all__ = ["TINY_FOLDER"]
+__all__ = ["TINY_FOLDER", "TINY_NAME"]

@@ -15,7 +15,9 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+from ..peft import PRESETS, lora_config
 from ..processing.processing_vargpt import VargptProcessor
+from ..tiny import TINY_FOLDER, TINY_NAME
 from .collator import VargptDataCollator
 from .data import DataSource, add_lengths, mix_rows, sources_of
 from .plan import StepTimer, describe_plan, num_steps
@@ -41,7 +43,9 @@ class VargptScriptArguments:
         prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
         random_crop: cut pictures to generate at a random place, not in the middle.
         text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
-        sample_prompts: what to draw at evaluations and at the end; by default the first prompts of drawings in the data, [] for nothing.
+        sample_prompts: what to draw before, at evaluations and at the end; by default the first such prompts in the data, [] for nothing.
+        lora_preset: with `use_peft`, where adapters go and what is trained whole beside them, as in `vargpt_hf.peft.lora_config`: "draw",
+            "understand" or "all"; it, not the stage, then says what is trained. By default adapters go on the linear layers of the stage.
     """
 
     stage: str = ""
@@ -57,6 +61,7 @@ class VargptScriptArguments:
     image_loss_weight: float | None = None
     image_scale_power: float | None = None
     sample_prompts: list[str] | None = field(default=None)
+    lora_preset: str | None = None
 
 
 NUM_SAMPLES = 4
@@ -66,9 +71,9 @@ LOSS_SETTINGS = ("text_loss_weight", "image_loss_weight", "image_scale_power")
 def train(config: str | Path, overrides: Sequence[str] = (), dry_run: bool = False) -> None:
     """Runs the stage that a YAML file describes and saves model and processor in its `output_dir`.
 
-    A plan is printed first. In `output_dir` lie at the end, too, the curves of both losses (`training.png`) and pictures drawn at evaluations
-    and at the end (`samples/`). With `use_peft` the adapter is saved, as TRL does; a folder with an adapter can be the next stage's model,
-    into which it is merged.
+    A plan is printed first. In `output_dir` lie at the end, too, the curves of both losses (`training.png`) and pictures drawn before,
+    at evaluations and after (`samples/`). With `use_peft` the adapter is saved, as TRL does; a folder with an adapter can be the next
+    stage's model, into which it is merged.
 
     Args:
         config: the file.
@@ -123,7 +128,7 @@ def make_trainer(
         train_rows = add_lengths(train_rows, processor, training.length_column_name)
         eval_rows = eval_rows and add_lengths(eval_rows, processor, training.length_column_name)
     model = with_adapters(model, script, model_config)
-    apply_stage(model, script.stage, script.train_modules)
+    apply_stage(model, script.stage, modules_of(script))
     collator = VargptDataCollator(
         processor,
         assistant_only=script.assistant_only,
@@ -160,6 +165,8 @@ def _run(trainer: VargptSFTTrainer, script: VargptScriptArguments, checkpoint: s
     sampler = _sampler(trainer, script)
     if sampler is not None:
         trainer.add_callback(sampler)
+        if checkpoint is None and trainer.is_world_process_zero():
+            sampler.draw(trainer.model, output_dir, 0)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(output_dir)  # with the processor
     if trainer.is_world_process_zero():
@@ -191,15 +198,26 @@ def load_model(model_config: ModelConfig) -> VargptForConditionalGeneration:
 def with_adapters(
     model: VargptForConditionalGeneration, script: VargptScriptArguments, model_config: ModelConfig
 ) -> VargptForConditionalGeneration | PeftModel:
-    """The model in PEFT's wrapper, where asked for: by default, and for "all-linear", on the linear layers of the stage."""
+    """The model in PEFT's wrapper, where asked for: by a preset, or by default, and for "all-linear", on the linear layers of the stage."""
     peft_config = get_peft_config(model_config)
     if peft_config is None:
         return model
+    if script.lora_preset is not None:
+        kept = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
+        return get_peft_model(model, lora_config(script.lora_preset, **{name: getattr(peft_config, name) for name in kept}))
     targets = model_config.lora_target_modules
     if targets in (None, [], "all-linear", ["all-linear"]):
         # PEFT's own "all-linear" takes those of every part, also of the frozen vision tower.
         peft_config.target_modules = set(stage_linears(model, script.stage, script.train_modules))
     return get_peft_model(model, peft_config)
+
+
+def modules_of(script: VargptScriptArguments) -> list[str] | None:
+    """Regular expressions of the parameters to train, where they are not the stage's: those given, or those of the preset."""
+    if script.lora_preset is None:
+        return script.train_modules
+    preset = PRESETS[script.lora_preset]
+    return [rf"model\.{re.escape(name)}\." for name in preset.adapts + preset.trains]
 
 
 def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[VargptScriptArguments, VargptSFTConfig, ModelConfig]:
@@ -224,6 +242,8 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[VargptScri
     *groups, unknown = parsed
     if unknown:
         raise ValueError(f"{config}: unknown arguments {' '.join(map(str, unknown))}.")
+    if groups[2].model_name_or_path == TINY_NAME and not Path(TINY_NAME).exists():
+        groups[2].model_name_or_path = str(TINY_FOLDER)
     _check(*groups)
     return tuple(groups)
 
@@ -250,6 +270,14 @@ def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_confi
             raise ValueError(f"`{name}` must not be negative, got {getattr(script, name)}.")
     if not 0 <= script.prompt_dropout <= 1:
         raise ValueError(f"`prompt_dropout` must be in [0, 1], got {script.prompt_dropout}.")
+    if script.lora_preset is not None:
+        if script.lora_preset not in PRESETS:
+            raise ValueError(f"`lora_preset` is {script.lora_preset!r}; it must be one of {', '.join(PRESETS)}.")
+        if not model_config.use_peft or script.train_modules or model_config.lora_target_modules or model_config.lora_modules_to_save:
+            raise ValueError(
+                "`lora_preset` says where adapters go: it needs `use_peft: true`, and neither `train_modules`, nor `lora_target_modules`, nor "
+                "`lora_modules_to_save`."
+            )
     if model_config.load_in_4bit or model_config.load_in_8bit:
         raise ValueError("load_in_4bit and load_in_8bit are not supported.")
     for pattern in script.train_modules or ():

@@ -1,0 +1,58 @@
+"""A folder of 200 captioned pictures of something that vargpt-tiny cannot draw, one command, and what it brings.
+
+    python examples/captioned_pictures.py runs/captioned
+
+The pictures are handwritten digits that lean, with captions such as "a handwritten 7, slanted". Runs
+`vargpt train examples/lora.yaml --train_data FOLDER/pictures --output_dir FOLDER/adapter`, then lets the judges of vargpt-tiny look at
+digits of other prompts, before and after. Takes about three minutes of one CPU core.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from lora_digits import fresh_model, shows, slanted_rows
+from peft import PeftModel
+
+from vargpt_hf import VargptProcessor
+from vargpt_hf.evaluation.judges import DigitJudge
+from vargpt_hf.evaluation.report import draw_rows
+from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.tiny.digits import load_split
+
+VARGPT = Path(sys.executable).with_name("vargpt")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder for pictures and adapter")
+    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--epochs", type=float, default=20)
+    parser.add_argument("--evaluate", type=int, default=200, help="digits that are judged")
+    arguments = parser.parse_args()
+    pictures, adapter = arguments.output / "pictures", arguments.output / "adapter"
+    write_pictures(pictures, arguments.pictures)
+    config = Path(__file__).parent / "lora.yaml"
+    command = [VARGPT, "train", config, "--train_data", pictures, "--output_dir", adapter, "--num_train_epochs", str(arguments.epochs)]
+    subprocess.run(command, check=True)
+
+    asked = list(slanted_rows(arguments.evaluate, seed=1, split="test"))
+    judge, processor = DigitJudge(*load_split("train")), VargptProcessor.from_pretrained(TINY_FOLDER)
+    for name, model in (("before", fresh_model()), ("after", PeftModel.from_pretrained(fresh_model(), adapter))):
+        drawn = draw_rows(model.eval(), processor, asked, seed=0, batch_size=50)
+        right = [shows(picture, row, "slanted", judge) for picture, row in zip(drawn, asked)]
+        print(f"{name}: {np.mean(right):.1%} of {len(right)} digits lean and are read rightly")
+
+
+def write_pictures(folder: Path, number: int) -> None:
+    """Pictures, each with its caption in a text file of the same name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, row in enumerate(slanted_rows(number, seed=3)):
+        row["output_images"][0].save(folder / f"{index:04}.png")
+        (folder / f"{index:04}.txt").write_text(row["messages"][0]["content"][0]["text"])
+
+
+if __name__ == "__main__":
+    main()
