@@ -9,9 +9,9 @@ from test_training import write_config
 from training_rows import ROWS, row
 
 from vargpt_hf.training.data import ROW_FEATURES
-from vargpt_hf.training.plan import measure_shape
+from vargpt_hf.training.plan import measure_shape, num_steps
 from vargpt_hf.training.report import describe_log, drawing_prompts, save_curves
-from vargpt_hf.training.script import train
+from vargpt_hf.training.script import make_trainer, parse, train
 
 
 def test_the_plan_comes_first(base, tmp_path, capsys):
@@ -31,6 +31,16 @@ def test_the_plans_figures(processor):
     read, drawn = processor.image_seq_length, 2 * processor.num_image_gen_tokens
     assert drawn < shape.longest < drawn + 10 and read + drawn < 2 * shape.tokens < read + drawn + 20
     assert measure_shape(rows.to_iterable_dataset(), processor) == shape
+
+
+@pytest.mark.parametrize(("batch", "accumulated", "epochs"), [(3, 2, 2), (8, 1, 1.5), (2, 3, 1)])
+def test_the_plan_knows_how_many_steps_there_will_be(base, tmp_path, batch, accumulated, epochs):
+    """As many as Trainer then does."""
+    keys = {"max_steps": -1, "num_train_epochs": epochs, "save_strategy": "no", "sample_prompts": [], "stage": "stage1"}
+    keys |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
+    trainer, _ = make_trainer(*parse(write_config(tmp_path, base, **keys)))
+    trainer.train()
+    assert trainer.state.global_step == num_steps(trainer.args, trainer.train_dataset)
 
 
 def test_curves_and_samples_lie_in_the_folder(base, tmp_path):

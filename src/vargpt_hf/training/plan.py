@@ -30,12 +30,14 @@ class RowShape:
     Args:
         tokens: of a row, places of pictures among them.
         longest: tokens of the longest row that was measured.
+        measured: how many rows were.
         images: pictures to understand.
         drawings: pictures to generate.
     """
 
     tokens: float
     longest: int
+    measured: int
     images: float
     drawings: float
 
@@ -50,7 +52,7 @@ def measure_shape(rows: AnyDataset, processor: "VargptProcessor") -> RowShape:
     lengths = measure_rows(conversations, processor)
     kinds = Counter(kind for messages in conversations for kind in kinds_of(messages))
     count = len(conversations)
-    return RowShape(float(np.mean(lengths)), max(lengths), kinds["image"] / count, kinds["image_gen"] / count)
+    return RowShape(float(np.mean(lengths)), max(lengths), count, kinds["image"] / count, kinds["image_gen"] / count)
 
 
 def parameters_of_parts(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -79,7 +81,7 @@ def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[Dat
         "trains": f"{trained:,} of {total:,} parameters: {_listed(parts, 0)}",
         "frozen": _listed(parts, 1) or "nothing",
         "data": _describe_data(rows, sources),
-        "a row": f"{shape.tokens:,.0f} tokens (of {_MEASURED_ROWS} rows the longest {shape.longest:,}), "
+        "a row": f"{shape.tokens:,.0f} tokens (of {shape.measured} rows the longest {shape.longest:,}), "
         f"{shape.images:.2f} pictures to understand, {shape.drawings:.2f} to generate",
         "a step": f"{rows_each_step:,} rows ({args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * shape.tokens:,.0f} tokens",
@@ -105,13 +107,16 @@ def rows_of_a_step(args: TrainingArguments) -> int:
 
 
 def num_steps(args: TrainingArguments, rows: AnyDataset) -> int:
-    """Optimiser steps of the whole run."""
-    return args.max_steps if args.max_steps > 0 else int(np.ceil(args.num_train_epochs * max(len(rows) / rows_of_a_step(args), 1)))
+    """Optimiser steps of the whole run, in which an epoch's last batch and last step may be smaller."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = np.ceil(len(rows) / (args.train_batch_size * args.world_size))
+    return int(np.ceil(args.num_train_epochs * np.ceil(batches / args.gradient_accumulation_steps)))
 
 
 def _describe_steps(args: TrainingArguments, rows: AnyDataset) -> str:
     epochs = f", {args.num_train_epochs:g} epochs" if args.max_steps <= 0 else ""
-    return f"about {num_steps(args, rows):,}{epochs}, learning rate {args.learning_rate:g} ({args.lr_scheduler_type.value})"
+    return f"{num_steps(args, rows):,}{epochs}, learning rate {args.learning_rate:g} ({args.lr_scheduler_type.value})"
 
 
 def _describe_saving(args: TrainingArguments) -> str:
