@@ -11,7 +11,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedTokenizerFast
 
 from vargpt_hf import VargptForConditionalGeneration
-from vargpt_hf.conversion import convert as convert_module
 from vargpt_hf.conversion.convert import convert_checkpoint
 from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT
 
@@ -267,7 +266,7 @@ def test_nothing_half_written_is_left_behind(tmp_path, weights, monkeypatch):
         raise OSError("disk full")
 
     source = write_released_folder(tmp_path / "source", weights)
-    monkeypatch.setattr(convert_module.VargptForConditionalGeneration, "save_pretrained", fail)
+    monkeypatch.setattr(VargptForConditionalGeneration, "save_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
         convert_checkpoint(source, tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
