@@ -27,6 +27,8 @@ class Budget:
             are their own masters.
         working: bytes on each GPU of weights as they compute: gathered from other GPUs, or cast to bfloat16.
         activations: bytes on each GPU that the forward pass keeps for the backward pass.
+        transient: bytes on each GPU that the backward pass needs for a moment: the logits with their gradients, or, where that is more, the
+            largest layer that checkpointing computes again.
         flops: floating-point operations of the forward and backward passes, on all GPUs.
         recomputed_flops: those of forward passes that gradient checkpointing does again.
         rows, tokens: in the step, on all GPUs.
@@ -40,6 +42,7 @@ class Budget:
     optimizer: int
     working: int
     activations: int
+    transient: int
     flops: int
     recomputed_flops: int
     rows: int
@@ -49,7 +52,7 @@ class Budget:
     @property
     def memory(self) -> int:
         """Bytes on each GPU in all, without what the allocator cannot use."""
-        return self.weights + self.gradients + self.optimizer + self.working + self.activations
+        return self.weights + self.gradients + self.optimizer + self.working + self.activations + self.transient
 
     def hours(self, rows: int, peak_flops: float, utilisation: float) -> float:
         """Hours for that many rows.
@@ -100,7 +103,7 @@ def estimate_budget(
     parts = _parts(model, batch_size, sequence_length, pictures_to_read, pictures_to_generate, gradient_checkpointing)
     itemsize = _BFLOAT16 if bf16 else _FLOAT32
     flops, recomputed = map(sum, zip(*(part.flops() for part in parts)))
-    kept, layer = zip(*(part.activations(itemsize, gradient_checkpointing) for part in parts))
+    kept, transient = zip(*(part.activations(itemsize, gradient_checkpointing) for part in parts))
     share = num_processes if sharded else 1
     trained = [p for p in model.parameters() if p.requires_grad]
     num_trained, trained_bytes = sum(p.numel() for p in trained), sum(p.numel() * p.element_size() for p in trained)
@@ -111,7 +114,8 @@ def estimate_budget(
         gradients=math.ceil(trained_bytes / share),
         optimizer=math.ceil(2 * trained_bytes / share),
         working=_working_bytes(model, num_trained, itemsize, sharded),
-        activations=math.ceil(sum(kept) + max(layer)),
+        activations=math.ceil(sum(kept)),
+        transient=math.ceil(max(transient)),
         flops=math.ceil(num_processes * flops),
         recomputed_flops=math.ceil(num_processes * recomputed) if gradient_checkpointing else 0,
         rows=num_processes * batch_size,
@@ -187,8 +191,8 @@ class _Part:
         return total, again
 
     def activations(self, itemsize: int, checkpointing: bool) -> tuple[float, float]:
-        """Bytes kept for the backward pass, and those of the largest layer while checkpointing computes it again."""
-        kept, largest, flows = 0.0, 0.0, self.upstream
+        """Bytes kept for the backward pass, and the most that it needs for a moment."""
+        kept, transient, flows = 0.0, 0.0, self.upstream
         for unit in self.units():
             flows = flows or unit.is_trained
             if not flows or not unit.matrices:
@@ -196,12 +200,15 @@ class _Part:
             entry = unit.matrices[0].inputs
             inputs = sum(matrix.inputs for matrix in unit.matrices if matrix.is_trained)
             outputs = sum(matrix.outputs for matrix in unit.matrices if not matrix.is_adapter)
-            whole = self.places * (itemsize * (inputs + outputs) + 2 * _FLOAT32 * entry * unit.is_layer)  # two norms, in float32
+            # Norms, gates and rotations of a layer: fitted to what autograd keeps of Llama's layers and the visual decoder's.
+            whole = self.places * (itemsize * (inputs + outputs) + 3 * _FLOAT32 * entry * unit.is_layer)
             kept += self.places * itemsize * entry if checkpointing and unit.is_layer else whole
-            largest = max(largest, whole * (checkpointing and unit.is_layer))
+            transient = max(transient, whole * (checkpointing and unit.is_layer))
         if self.has_loss and flows:
-            kept += self.places * _FLOAT32 * self.units()[-1].matrices[-1].outputs  # probabilities
-        return kept, largest
+            logits = self.places * self.units()[-1].matrices[-1].outputs
+            kept += (_FLOAT32 - itemsize) * logits  # their log-probabilities are kept in place of them
+            transient = max(transient, (2 * itemsize + _FLOAT32) * logits)  # themselves, their gradients as they are and in float32
+        return kept, transient
 
 
 def _parts(model: VargptForConditionalGeneration, batch_size: int, length: int, read: float, drawn: float, checkpointing: bool) -> list[_Part]:
