@@ -104,12 +104,13 @@ def test_flops_are_those_that_torch_counts(stage, reads, draws):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_flops_of_checkpointing(stage):
+@pytest.mark.parametrize("reads, draws", [*KINDS, (False, False)])
+def test_flops_of_checkpointing(stage, reads, draws):
     model = small_model("eager")
     apply_stage(model, stage)
     model.activation_checkpointing_enable()
-    found = budget(model, gradient_checkpointing=True)
-    assert found.flops + found.recomputed_flops == pytest.approx(counted_flops(model, batch(model.config)), rel=0.02)
+    found = budget(model, reads, draws, gradient_checkpointing=True)
+    assert found.flops + found.recomputed_flops == pytest.approx(counted_flops(model, batch(model.config, reads, draws)), rel=0.02)
     assert 0.2 < found.recomputed_flops / found.flops < 0.6
 
 
