@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 GOLDEN = Path(__file__).parent / "golden"
 # Agreement is measured in the released system's own rounding error (float32 against float64); where that came out as 0 by
@@ -105,3 +107,19 @@ def write_released_folder(folder: Path, weights: dict[str, torch.Tensor], config
         weight_map.update(dict.fromkeys(shard, file))
     (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
+
+
+def write_word_tokenizer(folder: Path, special_tokens: dict[int, str], size: int = 320) -> None:
+    """Writes a tokenizer of words w4, w5, …, by default as large as the golden vocabulary, with special tokens at their ids."""
+    words = {0: "<pad>", 1: "<s>", 2: "</s>", 3: "<unk>", **special_tokens}
+    vocabulary = {words.get(index, f"w{index}"): index for index in range(size)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=list(special_tokens.values()),
+    ).save_pretrained(folder)

@@ -5,13 +5,11 @@ import shutil
 
 import pytest
 import torch
-from golden_helpers import golden_json, released_config, released_weights, write_released_folder
+from golden_helpers import golden_json, released_config, released_weights, write_released_folder, write_word_tokenizer
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from vargpt_hf import VargptForConditionalGeneration
-from vargpt_hf.conversion import convert as convert_module
 from vargpt_hf.conversion.convert import convert_checkpoint
 from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT
 
@@ -267,7 +265,7 @@ def test_nothing_half_written_is_left_behind(tmp_path, weights, monkeypatch):
         raise OSError("disk full")
 
     source = write_released_folder(tmp_path / "source", weights)
-    monkeypatch.setattr(convert_module.VargptForConditionalGeneration, "save_pretrained", fail)
+    monkeypatch.setattr(VargptForConditionalGeneration, "save_pretrained", fail)
     with pytest.raises(OSError, match="disk full"):
         convert_checkpoint(source, tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -276,25 +274,9 @@ def test_nothing_half_written_is_left_behind(tmp_path, weights, monkeypatch):
 # -- processor ---------------------------------------------------------------------------------------------------------
 
 
-def write_tokenizer(folder, picture_tokens):
-    """A word tokenizer of 320 words as large as the golden vocabulary, with the picture tokens at their ids."""
-    words = {0: "<pad>", 1: "<s>", 2: "</s>", 3: "<unk>", **picture_tokens}
-    vocabulary = {words.get(index, f"w{index}"): index for index in range(320)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        additional_special_tokens=list(picture_tokens.values()),
-    ).save_pretrained(folder)
-
-
 def test_processor_comes_along_with_a_tokenizer(tmp_path, weights):
     source = write_released_folder(tmp_path / "source", weights)
-    write_tokenizer(source, PICTURE_TOKENS)
+    write_word_tokenizer(source, PICTURE_TOKENS)
     preprocessing = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}, "image_mean": [0.1, 0.2, 0.3]}
     (source / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     convert_checkpoint(source, tmp_path / "ours")
@@ -310,6 +292,6 @@ def test_processor_comes_along_with_a_tokenizer(tmp_path, weights):
 def test_tokenizer_that_disagrees_with_the_config_is_refused(tmp_path, weights):
     source = write_released_folder(tmp_path / "source", weights)
     swapped = {**PICTURE_TOKENS, 311: PICTURE_TOKENS[312], 312: PICTURE_TOKENS[311]}
-    write_tokenizer(source, swapped)
+    write_word_tokenizer(source, swapped)
     with pytest.raises(ValueError, match="`image_start_token_id` is 312 in the one, 311 in the other"):
         convert_checkpoint(source, tmp_path / "ours")

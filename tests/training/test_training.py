@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
@@ -450,3 +452,27 @@ def test_bad_files_are_refused(base, tmp_path, keys, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="There is no file"):
         train(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
+def test_the_examples_of_paper_size_are_read(stage, base, tmp_path, monkeypatch):
+    """As they stand: with the folders and the model that they name, wherever they are."""
+    file = Path(__file__).parents[2] / "examples" / "paper" / f"{stage}.yaml"
+    given = yaml.safe_load(file.read_text())
+    monkeypatch.chdir(tmp_path)
+    sources = given["train_data"]
+    for source in sources if isinstance(sources, list) else [{"path": sources}]:
+        path = Path(source["path"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch() if path.suffix else path.mkdir()
+    shutil.copytree(base, given["model_name_or_path"])
+    script, training, _ = parse(file, ["--use_cpu", "true"])
+    assert (script.stage, training.bf16, training.gradient_checkpointing, training.max_length) == (stage, True, True, 2048)
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    assert 8 * rows == {"stage1": 256, "stage2": 128, "stage3": 128}[stage]
+
+
+def test_the_released_schedule_of_stage_3_is_the_paper_example():
+    file = Path(__file__).parents[2] / "examples" / "paper" / "stage3.yaml"
+    given = yaml.safe_load(file.read_text())
+    assert {key: given[key] for key in STAGES["stage3"].schedule} == STAGES["stage3"].schedule

@@ -7,6 +7,7 @@ import typer
 from .ask import ask
 from .card import card
 from .chat import chat
+from .compose import compose
 from .convert import convert
 from .data import data
 from .draw import draw
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw, ask, chat, encode, convert, card, serve, evaluate, info):
+for command in (draw, ask, chat, encode, compose, convert, card, serve, evaluate, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(data, name="data")

@@ -15,6 +15,8 @@ Model = Annotated[str | None, typer.Option("--model", "-m", help="Folder or Hub 
 Device = Annotated[str, typer.Option(help='Where to run: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one.')]
 DType = Annotated[str, typer.Option("--dtype", help='Number format of the weights: "auto" (as stored), "float32", "bfloat16", "float16".')]
 Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same result.")]
+Scales = Annotated[str | None, typer.Option(help="Side lengths of the scales, such as 1,2,3,4, where they are not VAR's own ten.")]
+StoredDType = Annotated[str | None, typer.Option("--dtype", help="Number format to store, such as bfloat16; as in the source by default.")]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -25,6 +27,15 @@ def train_extra(needs: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ValueError(f'{needs} more packages ({error}): pip install "vargpt-hf[train]".') from error
+
+
+def side_lengths(scales: str | None) -> tuple[int, ...] | None:
+    """The numbers of `--scales`; ValueError where they are none."""
+    if scales is None:
+        return None
+    if not all(side.strip().isdecimal() for side in scales.split(",")):
+        raise ValueError(f"--scales is {scales!r}; give whole numbers between commas, such as 1,2,3,4.")
+    return tuple(int(side) for side in scales.split(","))
 
 
 def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple[VargptForConditionalGeneration, VargptProcessor]":

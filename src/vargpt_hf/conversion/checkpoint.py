@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,12 +62,17 @@ def weight_files(folder: Path) -> list[Path]:
     return shards
 
 
-def open_weights(path: Path) -> dict[str, torch.Tensor]:
+def open_weights(path: Path, wrapped_in: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """Tensors of one safetensors file or of one pickled file, which is never allowed to run code.
 
+    Args:
+        wrapped_in: keys of dictionaries around the tensors, outermost first; those that are not there are passed over.
+
     Raises:
-        ValueError: a damaged file, or a pickle that holds anything but tensors.
+        ValueError: no file or a damaged one, or a pickle that holds anything but tensors.
     """
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
@@ -78,6 +84,8 @@ def open_weights(path: Path) -> dict[str, torch.Tensor]:
             f"{path} cannot be read as weights: it is damaged, or a pickle with more than tensors, which could run code. "
             f"Download it again from a source that you trust. ({error})"
         ) from error
+    for key in wrapped_in:
+        tensors = tensors.get(key, tensors) if isinstance(tensors, dict) else tensors
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path} must hold a plain dictionary of tensors, a state dict.")
     return tensors

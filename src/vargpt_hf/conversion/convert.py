@@ -1,21 +1,28 @@
 """Released VARGPT checkpoints (model_type `vargpt_llava`) to complete model folders of ours."""
 
-import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
-from ..modeling.card_vargpt import make_card
 from ..modeling.configuration_vargpt import VargptConfig
-from ..modeling.modeling_vargpt import VargptForConditionalGeneration, list_misfits
-from ..processing import RELEASED_SYSTEM_PROMPT, VargptImageProcessor, VargptProcessor, make_chat_template
+from ..processing import VargptProcessor
+from .assembly import (
+    RELEASED_GENERATION,
+    Part,
+    adapt_decoder,
+    assemble,
+    check_destination,
+    floating_dtype,
+    has_tokenizer,
+    make_processor,
+    write_folder,
+)
 from .checkpoint import SourceTensor, open_checkpoint, read_json
-from .names import WHOLE_NAMES, rename
+from .names import WHOLE_NAMES
 from .sizes import TensorShapes, decoder_config_of, scales_of, vq_config_of
 
 logger = logging.get_logger(__name__)
@@ -25,28 +32,6 @@ LICENCE_NOTE = (
     "The weights that the authors of VARGPT released are for research only, and those of LLaVA and Vicuna inside them have "
     "terms of their own: converting changes none of these."
 )
-# How pictures are drawn by the released system.
-RELEASED_GENERATION = {
-    "do_sample": True,
-    "image_guidance_type": "noise",
-    "image_guidance_scale": 1.5,
-    "image_top_k": 900,
-    "image_top_p": 0.96,
-}
-_CLIP_SETTINGS = (
-    "do_resize",
-    "size",
-    "resample",
-    "do_center_crop",
-    "crop_size",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "do_convert_rgb",
-)
-_DECODER_QKV = re.compile(r"(.*visual_decoder\.layers\.\d+\.self_attn)\.[qkv]_proj\.weight")
 
 
 def convert_checkpoint(
@@ -76,24 +61,18 @@ def convert_checkpoint(
         FileExistsError: a destination that is not empty.
     """
     source, destination = Path(source), Path(destination)
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise FileExistsError(f"{destination} exists already: give a folder that is new or empty.")
+    check_destination(destination)
     source_config = read_released_config(source)
     tensors = open_checkpoint(source)
     config = released_config(source_config, tensors, scales)
     processor = released_processor(source, config)
-    model = _load(config, tensors, _target_dtype(source_config, tensors, dtype), source)
+    conditions = partial(released_conditions, generate_row=config.image_start_token_id)
+    part = Part(tensors, WHOLE_NAMES, adapt=partial(adapt_decoder, conditions=conditions))
+    complaint = f"The tensors in {source} are not those of the released format."
+    model = assemble(config, [part], _target_dtype(source_config, tensors, dtype), complaint)
     model.generation_config = _generation_config(source_config, model.config)
     logger.warning(LICENCE_NOTE)
-
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as scratch:
-        folder = Path(scratch) / "model"
-        model.save_pretrained(folder, max_shard_size=max_shard_size)
-        if processor is not None:
-            processor.save_pretrained(folder)
-        make_card(model, destination.name).save(folder / "README.md")
-        folder.rename(destination)
+    write_folder(model, processor, destination, max_shard_size)
 
 
 def read_released_config(source: Path) -> dict:
@@ -152,80 +131,16 @@ def _token_id(source_config: dict, *names: str) -> int:
     raise ValueError(f"The released config.json has no token id `{' or '.join(names)}`, nor do its `special_tokens`.")
 
 
+def released_conditions(table: torch.Tensor, generate_row: int) -> torch.Tensor:
+    """The rows for "generate" and null, (2, C), of a released table; one of another size than it has comes back whole."""
+    return table[[generate_row, -1]] if len(table) == generate_row + 2 else table
+
+
 def _target_dtype(source_config: dict, tensors: dict[str, SourceTensor], dtype: torch.dtype | str | None) -> torch.dtype:
     """What the caller wants, else what the source's config says, else the dtype of its token embeddings."""
-    wanted = dtype or source_config.get("torch_dtype") or source_config.get("dtype")
-    if wanted is None:
-        embeddings = tensors.get("language_model.model.embed_tokens.weight")
-        wanted = torch.float32 if embeddings is None else embeddings.tensor.dtype
-    found = getattr(torch, wanted.removeprefix("torch."), None) if isinstance(wanted, str) else wanted
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"`dtype` must be a floating-point type like 'float16', 'bfloat16' or 'float32', got {wanted!r}.")
-    return found
-
-
-def adapt(name: str, tensor: torch.Tensor, generate_row: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Our tensors, as views, of a released one that the name table has renamed to `name`.
-
-    `generate_row` is the row of the released condition table that stands for "generate"; the null row follows and is the last.
-    A table of another size comes back whole, for the check of shapes to refuse.
-    """
-    if name.endswith("self_attn.qkv_proj.weight"):
-        for part, weight in zip("qkv", tensor.chunk(3)):
-            yield name.replace("qkv_proj", f"{part}_proj"), weight
-    elif name.endswith("condition_embedding.weight"):
-        yield name, tensor[[generate_row, -1]] if len(tensor) == generate_row + 2 else tensor
-    elif name.endswith((".start_embedding", ".position_embedding")):
-        yield name, tensor.flatten(0, -2)
-    elif name.endswith(".log_scale"):
-        yield name, tensor.flatten()
-    else:
-        yield name, tensor
-
-
-def _load(config: VargptConfig, tensors: dict[str, SourceTensor], dtype: torch.dtype, source: Path) -> VargptForConditionalGeneration:
-    """The model with the released tensors in it, in `dtype` but for what stays in float32.
-
-    Raises:
-        ValueError: tensors that are unexpected, missing, twice there, or of the wrong shape; all of them in one message.
-    """
-    with torch.device("meta"):
-        model = VargptForConditionalGeneration(config)
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    exact = re.compile(rf"(^|\.)({'|'.join(model._keep_in_fp32_modules_strict)})\.")
-    loaded: dict[str, torch.Tensor] = {}
-    origin: dict[str, str] = {}
-    unexpected, twice, misshapen = [], [], []
-    for released, (tensor, file) in tqdm(tensors.items(), desc="Converting tensors", unit=" tensors"):
-        try:
-            renamed = rename(released, WHOLE_NAMES)
-        except KeyError:
-            unexpected.append(f"{released} ({file})")
-            continue
-        for name, part in adapt(renamed, tensor, config.image_start_token_id) if renamed else ():
-            if name not in expected:
-                unexpected.append(f"{released} ({file})")
-            elif name in loaded:
-                twice.append(f"{released} ({file}), which is {origin[name]} again")
-            elif part.shape != expected[name]:
-                misshapen.append(f"{released} ({file}): {name} is {tuple(part.shape)}, not {tuple(expected[name])}")
-            else:
-                part = part.to(torch.float32 if exact.search(name) else dtype)
-            loaded[name], origin[name] = part, f"{released} ({file})"
-    tied = set(model.all_tied_weights_keys)
-    missing = sorted({_released_name(name) for name in expected if name not in loaded and name not in tied})
-    problems = {"unexpected": unexpected, "missing": missing, "twice there": twice, "of the wrong shape": misshapen}
-    if misfits := list_misfits(problems):
-        raise ValueError(f"The tensors in {source} are not those of the released format. {misfits}.")
-    model.load_state_dict(loaded, strict=not tied, assign=True)
-    model.tie_weights()
-    return model
-
-
-def _released_name(name: str) -> str:
-    """The released name of a tensor of ours."""
-    name = _DECODER_QKV.sub(r"\1.qkv_proj.weight", name)
-    return rename(name, [(ours, released) for released, ours in WHOLE_NAMES if ours]) or name
+    embeddings = tensors.get("language_model.model.embed_tokens.weight")
+    default = torch.float32 if embeddings is None else embeddings.tensor.dtype
+    return floating_dtype(dtype or source_config.get("torch_dtype") or source_config.get("dtype"), default)
 
 
 def _generation_config(source_config: dict, config: VargptConfig) -> GenerationConfig:
@@ -243,28 +158,10 @@ def released_processor(source: Path, config: VargptConfig) -> VargptProcessor | 
     Raises:
         ValueError: a tokenizer whose picture tokens are absent or have other ids than the model's.
     """
-    if not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+    if not has_tokenizer(source):
         logger.warning(f"{source} has no tokenizer: the new folder will have no processor.")
         return None
-    side = config.vision_config.image_size
-    settings = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    if (source / "preprocessor_config.json").is_file():
-        found = read_json(source / "preprocessor_config.json")
-        settings.update({name: found[name] for name in _CLIP_SETTINGS if found.get(name) is not None})
-    processor = VargptProcessor(
-        VargptImageProcessor(**settings, output_size=config.vq_config.image_size),
-        AutoTokenizer.from_pretrained(source),
-        chat_template=make_chat_template(RELEASED_SYSTEM_PROMPT),
-        image_seq_length=config.image_seq_length,
-        num_image_gen_tokens=config.vq_config.num_image_tokens,
-    )
-    for name in ("image_token_id", "image_start_token_id", "image_place_token_id", "image_end_token_id"):
-        if getattr(processor, name) != getattr(config, name):
-            raise ValueError(
-                f"The tokenizer in {source} and its config.json disagree: `{name}` is {getattr(processor, name)} in the one, "
-                f"{getattr(config, name)} in the other."
-            )
-    return processor
+    return make_processor(source, AutoTokenizer.from_pretrained(source), config)
 
 
 __all__ = ["convert_checkpoint"]

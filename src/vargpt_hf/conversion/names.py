@@ -1,7 +1,7 @@
 """Names of the released checkpoints' tensors and of ours, as tables.
 
 Each row is (released, ours): `{}` stands for any part without a dot, carried over in order. None in place of our name marks a
-tensor that nothing reads. A released name that fits no row is unexpected.
+tensor that nothing reads. The first row that fits counts; a released name that fits none is unexpected.
 """
 
 import re
@@ -33,8 +33,8 @@ VQ_NAMES = [
     ("quantize.ema_vocab_hit_SV", None),
 ]
 
-# VAR's own decoder file, and `vargpt_gen` in the whole checkpoint. `mat_qkv` is split into q, k and v; two rows of `class_emb`
-# are kept.
+# VAR's own decoder file, and `vargpt_gen` in the whole checkpoint. `mat_qkv` is split into q, k and v; rows of `class_emb` become
+# our two conditions.
 DECODER_NAMES = [
     ("word_embed.{}", "token_embedding.{}"),
     ("class_emb.weight", "condition_embedding.weight"),
@@ -55,6 +55,28 @@ DECODER_NAMES = [
     ("attn_bias_for_masking", None),
 ]
 
+# LLaVA-1.5's tensors as it was released on the Hub, and in the whole checkpoint.
+_LLAVA_OLD_NAMES = [
+    # Buffers that older versions of Transformers saved.
+    ("vision_tower.vision_model.embeddings.position_ids", None),
+    ("language_model.model.layers.{}.self_attn.rotary_emb.inv_freq", None),
+    ("multi_modal_projector.{}.{}", "model.multi_modal_projector.{}.{}"),
+    ("vision_tower.vision_model.{rest}", "model.vision_tower.{rest}"),
+    ("language_model.model.{rest}", "model.language_model.{rest}"),
+    ("language_model.lm_head.weight", "lm_head.weight"),
+]
+
+# All forms of LLaVA-1.5's tensors. Transformers has renamed them since, files keep the names of the version that wrote them.
+LLAVA_NAMES = [
+    *_LLAVA_OLD_NAMES,
+    ("vision_tower.{rest}", "model.vision_tower.{rest}"),
+    ("model.vision_tower.vision_model.{rest}", "model.vision_tower.{rest}"),
+    ("model.vision_tower.{rest}", "model.vision_tower.{rest}"),
+    ("model.multi_modal_projector.{}.{}", "model.multi_modal_projector.{}.{}"),
+    ("model.language_model.{rest}", "model.language_model.{rest}"),
+    ("lm_head.weight", "lm_head.weight"),
+]
+
 # What the whole checkpoint adds to VAR's two parts. `{rest}` stands for anything.
 WHOLE_NAMES = [
     *((f"vae_local.{released}", ours and f"model.vq_model.{ours}") for released, ours in VQ_NAMES),
@@ -65,13 +87,7 @@ WHOLE_NAMES = [
     ("image_gen_projector_out.mlp.2.{}", "model.generation_projector_out.fc2.{}"),
     ("image_gen_projector.ln_q.{}", None),
     ("image_gen_projector_out.ln_q.{}", None),
-    # Buffers that older versions of Transformers saved.
-    ("vision_tower.vision_model.embeddings.position_ids", None),
-    ("language_model.model.layers.{}.self_attn.rotary_emb.inv_freq", None),
-    ("multi_modal_projector.{}.{}", "model.multi_modal_projector.{}.{}"),
-    ("vision_tower.vision_model.{rest}", "model.vision_tower.{rest}"),
-    ("language_model.model.{rest}", "model.language_model.{rest}"),
-    ("language_model.lm_head.weight", "lm_head.weight"),
+    *_LLAVA_OLD_NAMES,
 ]
 
 _WILDCARDS = re.compile(r"\\\{(rest)?\\\}")

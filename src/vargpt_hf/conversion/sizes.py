@@ -19,15 +19,16 @@ class TensorShapes:
     Args:
         tensors: tensors by name.
         prefix: what is removed from the names; tensors without it are left out.
+        where: what holds the tensors, for errors.
     """
 
-    def __init__(self, tensors: dict[str, torch.Tensor], prefix: str = ""):
-        self.prefix = prefix
+    def __init__(self, tensors: dict[str, torch.Tensor], prefix: str = "", where: str = "The checkpoint"):
+        self.prefix, self.where = prefix, where
         self.shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in tensors.items() if name.startswith(prefix)}
 
     def __getitem__(self, name: str) -> torch.Size:
         if name not in self.shapes:
-            raise ValueError(f"The checkpoint lacks the tensor {self.prefix}{name}, off whose shape a size is read.")
+            raise ValueError(f"{self.where} lacks the tensor {self.prefix}{name}, off whose shape a size is read.")
         return self.shapes[name]
 
     def count(self, prefix: str) -> int:
@@ -35,7 +36,7 @@ class TensorShapes:
         pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
         numbers = [int(match[1]) for name in self.shapes if (match := pattern.match(name))]
         if not numbers:
-            raise ValueError(f"The checkpoint lacks all tensors {self.prefix}{prefix}.*, by which parts are counted.")
+            raise ValueError(f"{self.where} lacks all tensors {self.prefix}{prefix}.*, by which parts are counted.")
         return max(numbers) + 1
 
 
@@ -84,7 +85,7 @@ def scales_of(shapes: TensorShapes, scale_of_place: torch.Tensor | None = None, 
         ValueError: sides that do not fit the tensors, or none given where they cannot be known.
     """
     num_scales, num_places = shapes["lvl_embed.weight"][0], shapes["pos_1LC"][-2]
-    what = f"The checkpoint has {num_scales} scales with {num_places} places in all"
+    what = f"{shapes.where} has {num_scales} scales with {num_places} places in all"
     if given is not None:
         scales = tuple(int(side) for side in given)
     elif scale_of_place is not None:

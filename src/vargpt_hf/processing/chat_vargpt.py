@@ -10,6 +10,9 @@ RELEASED_SYSTEM_PROMPT = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 
+# The prompt of guidance by an unconditional prompt.
+UNCONDITIONAL_CHAT = [{"role": "user", "content": ""}]
+
 # The keys under which a content part may carry its picture, in order of preference.
 PICTURE_KEYS = ("image", "url", "path", "base64")
 

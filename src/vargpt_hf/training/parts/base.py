@@ -9,10 +9,9 @@ from transformers import CLIPVisionModel, GenerationConfig, PreTrainedTokenizerF
 from ...modeling.configuration_vargpt import VargptConfig
 from ...modeling.modeling_vargpt import VargptForConditionalGeneration
 from ...modeling.vq_vargpt import VargptVQModel
+from ...processing.chat_vargpt import UNCONDITIONAL_CHAT
 from ...processing.image_processing_vargpt import VargptImageProcessor
 from ...processing.processing_vargpt import VargptProcessor
-
-UNCONDITIONAL_CHAT = [{"role": "user", "content": ""}]
 
 
 def build_base(

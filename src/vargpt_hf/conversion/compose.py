@@ -1,0 +1,221 @@
+"""LLaVA-1.5, VAR and VAR's image tokenizer → the weights from which stage 1 of training starts (VARGPT, arXiv 2501.12327, section 4)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..modeling.configuration_vargpt import VargptConfig
+from ..processing.chat_vargpt import IMAGE_END_TOKEN, IMAGE_PLACE_TOKEN, IMAGE_START_TOKEN, UNCONDITIONAL_CHAT
+from .assembly import (
+    RELEASED_GENERATION,
+    Part,
+    adapt_decoder,
+    assemble,
+    check_destination,
+    floating_dtype,
+    has_tokenizer,
+    make_processor,
+    write_folder,
+)
+from .checkpoint import SourceTensor, open_checkpoint, open_weights, read_json
+from .names import DECODER_NAMES, LLAVA_NAMES, VQ_NAMES
+from .sizes import TensorShapes, decoder_config_of, scales_of, vq_config_of
+
+logger = logging.get_logger(__name__)
+
+LLAVA_MODEL_TYPE = "llava"
+LICENCE_NOTE = (
+    "Composed of LLaVA-1.5 (with its language model Vicuna and its vision tower CLIP), VAR and VAR's image tokenizer: the weights of "
+    "each keep its own terms. The generation projectors are fresh, so that nothing sensible is drawn before training."
+)
+FRESH = ("model.generation_projector_in", "model.generation_projector_out")
+# In the order in which the released vocabulary has them: 32002, 32003, 32004 after LLaVA-1.5's own.
+NEW_TOKENS = (IMAGE_START_TOKEN, IMAGE_END_TOKEN, IMAGE_PLACE_TOKEN)
+VOCABULARY_MULTIPLE = 64  # rows of LLaVA-1.5's token embeddings come in such numbers
+_TOKEN_EMBEDDING = "model.language_model.embed_tokens.weight"
+_VOCABULARY_TABLES = (_TOKEN_EMBEDDING, "lm_head.weight")
+
+
+def compose_checkpoint(
+    llava: str | Path,
+    var: str | Path,
+    vqvae: str | Path,
+    destination: str | Path,
+    scales: Sequence[int] | None = None,
+    dtype: torch.dtype | str | None = None,
+    seed: int = 0,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Writes the starting weights of stage 1 as a complete model folder: config, generation config, weights, processor, model card.
+
+    Language model, vision tower and its projector are LLaVA's, the visual decoder is VAR's, the image tokenizer VAR's VQ-VAE; the two
+    generation projectors are fresh. Pictures are read after as before: text logits are LLaVA's own. The tokenizer gets the three tokens of
+    pictures to generate. Where the token tables have no rows left for them, they grow to the next multiple of 64, and each new row, of
+    the embeddings and of the head, is the mean of the old ones.
+
+    Both conditions of the visual decoder start as VAR's null class, the last row of its class table: the one condition under which VAR
+    has learnt to draw without being told a class, as here, where content comes from the language model. Stage 1 trains them apart.
+
+    Tensors stay in their files until they are written, so memory holds one copy at most, and of tensors whose dtype does not
+    change none. The folder appears under its name when all is written, or not at all.
+
+    Args:
+        llava: folder of LLaVA-1.5 in Transformers' format, such as llava-hf/llava-1.5-7b-hf, with its tokenizer.
+        var: VAR's weights, such as var_d30.pth; also a checkpoint of VAR's own training.
+        vqvae: weights of VAR's image tokenizer, such as vae_ch160v4096z32.pth.
+        destination: folder to make; an empty one may be there.
+        scales: side lengths of the code maps, needed only where VAR's weights do not tell them.
+        dtype: of the new weights, like `torch.bfloat16` or "bfloat16"; by default what LLaVA's config says, else that of its token
+            embeddings.
+        seed: of the generation projectors.
+        max_shard_size: of the new weight files.
+
+    Raises:
+        ValueError: files of another kind of model or none at all; tensors that are missing, unexpected, twice there or of the wrong
+            shape, also where one part does not fit another; scales that are needed and not given; a tokenizer that does not fit.
+        FileExistsError: a destination that is not empty.
+    """
+    llava, var, vqvae, destination = map(Path, (llava, var, vqvae, destination))
+    check_destination(destination)
+    llava_config = read_llava_config(llava)
+    understanding = Part(open_checkpoint(llava), LLAVA_NAMES)
+    decoder = _open_part(var, ("trainer", "var_wo_ddp"))
+    image_tokenizer = _open_part(vqvae, ("trainer", "vae_local"))
+    _refuse_shared_modulation(decoder, var)
+
+    tokenizer = tokenizer_with_picture_tokens(llava)
+    old_rows = _token_embedding(understanding, llava)
+    rows = vocabulary_rows(old_rows.shape[0], tokenizer)
+    config = _composed_config(llava_config, understanding, (var, decoder), (vqvae, image_tokenizer), tokenizer, rows, scales)
+    processor = make_processor(llava, tokenizer, config)
+    parts = [
+        understanding._replace(adapt=partial(_with_new_rows, old_rows=old_rows.shape[0], rows=rows)),
+        Part(decoder, DECODER_NAMES, "model.visual_decoder.", partial(adapt_decoder, conditions=var_conditions)),
+        Part(image_tokenizer, VQ_NAMES, "model.vq_model."),
+    ]
+    wanted = dtype or llava_config.get("dtype") or llava_config.get("torch_dtype")
+    complaint = f"The tensors of {llava}, {var.name} and {vqvae.name} do not make a VARGPT."
+    model = assemble(config, parts, floating_dtype(wanted, old_rows.dtype), complaint, FRESH, seed)
+    unconditional = processor.apply_chat_template(UNCONDITIONAL_CHAT, add_generation_prompt=True, tokenize=True, return_dict=True)
+    model.generation_config = GenerationConfig(
+        **{name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        **{**RELEASED_GENERATION, "image_guidance_type": "prompt", "image_unconditional_ids": list(unconditional["input_ids"][0])},
+    )
+    logger.warning(LICENCE_NOTE)
+    write_folder(model, processor, destination, max_shard_size)
+
+
+def read_llava_config(folder: Path) -> dict:
+    """`config.json` of a LLaVA in Transformers' format.
+
+    Raises:
+        ValueError: no folder, no config, one of another kind of model, or one without a field that is needed.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: download LLaVA-1.5 first (llava-hf/llava-1.5-7b-hf), then give the folder it is in.")
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != LLAVA_MODEL_TYPE:
+        raise ValueError(
+            f"{folder} is not a LLaVA-1.5 in Transformers' format: its model_type is {config.get('model_type')!r}, not {LLAVA_MODEL_TYPE!r}. "
+            "Take llava-hf/llava-1.5-7b-hf."
+        )
+    for name in ("text_config", "vision_config"):
+        if not isinstance(config.get(name), dict):
+            raise ValueError(f"{folder / 'config.json'} has no `{name}`.")
+    if not isinstance(config.get("image_token_index"), int):
+        raise ValueError(f"{folder / 'config.json'} has no `image_token_index`, the id of the token at the places of pictures.")
+    return config
+
+
+def tokenizer_with_picture_tokens(folder: Path) -> PreTrainedTokenizerBase:
+    """LLaVA's tokenizer and, after its own tokens, those of pictures to generate.
+
+    Raises:
+        ValueError: no tokenizer there.
+    """
+    if not has_tokenizer(folder):
+        raise ValueError(f"{folder} has no tokenizer: neither tokenizer.json nor tokenizer.model is there. Download the whole folder.")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(list(NEW_TOKENS), special_tokens=True)
+    return tokenizer
+
+
+def vocabulary_rows(old_rows: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows of the token tables: as many as there are, or, where a token lies beyond them, enough of them in multiples of 64."""
+    needed = max(tokenizer.get_vocab().values()) + 1
+    return old_rows if needed <= old_rows else math.ceil(needed / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+
+def var_conditions(table: torch.Tensor) -> torch.Tensor:
+    """The rows for "generate" and null, (2, C), of VAR's class table (classes + 1, C): twice its null class, which is the last row."""
+    return table[[-1, -1]]
+
+
+def _open_part(path: Path, wrapped_in: Sequence[str]) -> dict[str, SourceTensor]:
+    return {name: SourceTensor(tensor, path.name) for name, tensor in open_weights(path, wrapped_in).items()}
+
+
+def _refuse_shared_modulation(decoder: dict[str, SourceTensor], path: Path) -> None:
+    """Refuses weights whose blocks share one AdaLN layer, as those of VAR-d36 do."""
+    if shared := [name for name in decoder if name.startswith("shared_ada_lin.") or name.endswith(".ada_gss")]:
+        raise ValueError(
+            f"The blocks of {path} share one AdaLN layer ({shared[0]} is there; VAR's option `shared_aln`, as in var_d36.pth); ours have one "
+            "each. Take weights without it, such as var_d30.pth."
+        )
+
+
+def _token_embedding(understanding: Part, folder: Path) -> torch.Tensor:
+    """LLaVA's table of token embeddings, (rows, D), whatever its name."""
+    for released, source in understanding.tensors.items():
+        try:
+            if understanding.ours(released) == _TOKEN_EMBEDDING:
+                return source.tensor
+        except KeyError:
+            continue  # named with all other misfits, later
+    raise ValueError(f"{folder} lacks the tensor {understanding.released(_TOKEN_EMBEDDING)}, which holds the token embeddings.")
+
+
+def _with_new_rows(name: str, tensor: torch.Tensor, old_rows: int, rows: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """A tensor of LLaVA's; the tables of tokens with new rows, each the mean of the old ones."""
+    if name in _VOCABULARY_TABLES and len(tensor) == old_rows < rows:
+        mean = tensor.mean(0, keepdim=True, dtype=torch.float32).to(tensor.dtype)
+        tensor = torch.cat([tensor, mean.expand(rows - old_rows, -1)])
+    yield name, tensor
+
+
+def _composed_config(
+    llava_config: dict,
+    understanding: Part,
+    decoder: tuple[Path, dict[str, SourceTensor]],
+    image_tokenizer: tuple[Path, dict[str, SourceTensor]],
+    tokenizer: PreTrainedTokenizerBase,
+    rows: int,
+    scales: Sequence[int] | None,
+) -> VargptConfig:
+    """Our configuration: LLaVA's for what reads, sizes read off the tensors for what draws."""
+    opened = [{name: source.tensor for name, source in tensors.items()} for _, tensors in (decoder, image_tokenizer)]
+    decoder_shapes, vq_shapes = (TensorShapes(part, where=str(path)) for part, (path, _) in zip(opened, (decoder, image_tokenizer)))
+    scales = scales_of(decoder_shapes, opened[0].get("lvl_1L"), scales)
+    kept = ("image_seq_length", "vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act")
+    return VargptConfig(
+        text_config={"model_type": "llama", **llava_config["text_config"], "vocab_size": rows},
+        vision_config={"model_type": "clip_vision_model", **llava_config["vision_config"]},
+        vq_config=vq_config_of(vq_shapes, scales),
+        visual_decoder_config=decoder_config_of(decoder_shapes),
+        image_token_id=llava_config["image_token_index"],
+        image_start_token_id=tokenizer.convert_tokens_to_ids(IMAGE_START_TOKEN),
+        image_end_token_id=tokenizer.convert_tokens_to_ids(IMAGE_END_TOKEN),
+        image_place_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PLACE_TOKEN),
+        multimodal_projector_bias=any(name.endswith("multi_modal_projector.linear_1.bias") for name in understanding.tensors),
+        tie_word_embeddings=llava_config.get("tie_word_embeddings", False),
+        license_note=LICENCE_NOTE,
+        **{name: llava_config[name] for name in kept if llava_config.get(name) is not None},
+    )
+
+
+__all__ = ["compose_checkpoint"]

@@ -1,0 +1,190 @@
+"""What training takes, worked out, against what torch counts and autograd keeps at small size."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf.peft import lora_config
+from vargpt_hf.testing import tiny_config
+from vargpt_hf.training.budget import estimate_budget
+from vargpt_hf.training.stages import apply_stage
+
+ROWS, TEXT = 2, 40
+TEXT_CONFIG = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 344,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
+}
+DECODER_CONFIG = {"hidden_size": 96, "num_attention_heads": 3}
+VISION_CONFIG = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
+
+
+def small_model(attention="sdpa", layers=3):
+    """Large enough that matrices outweigh what is not counted."""
+    config = tiny_config()
+    config = tiny_config(
+        text_config={**config.text_config.to_dict(), **TEXT_CONFIG, "num_hidden_layers": layers},
+        visual_decoder_config={**DECODER_CONFIG, "num_hidden_layers": layers},
+        vision_config={**config.vision_config.to_dict(), **VISION_CONFIG},
+        image_seq_length=None,
+    )
+    torch.manual_seed(0)
+    model = VargptForConditionalGeneration(config).train()
+    model.set_attn_implementation(attention)
+    return model
+
+
+def batch(config, reads=True, draws=True):
+    """Rows that read one picture and draw one, then go on with text; no padding."""
+    generator = torch.Generator().manual_seed(0)
+    vq = config.vq_config
+    ids = []
+    for _ in range(ROWS):
+        row = [config.image_token_id] * (config.image_seq_length * reads)
+        row += [config.image_start_token_id, *[config.image_place_token_id] * vq.num_image_tokens, config.image_end_token_id] * draws
+        ids.append(row + torch.randint(3, 60, (TEXT,), generator=generator).tolist())
+    ids = torch.tensor(ids)
+    inputs = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+    if reads:
+        inputs["pixel_values"] = torch.randn(ROWS, 3, 32, 32, generator=generator)
+    if draws:
+        inputs["image_codes"] = torch.randint(vq.codebook_size, (ROWS, vq.num_image_tokens), generator=generator)
+    return inputs
+
+
+def kept_bytes(model, inputs):
+    """Bytes of all storages that autograd keeps in a forward pass, weights and what is given left out."""
+    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), *inputs.values())}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = (storage.nbytes(), storage)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = model(**inputs, use_cache=False)
+    assert outputs.loss is not None
+    return sum(size for size, _ in kept.values())
+
+
+STAGES = ["stage1", "stage2", "stage3"]
+KINDS = [(True, True), (True, False), (False, True)]
+
+
+def budget(model, reads=True, draws=True, **options):
+    """The estimate for `batch`, in float32."""
+    length = batch(model.config, reads, draws)["input_ids"].shape[1]
+    pictures = {"pictures_to_read": int(reads), "pictures_to_generate": int(draws)}
+    return estimate_budget(model, batch_size=ROWS, sequence_length=length, **pictures, **{"bf16": False, **options})
+
+
+def counted_flops(model, inputs):
+    """What torch counts in a forward and a backward pass."""
+    with FlopCounterMode(display=False) as counter:
+        loss = model(**inputs, use_cache=False).loss
+        if loss.requires_grad:
+            loss.backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("reads, draws", KINDS)
+def test_flops_are_those_that_torch_counts(stage, reads, draws):
+    model = small_model("eager")  # torch does not count what is inside CPUs' fused attention
+    apply_stage(model, stage)
+    inputs = batch(model.config, reads, draws)
+    assert budget(model, reads, draws).flops == pytest.approx(counted_flops(model, inputs), rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("reads, draws", [*KINDS, (False, False)])
+def test_flops_of_checkpointing(stage, reads, draws):
+    model = small_model("eager")
+    apply_stage(model, stage)
+    model.activation_checkpointing_enable()
+    found = budget(model, reads, draws, gradient_checkpointing=True)
+    assert found.flops + found.recomputed_flops == pytest.approx(counted_flops(model, batch(model.config, reads, draws)), rel=0.02)
+    assert 0.2 < found.recomputed_flops / found.flops < 0.6
+
+
+def test_flops_of_lora():
+    model = get_peft_model(small_model("eager"), lora_config("all", r=8, lora_dropout=0.0))
+    assert budget(model).flops == pytest.approx(counted_flops(model, batch(model.config)), rel=0.03)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("reads, draws", KINDS)
+def test_activations_are_near_those_that_autograd_keeps(stage, reads, draws):
+    model = small_model()
+    apply_stage(model, stage)
+    kept = kept_bytes(model, batch(model.config, reads, draws))
+    found = budget(model, reads, draws).activations
+    assert kept / 1.2 <= found <= kept * 1.2
+
+
+def test_activations_of_lora():
+    model = get_peft_model(small_model(), lora_config("all", r=8, lora_dropout=0.0))
+    kept = kept_bytes(model, batch(model.config))
+    assert kept / 1.2 <= budget(model).activations <= kept * 1.2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_activations_of_checkpointing(stage):
+    model = small_model(layers=8)
+    apply_stage(model, stage)
+    model.activation_checkpointing_enable()
+    kept, found = kept_bytes(model, batch(model.config)), budget(model, gradient_checkpointing=True)
+    assert kept / 1.2 <= found.activations <= kept * 1.2
+    assert found.transient > 0 and found.activations + found.transient < budget(model).activations
+
+
+def test_states_are_those_of_adamw():
+    model = small_model()
+    trained = apply_stage(model, "stage3")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters)
+    model(**batch(model.config)).loss.backward()
+    optimizer.step()
+    states = sum(t.numel() * t.element_size() for state in optimizer.state.values() for name, t in state.items() if name != "step")
+    found = budget(model)
+    assert (found.trained_parameters, found.frozen_parameters) == (trained, model.num_parameters() - trained)
+    assert (found.optimizer, found.gradients) == (states, sum(p.grad.nbytes for p in parameters))
+    assert found.weights == sum(p.nbytes for p in model.parameters())
+    assert found.memory == found.weights + found.gradients + found.optimizer + found.activations + found.transient
+
+
+def test_sharding_divides_what_belongs_to_weights():
+    model = small_model()
+    apply_stage(model, "stage2")
+    alone, sharded = budget(model, bf16=True), budget(model, bf16=True, num_processes=4, sharded=True)
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(sharded, name) == pytest.approx(getattr(alone, name) / 4, abs=1)
+    assert (sharded.activations, sharded.flops, sharded.rows) == (alone.activations, 4 * alone.flops, 4 * alone.rows)
+    assert alone.working == 2 * alone.trained_parameters and 0 < sharded.working < 2 * model.num_parameters()
+    assert alone.hours(1000, 1e12, 0.5) == pytest.approx(1000 / ROWS * alone.flops / 0.5e12 / 3600)
+    assert sharded.hours(1000, 1e12, 0.5) == pytest.approx(alone.hours(1000, 1e12, 0.5) / 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sequence_length": 30, "pictures_to_generate": 2}, r"A row of 30 tokens has no room for its pictures, which take 46"),
+        ({"sequence_length": 30, "batch_size": 0}, "must be at least 1"),
+        ({"sequence_length": 30, "pictures_to_read": -1}, "pictures at least 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_budget(small_model(), **{"batch_size": 1, **options})
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ValueError, match="must be a VargptForConditionalGeneration"):
+        estimate_budget(torch.nn.Linear(1, 1), batch_size=1, sequence_length=1)
