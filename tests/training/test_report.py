@@ -16,11 +16,10 @@ from vargpt_hf.training.script import make_trainer, parse, train
 
 def test_the_plan_comes_first(base, tmp_path, capsys):
     train(write_config(tmp_path, base, stage="stage3", max_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2))
-    plan = dict(
-        line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.split()[:1] in (["stage"], ["trains"], ["data"])
-    )
+    plan = {line[:8].strip(): line[8:] for line in capsys.readouterr().out.splitlines()}
     assert plan["stage"].startswith("stage3: Teaches to draw")
     assert "generation_projector_in" in plan["trains"] and "language_model" not in plan["trains"]
+    assert plan["memory"].startswith("about 0.0") and plan["time"].startswith("at least 0.") and plan["steps"].startswith("2, ")
     assert plan["data"] == f"8 rows from {tmp_path / 'rows'}: 8 (100.0%)"
 
 

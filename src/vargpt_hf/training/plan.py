@@ -1,5 +1,6 @@
 """What a run will do, in words, before it does it."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
+from .budget import estimate_budget
 from .data import DataSource, describe_mixture, kinds_of, measure_rows
 from .readers import AnyDataset
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from .trainer import VargptSFTTrainer
 
 _MEASURED_ROWS = 256
+_UTILISATION = 0.4  # of what a device can compute, as training on GPUs commonly reaches
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def parameters_of_parts(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[DataSource], args: TrainingArguments) -> str:
-    """The plan of a run: what trains, what is frozen, the data, tokens of a step, steps.
+    """The plan of a run: what trains, what is frozen, the data, tokens of a step, steps, memory and time.
 
     Args:
         stage: name and description of the stage.
@@ -86,6 +89,7 @@ def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[Dat
         "a step": f"{rows_each_step:,} rows ({args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * shape.tokens:,.0f} tokens",
         "steps": _describe_steps(args, rows),
+        **_describe_cost(trainer, args, shape),
         "saves": f"in {args.output_dir}{_describe_saving(args)}",
     }
     return "\n".join(f"{name:<8}{text}" for name, text in lines.items())
@@ -119,6 +123,48 @@ def _describe_steps(args: TrainingArguments, rows: AnyDataset) -> str:
     return f"{num_steps(args, rows):,}{epochs}, learning rate {args.learning_rate:g} ({args.lr_scheduler_type.value})"
 
 
+def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: RowShape) -> dict[str, str]:
+    """Estimates of memory, for the longest rows, and of time."""
+    settings = {
+        "batch_size": args.train_batch_size,
+        "pictures_to_read": shape.images,
+        "pictures_to_generate": shape.drawings,
+        "num_processes": args.world_size,
+        "bf16": bool(args.bf16),
+        "gradient_checkpointing": bool(args.gradient_checkpointing),
+        "sharded": trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
+    }
+    around = 2 * shape.drawings  # the tokens before and after a picture
+    largest = estimate_budget(trainer.model, sequence_length=math.ceil(shape.longest + around), **settings)
+    average = estimate_budget(trainer.model, sequence_length=math.ceil(shape.tokens + around), **settings)
+    rate = matrix_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
+    hours = average.hours(num_steps(args, trainer.train_dataset) * rows_of_a_step(args), rate, _UTILISATION)
+    return {
+        "memory": f"about {largest.memory / 2**30:.2g} GiB on each device, by estimate",
+        "time": f"at least {describe_seconds(3600 * hours)} at {_UTILISATION:.0%} of the {rate / 1e12:.2g} TFLOP/s of a matrix product here",
+    }
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
+    """Floating-point operations a second of a square matrix product, the best of a few."""
+    matrix = torch.randn(side, side, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(4):
+        start = time.perf_counter()
+        matrix @ matrix
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    return best
+
+
+def describe_seconds(seconds: float) -> str:
+    """A span of time in the unit that fits."""
+    if seconds < 90:
+        return f"{seconds:.1f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
 def _describe_saving(args: TrainingArguments) -> str:
     if args.save_strategy.value == "no":
         return ", at the end"
@@ -145,8 +191,7 @@ class StepTimer(TrainerCallback):
             memory = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB of GPU memory at its peak"
         else:
             memory = f"{psutil.Process().memory_info().rss / 2**30:.2f} GiB of memory"
-        whole = self.seconds * steps
-        whole = f"{whole / 3600:.1f} hours" if whole >= 3600 else f"{whole / 60:.1f} minutes"
+        whole = describe_seconds(self.seconds * steps)
         return (
             f"The step took {self.seconds:.2f} s, with what a first step costs more, and {memory}; {steps:,} such steps take at most {whole}."
         )
