@@ -34,7 +34,9 @@ class VargptDataCollator:
         random_crop: cut pictures to generate at a random place, as in the paper's training, not in the middle.
         seed: of the two.
 
-    The trainer sets `vq_fingerprint`, that of its model's image tokenizer: codes of another one are refused.
+    The trainer sets `vq_fingerprint`, that of its model's image tokenizer: codes of another one are refused. Where weights are sharded
+    over processes, it sets `no_pictures`, too, the tensors of no pictures of each kind: they stand in for kinds that a batch lacks, so
+    that each process runs every part of the model in every batch.
 
     Raises:
         ValueError: rows without messages, too long, with codes of another image tokenizer, or with other numbers of pictures than their
@@ -42,6 +44,7 @@ class VargptDataCollator:
     """
 
     vq_fingerprint: str | None = None
+    no_pictures: dict[str, torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -99,6 +102,11 @@ class VargptDataCollator:
             processor_kwargs=options,
         )
         inputs = self._with_labels(dict(inputs))
+        if self.no_pictures is not None:
+            # Which kind is drawn from is told by the columns, which are those of the whole dataset: the same in all processes.
+            drawn_from = "image_codes" if any("image_codes" in row for row in rows) else "output_pixel_values"
+            drawn_from = next((name for name in ("image_codes", "output_pixel_values") if name in inputs), drawn_from)
+            inputs = {name: self.no_pictures[name] for name in ("pixel_values", drawn_from)} | inputs
         if all(row.get("source") is not None for row in rows):
             inputs["source"] = torch.tensor([row["source"] for row in rows])
         return inputs

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
+from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.vq_vargpt import VargptVQModel
 from .collator import IGNORE_INDEX, VargptDataCollator
 
@@ -73,6 +74,8 @@ class VargptSFTTrainer(SFTTrainer):
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptDataCollator):
             self.data_collator.vq_fingerprint = next(m for m in self.model.modules() if isinstance(m, VargptVQModel)).fingerprint()
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                self.data_collator.no_pictures = no_pictures(self.model.config)
         self._num_codes_in_batch: torch.Tensor | None = None
         self.source_names = list(source_names)
         self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long, device=self.args.device)
@@ -185,6 +188,16 @@ def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
     if torch.is_grad_enabled() and outputs.loss is not None and not outputs.loss.requires_grad:
         outputs.loss = outputs.loss + sum(0.0 * p.sum() for p in module.parameters() if p.requires_grad)
     return outputs
+
+
+def no_pictures(config: VargptConfig) -> dict[str, torch.Tensor]:
+    """Model inputs of zero pictures of each kind, by their names."""
+    vision, vq = config.vision_config, config.vq_config
+    return {
+        "pixel_values": torch.zeros(0, vision.num_channels, vision.image_size, vision.image_size),
+        "output_pixel_values": torch.zeros(0, vq.in_channels, vq.image_size, vq.image_size),
+        "image_codes": torch.zeros(0, vq.num_image_tokens, dtype=torch.long),
+    }
 
 
 def number_of_drawings(batch: dict[str, torch.Tensor]) -> int:
