@@ -1,0 +1,56 @@
+"""Rows for a micro model, and the file of a stage that trains it on them."""
+
+import json
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image as PILImage
+
+from vargpt_hf.training.data import ROW_FEATURES
+
+
+def picture(seed: int) -> PILImage.Image:
+    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+
+def row(user: list, assistant: list, seed: int = 0) -> dict:
+    """A row whose parts are texts, "image" or "image_gen"."""
+
+    def parts(given):
+        return [{"type": part} if part in ("image", "image_gen") else {"type": "text", "text": part} for part in given]
+
+    messages = [{"role": "user", "content": parts(user)}, {"role": "assistant", "content": parts(assistant)}]
+    images = [picture(seed + index) for index in range(user.count("image"))]
+    drawings = [picture(seed + 100 + index) for index in range(assistant.count("image_gen"))]
+    return {"messages": messages, "images": images, "output_images": drawings}
+
+
+ROWS = [
+    row(["say hello"], ["hello"]),
+    row(["image", "what is it"], ["noise"], 1),
+    row(["draw noise"], ["image_gen"], 2),
+    row(["draw two"], ["first", "image_gen", "then", "image_gen"], 3),
+    row(["image", "draw it again and say so"], ["image_gen", "so"], 5),
+    row(["say a longer thing than the others"], ["a longer thing than the others, and longer still"]),
+    row(["draw"], ["image_gen"], 8),
+    row(["image", "image", "which"], ["the second"], 9),
+]
+
+
+def write_config(tmp_path, base, **keys):
+    """A stage's YAML and its dataset; returns the file."""
+    Dataset.from_list(ROWS, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
+    given = {
+        "stage": "stage1",
+        "model_name_or_path": str(base),
+        "train_data": str(tmp_path / "rows"),
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 4,
+        "save_steps": 2,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **keys,
+    }
+    file = tmp_path / "stage.yaml"
+    file.write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in given.items()))
+    return file
