@@ -2,23 +2,30 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy, get_parameters_from_modules
+from accelerate.utils.launch import prepare_multi_gpu_env
+from datasets import Dataset
 from micro import ROWS, row, write_config
 from ranks import run_ranks
 from safetensors.torch import load_file
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.training.collator import VargptDataCollator
+from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.script import train
 from vargpt_hf.training.stages import apply_stage
-from vargpt_hf.training.trainer import no_pictures
+from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer, no_pictures
 
 TRAIN = """
-from vargpt_hf.training.script import train
-
 train(sys.argv[1])
 """
 PLAIN = {"max_grad_norm": 0.0, "lr_scheduler_type": "constant", "warmup_steps": 0, "logging_steps": 1}
@@ -160,3 +167,60 @@ def test_sharded_weights_make_the_steps_of_one_process(base, tmp_path, stage, ch
     loaded = {"model": {name: torch.zeros_like(value) for name, value in wanted.items()}}
     torch.distributed.checkpoint.load(loaded, checkpoint_id=tmp_path / "sharded", no_dist=True)
     assert_same(loaded["model"], wanted, start)
+
+
+CONFIGS = sorted((Path(__file__).parents[2] / "examples/accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_accelerate_reads_its_configs(file):
+    config = load_config_from_file(str(file))
+    assert config.distributed_type == {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(file.stem, "DEEPSPEED")
+    assert (config.num_processes, config.mixed_precision) == (8, "bf16")
+    command = ["--config_file", str(file), "-m", "vargpt_hf", "train", "stage.yaml"]
+    arguments = launch_command_parser().parse_args(command)
+    assert (arguments.module, arguments.training_script, arguments.training_script_args) == (True, "vargpt_hf", ["train", "stage.yaml"])
+    # DeepSpeed itself need not be there: its settings must be among those that accelerate takes.
+    assert set(config.deepspeed_config) <= set(vars(arguments))
+    if file.stem.startswith("zero"):
+        assert config.deepspeed_config["zero_stage"] == int(file.stem[-1])
+        assert config.deepspeed_config.get("zero3_save_16bit_model", file.stem == "zero2")
+        return
+    arguments, _, _ = _validate_launch_command(arguments)
+    environment = prepare_multi_gpu_env(arguments)
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    if file.stem == "fsdp2":
+        sharding = {name.removeprefix("fsdp_").upper(): str(value).lower() for name, value in config.fsdp_config.items()}
+        assert {name: environment[f"FSDP_{name}"].lower() for name in sharding} == sharding
+
+
+def test_layers_to_shard_are_found_in_all_parts(base):
+    """What accelerate makes of the configuration: one unit a layer, none of the image tokenizer's weights."""
+    model = VargptForConditionalGeneration.from_pretrained(base)
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    plugin.set_auto_wrap_policy(model)
+    is_unit = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    units = {name for name, module in model.named_modules() if is_unit(module)}
+    parts = ("language_model.layers", "visual_decoder.layers", "vision_tower.encoder.layers")
+    assert units >= {f"model.{part}.{index}" for part in parts for index in range(2)}
+    ignored = get_parameters_from_modules(".*vq_model", model, "cpu")
+    assert ignored == set(model.model.vq_model.parameters())
+
+
+@pytest.mark.parametrize("module", ["vargpt_hf", "torch.distributed.run"])
+def test_the_command_can_be_started_as_a_module(module):
+    started = ["--nproc_per_node", "1", "-m", "vargpt_hf"] if module.startswith("torch") else []
+    done = subprocess.run([sys.executable, "-m", module, *started, "train", "/nowhere.yaml"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "vargpt: There is no file /nowhere.yaml." in done.stderr
+
+
+def test_an_image_tokenizer_that_an_engine_rounded_is_saved_as_it_was(base, tmp_path):
+    model, processor = VargptForConditionalGeneration.from_pretrained(base), VargptProcessor.from_pretrained(base)
+    rows, arguments = Dataset.from_list(ROWS, features=ROW_FEATURES), VargptSFTConfig(str(tmp_path), use_cpu=True)
+    trainer = VargptSFTTrainer(model, args=arguments, train_dataset=rows, processing_class=processor)
+    trainer._exact = {name: value for name, value in model.state_dict().items() if ".vq_model." in name}  # as where DeepSpeed is in use
+    trainer._save(tmp_path / "saved", {name: value.bfloat16() for name, value in model.state_dict().items()})
+    saved = load_file(tmp_path / "saved/model.safetensors")
+    assert all((value.dtype == torch.float32) == (".vq_model." in name) for name, value in saved.items())
+    loaded = VargptForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype="float32")
+    assert loaded.model.vq_model.fingerprint() == model.model.vq_model.fingerprint()

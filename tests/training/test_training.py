@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
-from vargpt_hf.training.script import VargptSFTConfig, last_complete_checkpoint, parse, train
+from vargpt_hf.training.safety import last_complete_checkpoint
+from vargpt_hf.training.script import VargptSFTConfig, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage, stage_linears
 from vargpt_hf.training.trainer import VargptSFTTrainer
 

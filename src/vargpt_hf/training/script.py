@@ -1,6 +1,5 @@
 """One stage of training from a YAML file, in the form of TRL's own scripts."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import yaml
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 from ..modeling.configuration_vargpt import VargptConfig
@@ -16,6 +14,7 @@ from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing.processing_vargpt import VargptProcessor
 from .collator import VargptDataCollator
 from .data import add_lengths, describe_mixture, mix_rows, sources_of
+from .safety import last_complete_checkpoint, remove_half_checkpoints
 from .stages import apply_stage, get_stage, stage_linears
 from .trainer import GROUPING, VargptSFTConfig, VargptSFTTrainer
 
@@ -94,8 +93,11 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
         print(f"{script.stage}: trains {trained:,} of {model.num_parameters():,} parameters on {rows}")
         if not script.streaming:
             print(f"rows drawn from {describe_mixture(train_rows, sources)}")
-    trainer.train(resume_from_checkpoint=resume_point(training))
-    trainer.save_model(training.output_dir)  # with the processor
+    checkpoint = resume_point(training)
+    if checkpoint is not None and trainer.is_world_process_zero():
+        remove_half_checkpoints(training.output_dir)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_whole_model(training.output_dir)  # with the processor
 
 
 def load_model(model_config: ModelConfig) -> VargptForConditionalGeneration:
@@ -191,15 +193,3 @@ def resume_point(training: SFTConfig) -> str | None:
     if asked is None or str(asked).lower() == "false":
         return None
     return last_complete_checkpoint(training.output_dir) if str(asked).lower() == "true" else str(asked)
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The checkpoint folder with the highest step whose trainer state, which is written last, can be read."""
-    complete = []
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
-            complete.append((int(folder.name.rsplit("-", 1)[1]), str(folder)))
-        except (OSError, ValueError):
-            continue  # a run was killed while it wrote this one
-    return max(complete)[1] if complete else None

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.vq_vargpt import VargptVQModel
 from .collator import IGNORE_INDEX, VargptDataCollator
+from .safety import GuardedTrainer
 
 ROW_COLUMNS = ("messages", "images", "output_images", "image_codes", "vq_fingerprint", "source")
 GROUPING = ("group_by_length", "batch_rebalance")
@@ -28,9 +29,10 @@ class VargptSFTConfig(SFTConfig):
     max_length: int | None = None
     report_to: list[str] = field(default_factory=list)
     logging_steps: float = 20
+    logging_nan_inf_filter: bool = False  # such a loss stops the run; looking for it in every step would wait for the device
 
 
-class VargptSFTTrainer(SFTTrainer):
+class VargptSFTTrainer(GuardedTrainer):
     """TRL's `SFTTrainer` for rows in which pictures are read and drawn.
 
     TRL computes the loss from hidden states and leaves the model's own forward out, and with it the pictures' loss: this trainer
