@@ -1,8 +1,8 @@
-"""A micro model and a processor that fits it, for all tests of training."""
+"""A micro model and its processor."""
 
 import pytest
 import torch
-from training_rows import ROWS
+from micro import ROWS
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor, VargptVQModel

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
-from training_rows import ROWS, row
+from micro import ROWS, row
 
 from vargpt_hf import VargptForConditionalGeneration
 from vargpt_hf.training.collator import VargptDataCollator

@@ -4,9 +4,8 @@ import json
 
 import pytest
 from datasets import Dataset
+from micro import ROWS, row, write_config
 from PIL import Image
-from test_training import write_config
-from training_rows import ROWS, row
 
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.plan import measure_shape, num_steps

@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +10,16 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from micro import ROWS, row, write_config
 from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
 from safetensors.torch import load_file
-from training_rows import ROWS, row
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
-from vargpt_hf.training.script import VargptSFTConfig, last_complete_checkpoint, parse, train
+from vargpt_hf.training.safety import last_complete_checkpoint
+from vargpt_hf.training.script import VargptSFTConfig, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage, stage_linears
 from vargpt_hf.training.trainer import VargptSFTTrainer
 
@@ -249,52 +246,6 @@ def test_rows_of_like_length_share_batches(model, processor, tmp_path):
     assert sorted(widths) == sorted([max(sorted(exact)[:4]), max(exact)])
 
 
-RUN_OF_A_RANK = """
-import os, sys
-import torch.distributed as dist
-from vargpt_hf.training.script import train
-
-train(sys.argv[1])
-assert dist.get_world_size() == 2
-dist.barrier()
-dist.destroy_process_group()
-os._exit(0)  # gloo's threads at times abort a process that ends by itself, after all its work
-"""
-
-
-def test_two_processes_make_the_step_of_one(base, processor, tmp_path):
-    """Two ranks with 2 rows each, accumulated twice, give the weights of one batch of 8; also where a rank draws nothing."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    common = {"stage": "stage3", "max_steps": 1, "max_grad_norm": 0.0, "optim": "sgd", "learning_rate": 0.05, "save_strategy": "no"}
-    common |= {"lr_scheduler_type": "constant", "warmup_steps": 0, "logging_steps": 1}
-    (tmp_path / "run.py").write_text(RUN_OF_A_RANK)
-    (tmp_path / "two").mkdir(), (tmp_path / "one").mkdir()
-    ordered = {"train_sampling_strategy": "sequential"}
-    file = write_config(tmp_path / "two", base, **common, **ordered, per_device_train_batch_size=2, gradient_accumulation_steps=2)
-    environment = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, tmp_path / "run.py", file],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=120)[0] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], said
-    train(write_config(tmp_path / "one", base, **common, **ordered, per_device_train_batch_size=8, gradient_accumulation_steps=1))
-    two, one = (VargptForConditionalGeneration.from_pretrained(tmp_path / name / "out").state_dict() for name in ("two", "one"))
-    start = VargptForConditionalGeneration.from_pretrained(base).state_dict()
-    assert any(not torch.equal(value, start[name]) for name, value in one.items())
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4)
-
-
 def test_training_lowers_both_losses(model, processor, tmp_path):
     apply_stage(model, "pretrain")
     trainer = trainer_of(model, processor, tmp_path, per_device_train_batch_size=8, max_steps=25)
@@ -302,25 +253,6 @@ def test_training_lowers_both_losses(model, processor, tmp_path):
     first, last = trainer.state.log_history[0], trainer.state.log_history[-2]
     assert last["text_loss"] < 0.7 * first["text_loss"]
     assert last["image_loss"] < 0.9 * first["image_loss"]
-
-
-def write_config(tmp_path, base, **keys):
-    """A stage's YAML and its dataset; returns the file."""
-    Dataset.from_list(ROWS, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
-    given = {
-        "stage": "stage1",
-        "model_name_or_path": str(base),
-        "train_data": str(tmp_path / "rows"),
-        "output_dir": str(tmp_path / "out"),
-        "max_steps": 4,
-        "save_steps": 2,
-        "use_cpu": True,
-        "disable_tqdm": True,
-        **keys,
-    }
-    file = tmp_path / "stage.yaml"
-    file.write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in given.items()))
-    return file
 
 
 def test_script_trains_saves_and_resumes(base, tmp_path):

@@ -126,6 +126,14 @@ class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def post_init(self) -> None:
+        """As in Transformers; of the layers that may not be split it keeps those that there are.
+
+        A part may name layers of its other half, as CLIP's vision tower does: FSDP, which shards by these names, would not find them.
+        """
+        super().post_init()
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package."""
         self.config.auto_map = dict(REPOSITORY_CLASSES)
@@ -231,6 +239,15 @@ def shorten(names: list[str], shown: int = 20) -> str:
     return ", ".join(names[:shown]) + more
 
 
+def at_least_one(pictures: torch.Tensor) -> torch.Tensor:
+    """What belongs to N pictures, (N, …), or to one blank picture in place of none, on which nothing depends.
+
+    Processes that share the weights of a part out among them (FSDP, ZeRO) must all run it, forward and backward, in every batch,
+    whatever pictures their rows have: one that passes it by would leave the others waiting for its share for ever.
+    """
+    return pictures if pictures.shape[0] else torch.cat([pictures, pictures.new_zeros(1, *pictures.shape[1:])])
+
+
 class VargptModel(VargptPreTrainedModel):
     """Vision tower, language model, image tokenizer, visual decoder and the projectors between them; no heads for text."""
 
@@ -283,7 +300,7 @@ class VargptModel(VargptPreTrainedModel):
         if output_pixel_values is not None and image_codes is not None:
             raise ValueError("Give pictures to generate as `output_pixel_values` or as `image_codes`, not as both.")
         if output_pixel_values is not None:
-            return self.vq_model.encode(output_pixel_values)
+            return self.vq_model.encode(at_least_one(output_pixel_values))[: len(output_pixel_values)]
         if image_codes is not None:
             self.vq_model.check_codes(image_codes)
         return image_codes
@@ -327,12 +344,14 @@ class VargptModel(VargptPreTrainedModel):
     def embed_image_codes(self, image_codes: torch.LongTensor, condition_ids: torch.LongTensor) -> torch.Tensor:
         """Teacher-forcing embeddings (N, L, D) for the places of pictures with codes (N, L), conditions (N,)."""
         with torch.no_grad():
-            vq_inputs = self.vq_model.quantizer.decoder_inputs(image_codes)
-        return self.generation_projector_in(self.visual_decoder.embed(vq_inputs, condition_ids))
+            vq_inputs = self.vq_model.quantizer.decoder_inputs(at_least_one(image_codes))
+        embeds = self.generation_projector_in(self.visual_decoder.embed(vq_inputs, at_least_one(condition_ids)))
+        return embeds[: len(image_codes)]
 
     def decode_image_places(self, hidden_states: torch.Tensor, condition_ids: torch.LongTensor) -> torch.Tensor:
         """Logits (N, L, V) of the codes at the places whose last hidden states (N, L, D) are given."""
-        return self.visual_decoder(self.generation_projector_out(hidden_states), condition_ids)
+        projected = self.generation_projector_out(at_least_one(hidden_states))
+        return self.visual_decoder(projected, at_least_one(condition_ids))[: len(hidden_states)]
 
     @can_return_tuple
     def forward(
@@ -360,6 +379,9 @@ class VargptModel(VargptPreTrainedModel):
             position_ids, past_key_values, inputs_embeds: as in every causal model.
             image_condition_ids: condition of each picture to generate, (N,); drawn by `condition_dropout` by default.
             mm_encoder_outputs: result of `get_image_features` under "image", in place of `pixel_values`.
+
+        A tensor of no pictures, such as `pixel_values` (0, 3, height, width), says what None does, but the parts that pictures of
+        this kind go through run all the same: see [`at_least_one`].
 
         Raises:
             ValueError: places and pictures that differ in number, for either kind; codes of another image tokenizer;
@@ -402,7 +424,7 @@ class VargptModel(VargptPreTrainedModel):
             image_hidden_states=features,
             image_codes=codes,
             image_condition_ids=image_condition_ids,
-            image_place_hidden_states=None if codes is None else self._at_places(outputs.last_hidden_state, places),
+            image_place_hidden_states=None if codes is None else self._at_places(outputs.last_hidden_state, places, codes.shape),
         )
 
     def _understood_features(
@@ -410,14 +432,16 @@ class VargptModel(VargptPreTrainedModel):
     ) -> torch.Tensor | None:
         """Projected features (pictures, places, D) of the pictures to understand, or None where there are none."""
         if pixel_values is not None:
-            return torch.stack(self.get_image_features(pixel_values, return_dict=True).pooler_output)
+            features = self.get_image_features(at_least_one(pixel_values), return_dict=True).pooler_output
+            return torch.stack(features)[: len(pixel_values)]
         if mm_encoder_outputs is not None and mm_encoder_outputs.get("image") is not None:
             return torch.stack(list(mm_encoder_outputs["image"].pooler_output))
         return None
 
-    def _at_places(self, hidden_states: torch.Tensor, places: torch.BoolTensor) -> torch.Tensor:
-        """Hidden states (N, L, D) of the picture places, out of those of all tokens (B, T, D)."""
-        return hidden_states[places].unflatten(0, (-1, self.config.vq_config.num_image_tokens))
+    @staticmethod
+    def _at_places(hidden_states: torch.Tensor, places: torch.BoolTensor, shape: torch.Size) -> torch.Tensor:
+        """Hidden states (N, L, D) of the picture places, out of those of all tokens (B, T, D); `shape` is (N, L)."""
+        return hidden_states[places].view(*shape, hidden_states.shape[-1])
 
 
 class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixin):
@@ -514,7 +538,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         )
         if weighted:
             losses = losses.view_as(codes) * self.model.visual_decoder.place_weights(power, losses.device)
-        return losses.sum() / (codes.numel() if num_codes_in_batch is None else num_codes_in_batch)
+        return losses.sum() / (max(codes.numel(), 1) if num_codes_in_batch is None else num_codes_in_batch)
 
     @can_return_tuple
     def forward(

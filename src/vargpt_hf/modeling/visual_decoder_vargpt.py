@@ -123,7 +123,7 @@ class VargptDecoderLayer(GradientCheckpointingLayer):
         self.modulation = nn.Linear(decoder.hidden_size, 6 * decoder.hidden_size)
 
     def modulate(self, condition: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """γ1, γ2, scale1, scale2, shift1, shift2, each (N, 1, C), from condition embeddings (N, C)."""
+        """γ1, γ2, scale1, scale2, shift1, shift2, each (2, 1, C), from the embeddings of both conditions (2, C)."""
         return self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
 
     def _drop_path(self, residual: torch.Tensor) -> torch.Tensor:
@@ -139,11 +139,19 @@ class VargptDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        modulation: tuple[torch.Tensor, ...],
+        condition_ids: torch.LongTensor,
+        conditions: torch.Tensor | None = None,
+        modulation: tuple[torch.Tensor, ...] | None = None,
         attention_mask: torch.Tensor | None = None,
         cache: VargptDecoderCache | None = None,
     ) -> torch.Tensor:
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
+        """Hidden states (N, l, C), from those before and the pictures' conditions (N,).
+
+        Modulated by `modulation`, what [`modulate`] returned, or else by what it makes of `conditions` (2, C): here, since weights
+        that are sharded over processes are whole inside this call alone.
+        """
+        modulation = self.modulate(conditions) if modulation is None else modulation
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = (part[condition_ids] for part in modulation)
         attended = self.self_attn(self._norm(hidden_states, scale1, shift1), attention_mask, cache)
         hidden_states = hidden_states + self._drop_path(gamma1 * attended)
         return hidden_states + self._drop_path(gamma2 * self.mlp(self._norm(hidden_states, scale2, shift2)))
@@ -197,15 +205,20 @@ class VargptVisualDecoder(nn.Module):
         following = self.token_embedding(vq_inputs.to(start.dtype))  # the layer's own weight may be quantised
         return torch.cat([start, following], dim=1) + self.place_embeddings()
 
+    def conditions(self) -> torch.Tensor:
+        """Embeddings of both conditions, (2, C)."""
+        return self.condition_embedding(torch.arange(NULL_CONDITION + 1, device=self.position_embedding.device))
+
+    def modulate_head(self) -> tuple[torch.Tensor, ...]:
+        """Scale and shift before the head for both conditions, each (2, 1, C)."""
+        return self.norm_modulation(F.silu(self.conditions())).unsqueeze(1).chunk(2, dim=-1)
+
     def modulations(self) -> list[tuple[torch.Tensor, ...]]:
         """Modulation of every layer, and of the head last, for both conditions: tensors of shape (2, 1, C).
 
-        There are only two conditions, so a forward pass computes these once and picks each picture's row.
+        There are only two conditions, so drawing computes these once for all scales and picks each picture's row.
         """
-        both = torch.arange(NULL_CONDITION + 1, device=self.position_embedding.device)  # GENERATE_CONDITION comes before it
-        # Looked up for each layer anew: reentrant checkpointing walks back through each by itself, and may share nothing between them.
-        head = self.norm_modulation(F.silu(self.condition_embedding(both))).unsqueeze(1).chunk(2, dim=-1)
-        return [*(layer.modulate(self.condition_embedding(both)) for layer in self.layers), head]
+        return [*(layer.modulate(self.conditions()) for layer in self.layers), self.modulate_head()]
 
     def block_causal_mask(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Mask in which a place sees its own and all coarser scales, in the form that the attention in use takes.
@@ -234,18 +247,19 @@ class VargptVisualDecoder(nn.Module):
             hidden_states: decoder inputs, (N, L, C); with a cache those of the next scale only, (N, l, C).
             condition_ids: condition of each picture, (N,).
             cache: keys and values of the coarser scales; makes a mask needless, since a scale sees all that came.
-            modulations: result of [`modulations`], to compute them once for many calls.
+            modulations: result of [`modulations`], to compute them once for many calls; made here by default.
 
         Returns:
             Logits (N, L or l, V).
         """
-        rows = [tuple(part[condition_ids] for part in parts) for parts in modulations or self.modulations()]
         mask = self.block_causal_mask(hidden_states) if cache is None else None
-        for layer, modulation in zip(self.layers, rows):
-            hidden_states = layer(hidden_states, modulation, attention_mask=mask, cache=cache)
+        for index, layer in enumerate(self.layers):
+            # Conditions are looked up for each layer anew: reentrant checkpointing walks back through each by itself.
+            given = (self.conditions(), None) if modulations is None else (None, modulations[index])
+            hidden_states = layer(hidden_states, condition_ids, *given, attention_mask=mask, cache=cache)
         if cache is not None:
             cache.advance(hidden_states.shape[1])
-        scale, shift = rows[-1]
+        scale, shift = (part[condition_ids] for part in (self.modulate_head() if modulations is None else modulations[-1]))
         normed = F.layer_norm(hidden_states, hidden_states.shape[-1:], eps=self.layer_norm_eps)
         return self.head(normed * (1 + scale) + shift)
 

@@ -37,7 +37,9 @@ class VargptDataCollator:
         seed: of the two.
 
     The trainer sets `vq_fingerprint`, that of its model's image tokenizer: codes of another one are refused; and `pack_in_one_row`, for
-    flash attention, which keeps packed rows apart only in a batch of one.
+    flash attention, which keeps packed rows apart only in a batch of one. Where weights are sharded over processes, it sets `no_pictures`,
+    too, the tensors of no pictures of each kind: they stand in for kinds that a batch lacks, so that each process runs every part of the
+    model in every batch.
 
     Raises:
         ValueError: rows without messages, with codes of another image tokenizer, or with other numbers of pictures than their
@@ -46,6 +48,7 @@ class VargptDataCollator:
 
     vq_fingerprint: str | None = None
     pack_in_one_row = False
+    no_pictures: dict[str, torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -105,6 +108,11 @@ class VargptDataCollator:
             processor_kwargs=options,
         )
         inputs = self._cut_and_packed(self._with_labels(dict(inputs)))
+        if self.no_pictures is not None:
+            # Which kind is drawn from is told by the columns, which are those of the whole dataset: the same in all processes.
+            drawn_from = "image_codes" if any("image_codes" in row for row in rows) else "output_pixel_values"
+            drawn_from = next((name for name in ("image_codes", "output_pixel_values") if name in inputs), drawn_from)
+            inputs = {name: self.no_pictures[name] for name in ("pixel_values", drawn_from)} | inputs
         if all(row.get("source") is not None for row in rows):
             inputs["source"] = torch.tensor([row["source"] for row in rows])
         return inputs

@@ -1,6 +1,5 @@
 """One stage of training from a YAML file, in the form of TRL's own scripts."""
 
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from pathlib import Path
 import yaml
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import ProgressCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 from ..modeling.configuration_vargpt import VargptConfig
@@ -22,6 +20,7 @@ from .collator import VargptDataCollator
 from .data import DataSource, add_lengths, mix_rows, sources_of
 from .plan import StepTimer, describe_plan, num_steps
 from .report import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
+from .safety import last_complete_checkpoint, remove_half_checkpoints
 from .stages import apply_stage, get_stage, stage_linears
 from .trainer import GROUPING, VargptSFTConfig, VargptSFTTrainer
 
@@ -167,8 +166,10 @@ def _run(trainer: VargptSFTTrainer, script: VargptScriptArguments, checkpoint: s
         trainer.add_callback(sampler)
         if checkpoint is None and trainer.is_world_process_zero():
             sampler.draw(trainer.model, output_dir, 0)
+    if checkpoint is not None and trainer.is_world_process_zero():
+        remove_half_checkpoints(output_dir)
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(output_dir)  # with the processor
+    trainer.save_whole_model(output_dir)  # with the processor
     if trainer.is_world_process_zero():
         save_curves(trainer.state.log_history, output_dir / CURVES)
         if sampler is not None:
@@ -302,15 +303,3 @@ def resume_point(training: SFTConfig) -> str | None:
     if asked is None or str(asked).lower() == "false":
         return None
     return last_complete_checkpoint(training.output_dir) if str(asked).lower() == "true" else str(asked)
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The checkpoint folder with the highest step whose trainer state, which is written last, can be read."""
-    complete = []
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
-            complete.append((int(folder.name.rsplit("-", 1)[1]), str(folder)))
-        except (OSError, ValueError):
-            continue  # a run was killed while it wrote this one
-    return max(complete)[1] if complete else None

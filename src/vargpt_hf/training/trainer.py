@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.utils.generic import is_flash_attention_requested
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
+from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.vq_vargpt import VargptVQModel
 from .collator import VargptDataCollator
 from .packing import IGNORE_INDEX, num_tokens
+from .safety import GuardedTrainer
 
 ROW_COLUMNS = ("messages", "images", "output_images", "image_codes", "vq_fingerprint", "source")
 GROUPING = ("group_by_length", "batch_rebalance")
@@ -33,6 +35,7 @@ class VargptSFTConfig(SFTConfig):
     report_to: list[str] = field(default_factory=list)
     logging_steps: float = 20
     label_smoothing: float = 0.0
+    logging_nan_inf_filter: bool = False  # such a loss stops the run; looking for it in every step would wait for the device
 
     def __post_init__(self):
         super().__post_init__()
@@ -40,7 +43,7 @@ class VargptSFTConfig(SFTConfig):
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}.")
 
 
-class VargptSFTTrainer(SFTTrainer):
+class VargptSFTTrainer(GuardedTrainer):
     """TRL's `SFTTrainer` for rows in which pictures are read and drawn.
 
     TRL computes the loss from hidden states and leaves the model's own forward out, and with it the pictures' loss: this trainer
@@ -94,6 +97,8 @@ class VargptSFTTrainer(SFTTrainer):
         if isinstance(self.data_collator, VargptDataCollator):
             self.data_collator.vq_fingerprint = next(m for m in self.model.modules() if isinstance(m, VargptVQModel)).fingerprint()
             self.data_collator.pack_in_one_row = is_flash_attention_requested(self.model.config.get_text_config())
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                self.data_collator.no_pictures = no_pictures(self.model.config)
         self._num_codes_in_batch: torch.Tensor | None = None
         self.source_names = list(source_names)
         self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long, device=self.args.device)
@@ -218,6 +223,16 @@ def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
     if torch.is_grad_enabled() and outputs.loss is not None and not outputs.loss.requires_grad:
         outputs.loss = outputs.loss + sum(0.0 * p.sum() for p in module.parameters() if p.requires_grad)
     return outputs
+
+
+def no_pictures(config: VargptConfig) -> dict[str, torch.Tensor]:
+    """Model inputs of zero pictures of each kind, by their names."""
+    vision, vq = config.vision_config, config.vq_config
+    return {
+        "pixel_values": torch.zeros(0, vision.num_channels, vision.image_size, vision.image_size),
+        "output_pixel_values": torch.zeros(0, vq.in_channels, vq.image_size, vq.image_size),
+        "image_codes": torch.zeros(0, vq.num_image_tokens, dtype=torch.long),
+    }
 
 
 def number_of_drawings(batch: dict[str, torch.Tensor]) -> int:

@@ -1,7 +1,12 @@
-"""Rows of all kinds, for a micro model."""
+"""Rows for a micro model, and the file of a stage that trains it on them."""
+
+import json
 
 import numpy as np
+from datasets import Dataset
 from PIL import Image as PILImage
+
+from vargpt_hf.training.data import ROW_FEATURES
 
 
 def picture(seed: int) -> PILImage.Image:
@@ -30,3 +35,22 @@ ROWS = [
     row(["draw"], ["image_gen"], 8),
     row(["image", "image", "which"], ["the second"], 9),
 ]
+
+
+def write_config(tmp_path, base, **keys):
+    """A stage's YAML and its dataset; returns the file."""
+    Dataset.from_list(ROWS, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
+    given = {
+        "stage": "stage1",
+        "model_name_or_path": str(base),
+        "train_data": str(tmp_path / "rows"),
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 4,
+        "save_steps": 2,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **keys,
+    }
+    file = tmp_path / "stage.yaml"
+    file.write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in given.items()))
+    return file

@@ -1,0 +1,224 @@
+"""Checkpoints that can be trusted, and runs that stop with the cause and the last good state kept."""
+
+import json
+import math
+import shutil
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.distributed.tensor import DTensor
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import SFTTrainer
+
+_STATE = "trainer_state.json"
+_LOSSES = ("loss", "text_loss", "image_loss")
+
+
+class TrainingStopped(ValueError):
+    """A run that cannot go on: the message says why, where the last whole checkpoint is, and what to do."""
+
+
+def is_whole(folder: str | Path) -> bool:
+    """Whether a checkpoint folder has all that a run goes on from, with no file cut short.
+
+    The trainer's state, which is written last, must be readable; safetensors files as long as their heads say; files of torch must have
+    their ends. So are folders told that a run left behind which was killed while it wrote or deleted them.
+    """
+    folder = Path(folder)
+    try:
+        json.loads((folder / _STATE).read_text())
+        weights = list(folder.glob("*.safetensors"))
+        parts = [part for part in folder.iterdir() if part.is_dir()]  # weights in shards
+        archives = [file for file in folder.iterdir() if file.suffix in (".pt", ".pth", ".bin") and file.name != "training_args.bin"]
+        return bool(weights or parts) and all(map(_is_whole_safetensors, weights)) and all(map(zipfile.is_zipfile, archives))
+    except (OSError, ValueError, KeyError, struct.error):
+        return False
+
+
+def _is_whole_safetensors(file: Path) -> bool:
+    """Whether a file is as long as its head says: 8 bytes of the head's length, the head, the tensors."""
+    with file.open("rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+        if length > file.stat().st_size:
+            return False
+        head = json.loads(opened.read(length))
+    ends = [tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"]
+    return file.stat().st_size == 8 + length + max(ends, default=0)
+
+
+def checkpoints_of(output_dir: str | Path) -> list[Path]:
+    """The checkpoint folders of a run, by rising step."""
+    folders = [folder for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if folder.name.rsplit("-", 1)[1].isdigit()]
+    return sorted(folders, key=lambda folder: int(folder.name.rsplit("-", 1)[1]))
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """The whole checkpoint with the highest step, or None."""
+    return next((str(folder) for folder in reversed(checkpoints_of(output_dir)) if is_whole(folder)), None)
+
+
+def remove_half_checkpoints(output_dir: str | Path) -> None:
+    """Deletes checkpoints that are not whole: `save_total_limit` could take one for the newest, and delete whole ones in its favour."""
+    for folder in checkpoints_of(output_dir):
+        if not is_whole(folder):
+            shutil.rmtree(folder)
+
+
+class NamedRows(torch.utils.data.Dataset):
+    """The rows of a dataset; one that cannot be read is named in the error.
+
+    Args:
+        rows: the dataset.
+        sources: names of a mixture's sources, which a column `source` counts.
+    """
+
+    def __init__(self, rows: Dataset, sources: Sequence[str] = ()):
+        self.rows, self.sources = rows, list(sources)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self.rows[index]
+        except Exception as error:
+            source = ""
+            if self.sources and "source" in self.rows.column_names:
+                source = f" of the mixture, which comes from {self.sources[self.rows.select_columns('source')[index]['source']]},"
+            raise TrainingStopped(
+                f"Row {index}{source} cannot be read: {type(error).__name__}: {error}. Mend the row or leave it out; `vargpt data "
+                "check` looks through a whole dataset."
+            ) from error
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        try:
+            batch = self.rows[indices]
+        except Exception:  # which row it was, reading them one by one tells
+            return [self[index] for index in indices]
+        return [dict(zip(batch, values)) for values in zip(*batch.values())]
+
+
+class GuardedTrainer(SFTTrainer):
+    """TRL's `SFTTrainer`, which stops where a run has gone wrong and never saves what went wrong.
+
+    Raises:
+        TrainingStopped: a loss that is not finite, when it is logged; trained weights that are not finite, before they are saved; a
+            checkpoint that cannot be written, of which nothing is left; a row that cannot be read or made into a batch. The message names
+            the step, the cause and the last whole checkpoint.
+    """
+
+    source_names: Sequence[str] = ()
+
+    def __init__(self, model, **kwargs):
+        super().__init__(model, **kwargs)
+        self._exact: dict[str, torch.Tensor] = {}
+        if self.is_deepspeed_enabled and self.args.should_save:
+            # DeepSpeed rounds all weights to the format that it computes in. Those of the image tokenizer must stay to the last bit: rounded,
+            # it would give other codes to the same pictures, and refuse those made ahead.
+            frozen = [(name, p) for name, p in self.model.named_parameters() if ".vq_model." in name and not p.requires_grad]
+            self._exact = {name: parameter.detach().to("cpu", copy=True) for name, parameter in frozen}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`; then stops, where a loss that was trained on is not finite."""
+        super().log(logs, start_time)
+        losses = {name: float(logs[name]) for name in _LOSSES if name in logs}
+        if self.model.training and not all(map(math.isfinite, losses.values())):
+            found = ", ".join(f"{name} {value}" for name, value in losses.items())
+            raise TrainingStopped(
+                f"The loss is not finite at step {self.state.global_step}: {found} (all steps since the last log together). {self._causes()}"
+            )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`, of finite weights only."""
+        if self._has_broken_weights():
+            raise TrainingStopped(f"Weights are not finite after step {self.state.global_step}, and are not saved. {self._causes()}")
+        super().save_model(output_dir, _internal_call)
+
+    def save_whole_model(self, output_dir: str) -> None:
+        """Saves a folder that `from_pretrained` loads, also where checkpoints are written in shards; to be called by every process."""
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        self.save_model(output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        if state_dict:
+            state_dict = {name: self._exact.get(name, value) for name, value in state_dict.items()}
+        super()._save(output_dir, state_dict)
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """As in `Trainer`; what cannot be made into a batch stops the run with the cause."""
+        try:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        except Exception as error:
+            raise TrainingStopped(
+                f"No batch could be made for step {self.state.global_step + 1}: {error_text(error)} {self._kept()}"
+            ) from error
+
+    def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> NamedRows:
+        sources = self.source_names if description == "Training" else ()
+        return NamedRows(super()._remove_unused_columns(dataset, description), sources)
+
+    def _get_train_sampler(self, train_dataset=None):
+        return super()._get_train_sampler(train_dataset.rows if isinstance(train_dataset, NamedRows) else train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset):
+        return super()._get_eval_sampler(eval_dataset.rows if isinstance(eval_dataset, NamedRows) else eval_dataset)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        output_dir = Path(self._get_output_dir(trial=trial))
+        folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / _STATE).unlink(missing_ok=True)  # of an earlier run: it would call the folder whole before it is
+        try:
+            super()._save_checkpoint(model, trial)
+        except TrainingStopped:
+            raise
+        except Exception as error:
+            free = shutil.disk_usage(output_dir).free / 2**30
+            if self.args.should_save and not is_whole(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise TrainingStopped(
+                f"The checkpoint of step {self.state.global_step} could not be written: {error_text(error)} {free:.1f} GiB are free in "
+                f"{output_dir}; what was written of it is deleted. Make room, or set `save_total_limit`. {self._kept()}"
+            ) from error
+
+    def _has_broken_weights(self) -> bool:
+        """Whether any trained weight is not finite, in any process."""
+        parts = [local_part(parameter) for parameter in self.model.parameters() if parameter.requires_grad]
+        broken = ~torch.stack([part.detach().isfinite().all() for part in parts]).all()
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # otherwise all have the same, and the first one may save alone
+            broken = self.accelerator.gather(broken[None]).any()
+        return bool(broken)
+
+    def _causes(self) -> str:
+        return (
+            "Usual causes: too high a learning rate or too short a warm-up, no `max_grad_norm`, training in float16, or weights that were not "
+            f"finite at the start. {self._kept()}"
+        )
+
+    def _kept(self) -> str:
+        """Where to go on from."""
+        last = last_complete_checkpoint(self.args.output_dir)
+        if last is None:
+            return f"There is no whole checkpoint in {self.args.output_dir}: the run begins anew."
+        steps = TrainerState.load_from_json(str(Path(last) / _STATE)).global_step
+        return f"The last whole checkpoint is {last} (step {steps}): go on with --resume_from_checkpoint true."
+
+
+def local_part(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """What this process holds of a parameter: all of it, or its shard under FSDP2 or ZeRO-3."""
+    if isinstance(parameter, DTensor):
+        return parameter.to_local()
+    return parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter
+
+
+def error_text(error: Exception) -> str:
+    """The error's own words, ended like a sentence; with its kind, where it is none of ours."""
+    text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    return text if text.endswith(".") else f"{text}."
