@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration
 from typer.testing import CliRunner
 
-from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf import VargptConfig, VargptForConditionalGeneration
 from vargpt_hf.cli import app
 from vargpt_hf.conversion import compose_checkpoint
 from vargpt_hf.conversion.assembly import Part, adapt_decoder, assemble
 from vargpt_hf.conversion.checkpoint import SourceTensor
 from vargpt_hf.conversion.compose import FRESH, var_conditions
 from vargpt_hf.conversion.names import DECODER_NAMES, LLAVA_NAMES, VQ_NAMES
+from vargpt_hf.conversion.sizes import TensorShapes, decoder_config_of, scales_of, vq_config_of
 from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT
 
 IMAGE = 310
@@ -325,3 +326,19 @@ def test_every_golden_name_of_a_part_is_in_its_table():
         for name in names:
             ours = released.ours(name)
             assert ours is None or released.released(ours) == name
+
+
+def test_sizes_of_the_paper_are_read_off_its_shapes():
+    """Off shapes alone, on the meta device: 2 billion parameters need no memory."""
+    paper = VargptConfig.paper()
+    with torch.device("meta"):
+        ours = VargptForConditionalGeneration(paper).state_dict()
+    decoder, image_tokenizer = Part({}, DECODER_NAMES, "model.visual_decoder."), Part({}, VQ_NAMES, "model.vq_model.")
+    shapes = {}
+    for released in (decoder, image_tokenizer):
+        found = {released.released(name): tensor for name, tensor in ours.items() if name.startswith(released.prefix)}
+        shapes[released.prefix] = TensorShapes(found)
+    scales = scales_of(shapes[decoder.prefix])
+    assert scales == paper.vq_config.scales
+    assert decoder_config_of(shapes[decoder.prefix]).to_dict() == paper.visual_decoder_config.to_dict()
+    assert vq_config_of(shapes[image_tokenizer.prefix], scales).to_dict() == paper.vq_config.to_dict()
