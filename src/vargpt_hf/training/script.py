@@ -63,6 +63,8 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
     script, training, model_config = parse(config, overrides)
     sources = sources_of(script.train_data)
     train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
+    if script.streaming:
+        train_rows = train_rows.repeat(None)  # one endless pass, since a run that goes on finds its place in the first pass alone
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
     model = load_model(model_config)
     processor = VargptProcessor.from_pretrained(model_config.model_name_or_path, revision=model_config.model_revision)
