@@ -1,0 +1,69 @@
+"""A program that trains by one stage file, and by another one that it kills again and again; run by a test.
+
+Each run is a process forked off this one, which has imported everything and done nothing yet: that saves the runs their imports, and
+libraries whose threads a fork would leave behind have none.
+"""
+
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from vargpt_hf.training.safety import checkpoints_of, is_whole
+from vargpt_hf.training.script import train
+
+
+def run(file: Path, kill_after: float = 600.0) -> int | None:
+    """Trains in a process of its own, killed after some seconds; its exit code, None where it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            train(file, ["--resume_from_checkpoint", "true"])
+            os._exit(0)
+        finally:
+            os._exit(1)
+    start = time.monotonic()
+    while time.monotonic() - start < kill_after:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def main(straight: Path, killed: Path, kills: int, seed: int) -> None:
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    assert run(straight / "stage.yaml") == 0, "the run that nobody kills"
+    seconds, chance = time.monotonic() - start, random.Random(seed)
+    wanted = load_file(straight / "out/model.safetensors")
+    survived = halves = 0
+    while True:
+        last = survived == kills
+        code = run(killed / "stage.yaml", 600.0 if last else chance.uniform(0.3, 0.7) * seconds)
+        if code is None:
+            assert not last, "a run takes too long"
+            survived += 1
+            halves += sum(not is_whole(checkpoint) for checkpoint in checkpoints_of(killed / "out"))
+            continue
+        # At its end, though, at times, before it was to be killed: then another run begins.
+        assert code == 0, "a run that goes on"
+        found = load_file(killed / "out/model.safetensors")
+        assert set(found) == set(wanted)
+        assert all(torch.equal(value, found[name]) for name, value in wanted.items()), "other weights"
+        if last:
+            break
+        shutil.rmtree(killed / "out")
+    print(f"survived {survived} kills; {halves} checkpoints were found half written or half deleted")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

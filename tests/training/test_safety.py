@@ -1,0 +1,145 @@
+"""Runs that are killed or go wrong: what is left on disk, what is said, and that going on gives the same weights to the last bit."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from micro import ROWS, write_config
+from safetensors.torch import load_file
+
+from vargpt_hf.training.data import ROW_FEATURES
+from vargpt_hf.training.safety import TrainingStopped, checkpoints_of, is_whole, last_complete_checkpoint
+from vargpt_hf.training.script import train
+
+
+def stage_file(folder: Path, base: Path, streaming: bool = False, **keys) -> Path:
+    """A stage on a mixture with much that is random, in whose course many checkpoints are written and deleted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [{"prompt": f"say {word}", "completion": word} for word in ("hello", "so", "noise", "the second")]
+    (folder / "texts.json").write_text(json.dumps(texts * 6))
+    sources = [{"path": str(folder / "rows"), "weight": 2}, str(folder / "texts.json")]
+    common = {"stage": "pretrain", "train_data": sources, "streaming": streaming, "per_device_train_batch_size": 2, "logging_steps": 5}
+    common |= {"prompt_dropout": 0.5, "random_crop": True, "save_total_limit": 2, "gradient_accumulation_steps": 2}
+    return write_config(folder, base, **{**common, **keys})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", [False, True], ids=["ahead", "streaming"])
+def test_a_run_killed_many_times_ends_as_if_it_never_was(base, tmp_path, streaming):
+    """20 kills in 20, half of them of streams, by SIGKILL at any moment, through more than one pass over the data."""
+    folders = [tmp_path / "straight", tmp_path / "killed"]
+    for folder in folders:
+        stage_file(folder, base, streaming, max_steps=24, save_steps=1)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, Path(__file__).with_name("killing.py"), *folders, "10", str(int(streaming))]
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "survived 10 kills" in done.stdout
+    print(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory):
+    """The output folder of a run with checkpoints 2 and 4."""
+    folder = tmp_path_factory.mktemp("finished")
+    train(stage_file(folder, base, max_steps=4, save_steps=2))
+    return folder / "out"
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_checkpoint_cut_short_is_never_gone_on_from(finished, tmp_path, name, cut):
+    shutil.copytree(finished, tmp_path / "out")
+    file = tmp_path / "out/checkpoint-4" / name
+    os.truncate(file, int(cut * file.stat().st_size))
+    assert last_complete_checkpoint(finished).endswith("checkpoint-4")
+    assert last_complete_checkpoint(tmp_path / "out").endswith("checkpoint-2")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.json"])
+def test_a_checkpoint_half_deleted_is_not_whole(finished, tmp_path, name):
+    shutil.copytree(finished / "checkpoint-4", tmp_path / "checkpoint-4")
+    assert is_whole(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4" / name).unlink()
+    assert not is_whole(tmp_path / "checkpoint-4") and last_complete_checkpoint(tmp_path) is None
+
+
+def test_a_half_checkpoint_is_not_kept_in_place_of_whole_ones(base, tmp_path):
+    """Where two checkpoints may stay, a half one with a higher number would count as the newest."""
+    train(stage_file(tmp_path, base, max_steps=4, save_steps=2))
+    half = tmp_path / "out/checkpoint-5"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes((tmp_path / "out/checkpoint-4/model.safetensors").read_bytes()[:1000])
+    train(stage_file(tmp_path, base, max_steps=8, save_steps=2), ["--resume_from_checkpoint", "true"])
+    assert [folder.name for folder in checkpoints_of(tmp_path / "out")] == ["checkpoint-6", "checkpoint-8"]
+
+
+BLOWS_UP = {"optim": "sgd", "learning_rate": 1e30, "max_grad_norm": 0.0, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(base, tmp_path):
+    keys = {**BLOWS_UP, "max_steps": 8, "save_steps": 1, "logging_steps": 1}
+    with pytest.raises(TrainingStopped, match=r"not finite (at|after) step \d.*learning rate.*last whole checkpoint is .*checkpoint-\d \(step"):
+        train(stage_file(tmp_path, base, **keys))
+    for folder in checkpoints_of(tmp_path / "out"):
+        assert all(value.isfinite().all() for value in weights(folder).values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(base, tmp_path):
+    """Also where nothing was logged yet, by checkpoints and at the end."""
+    for strategy in ("steps", "no"):
+        keys = {**BLOWS_UP, "max_steps": 6, "save_steps": 6, "logging_steps": 100, "save_strategy": strategy}
+        with pytest.raises(TrainingStopped, match="not finite (at|after) step 6.*There is no whole checkpoint in .*: the run begins anew"):
+            train(stage_file(tmp_path, base, **keys))
+        assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("room", [0.3, 1.05], ids=["weights", "optimizer"])
+def test_a_full_disk_stops_the_run_and_leaves_no_half_checkpoint(base, tmp_path, room):
+    """Files may become as long as a share of the weights': no room for them, or for the optimizer's state, which is longer here."""
+    keys = {"save_steps": 2, "train_modules": ["model", "lm_head"]}
+    train(stage_file(tmp_path, base, max_steps=2, **keys))
+    limit = int(room * (tmp_path / "out/model.safetensors").stat().st_size)
+    assert limit < (tmp_path / "out/checkpoint-2/optimizer.pt").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = stage_file(tmp_path, base, max_steps=4, **keys)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(TrainingStopped, match=r"(?s)checkpoint of step 4 could not be written.*GiB are free.*checkpoint-2 \(step 2\)"):
+            train(file, ["--resume_from_checkpoint", "true"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [folder.name for folder in checkpoints_of(tmp_path / "out")] == ["checkpoint-2"]
+    assert is_whole(tmp_path / "out/checkpoint-2")
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["ahead", "streaming"])
+def test_a_row_that_cannot_be_read_is_named(base, tmp_path, streaming):
+    keys = {"save_steps": 1, "max_steps": 8, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "logging_steps": 1}
+    file = stage_file(tmp_path, base, streaming, train_data=str(tmp_path / "broken"), train_sampling_strategy="sequential", **keys)
+    rows = [dict(entry) for entry in ROWS]
+    rows[4]["images"] = [{"bytes": b"no picture", "path": None}]
+    Dataset.from_list(rows, features=ROW_FEATURES).save_to_disk(tmp_path / "broken")
+    where = "" if streaming else "Row 4 cannot be read: "
+    with pytest.raises(TrainingStopped, match=rf"(?s)No batch could be made for step \d: {where}.*cannot identify image.*checkpoint-\d"):
+        train(file)
+
+
+def test_a_row_of_a_mixture_is_named_with_its_source(base, tmp_path):
+    file = stage_file(tmp_path, base, max_steps=20, save_steps=100)
+    rows = [{**entry, "images": [{"bytes": b"no picture", "path": None}]} if entry["images"] else entry for entry in ROWS]
+    shutil.rmtree(tmp_path / "rows")
+    Dataset.from_list(rows, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
+    with pytest.raises(TrainingStopped, match=r"Row \d+ of the mixture, which comes from rows, cannot be read: UnidentifiedImageError"):
+        train(file)
