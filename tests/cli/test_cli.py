@@ -33,6 +33,18 @@ def test_draw(tmp_path):
     assert list(last_scale.getdata()) == list(Image.open(output).getdata())
 
 
+def test_draw_prompts_of_a_file(tmp_path, monkeypatch):
+    (tmp_path / "prompts.txt").write_text("a red circle\n\na blue square\n")
+    monkeypatch.setattr(sys, "argv", ["vargpt", "draw", "--prompts", f"{tmp_path / 'prompts.txt'}", "-o", f"{tmp_path / 'out'}"])
+    with pytest.raises(SystemExit, match="^vargpt: 1 of 3 prompts could not be drawn; .*results.jsonl says why. The others are there.$"):
+        vargpt_hf.cli.main()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000000.png", "000002.png", "draw.manifest", "results.jsonl"]
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    assert run("draw", "--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "other").stdout == f"Saved {tmp_path / 'other'}\n"
+    run("draw", "a red circle", "-o", tmp_path / "single.png")
+    assert Image.open(tmp_path / "single.png").tobytes() == Image.open(tmp_path / "other" / "000000.png").tobytes()
+
+
 def test_ask_names_a_digit(tmp_path):
     pictures, labels = load_split("test")
     digit_image(pictures[0]).save(tmp_path / "digit.png")
@@ -63,6 +75,11 @@ def test_evaluate(tmp_path):
     [
         (["draw", "x", "-o", "picture.xyz"], "does not end in the name of a picture format"),
         (["draw", "x", "-o", "nowhere/x.png"], "The folder nowhere does not exist"),
+        (["draw"], "Give either a TEXT to draw or --prompts"),
+        (["draw", "x", "--prompts", "prompts.txt", "-o", "out"], "--prompts with a file of them, not both"),
+        (["draw", "--prompts", "prompts.txt"], "--prompts needs a folder for the pictures, as in -o pictures"),
+        (["draw", "--prompts", "prompts.txt", "-o", "out"], "No such file or directory: 'prompts.txt'"),
+        (["draw", "x", "--num-processes", "2"], "one TEXT is drawn by one process"),
         (["draw", "x", "--model", "./nothing"], "which is not a folder"),
         (["draw", "x", "--dtype", "int3"], "--dtype is 'int3'; it must be one of auto"),
         (["ask", "nothing.png", "what"], "There is no file nothing.png"),

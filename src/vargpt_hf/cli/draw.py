@@ -1,4 +1,4 @@
-"""`vargpt draw`: a sentence in, a picture out."""
+"""`vargpt draw`: a sentence in, a picture out; or a file of sentences in, a folder of pictures out."""
 
 from enum import Enum
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, Seed, load, prompt_inputs
+from .options import Device, DType, Model, Seed, check_model, load, prompt_inputs
 
 
 class Guidance(str, Enum):
@@ -19,8 +19,16 @@ class Guidance(str, Enum):
 
 
 def draw(
-    text: Annotated[str, typer.Argument(help="What to draw.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; its ending names the format.")] = Path("out.png"),
+    text: Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help='Instead of TEXT: a .txt with a prompt a line, or a .jsonl of {"prompt", "id"?, "seed"?}.')
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write, out.png by default; its ending names the format. With --prompts a folder."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are drawn together, with --prompts.")] = 16,
+    num_processes: Annotated[int, typer.Option(min=1, help="Processes that draw at the same time, with --prompts.")] = 1,
     model: Model = None,
     seed: Seed = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest codes instead of sampling.")] = False,
@@ -34,18 +42,20 @@ def draw(
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:
-    """Draw a picture of TEXT.
+    """Draw a picture of TEXT, or one of each prompt in a file.
+
+    With --prompts, pictures (000000.png, … or the ids) and results.jsonl lie in the folder; a run that was stopped goes on there. Prompt
+    number n has the seed SEED + n. On GPUs each process takes the next one. `accelerate launch --no_python vargpt draw …` and torchrun
+    spread the work over machines with a common folder.
 
     \b
     Examples:
       vargpt draw "a red circle above a blue square" -o scene.png
       vargpt draw "a handwritten seven" --seed 3 --enlarge 6 --scales-strip strip.png
+      vargpt draw --prompts prompts.txt --num-processes 2 -o pictures
     """
-    check_writable(output, scales_strip)
-    import torch
-    from tqdm import tqdm
-
-    vargpt, processor = load(model, device, dtype)
+    if (text is None) == (prompts is None):
+        raise ValueError("Give either a TEXT to draw or --prompts with a file of them" + (", not both." if text else "."))
     settings = {
         "image_guidance_type": None if guidance is Guidance.default else guidance.value,
         "image_guidance_scale": guidance_scale,
@@ -53,23 +63,48 @@ def draw(
         "image_top_k": top_k,
         "image_top_p": top_p,
     }
+    settings = {"do_sample": not greedy, **{name: value for name, value in settings.items() if value is not None}}
+    if prompts is not None:
+        if output is None or scales_strip is not None:
+            raise ValueError("--prompts needs a folder for the pictures, as in -o pictures, and takes no --scales-strip.")
+        common = {"seed": seed, "batch_size": batch_size, "num_processes": num_processes, "device": device, "enlarge": enlarge}
+        return draw_file(prompts, model, output, dtype, **common, **settings)
+    if num_processes > 1:
+        raise ValueError(f"--num-processes is {num_processes}, but one TEXT is drawn by one process; it goes with --prompts.")
+    output = output or Path("out.png")
+    check_writable(output, scales_strip)
+    import torch
+    from tqdm import tqdm
+
+    vargpt, processor = load(model, device, dtype)
     inputs = prompt_inputs(processor, [{"role": "user", "content": text}], vargpt.device)
     with tqdm(total=len(vargpt.config.vq_config.scales), desc="Drawing", unit="scale", leave=False) as progress:
         result = vargpt.generate(
             **inputs,
             generation_mode="image",
             max_new_tokens=2,
-            do_sample=not greedy,
             generator=torch.Generator(vargpt.device).manual_seed(seed),
             image_streamer=progress_streamer(progress),
             return_dict_in_generate=True,
-            **{name: value for name, value in settings.items() if value is not None},
+            **settings,
         )
     save(processor.image_processor.post_process(result.images)[0], output, enlarge)
     if scales_strip is not None:
         scales = range(1, len(vargpt.config.vq_config.scales) + 1)
         steps = [vargpt.model.vq_model.decode(result.image_codes, num_scales=count) for count in scales]
         save(processor.image_processor.post_process(torch.cat(steps, dim=3))[0], scales_strip, enlarge)
+
+
+def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, **options) -> None:
+    """Draws the prompts of a file; raises a ValueError at the end if some could not be drawn."""
+    from ..inference.prompts import RESULTS, draw_prompts
+
+    model, dtype = check_model(model, dtype)
+    results = draw_prompts(prompts, model, output, dtype=dtype, **options)
+    broken = sum(row["error"] is not None for row in results)
+    if broken:
+        raise ValueError(f"{broken} of {len(results)} prompts could not be drawn; {output / RESULTS} says why. The others are there.")
+    typer.echo(f"Saved {output}")
 
 
 def progress_streamer(progress):
@@ -99,7 +134,8 @@ def check_writable(*files: Path | None) -> None:
 
 def save(picture, file: Path, enlarge: int) -> None:
     """Writes a picture, enlarged without smoothing, and says so."""
-    from PIL import Image
+    from ..inference.prompts import enlarged
 
-    picture.resize((picture.width * enlarge, picture.height * enlarge), Image.Resampling.NEAREST).save(file)
-    typer.echo(f"Saved {file} ({picture.width * enlarge}×{picture.height * enlarge})")
+    picture = enlarged(picture, enlarge)
+    picture.save(file)
+    typer.echo(f"Saved {file} ({picture.width}×{picture.height})")

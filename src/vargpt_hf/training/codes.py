@@ -2,12 +2,8 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing.processing_vargpt import VargptProcessor
+from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
 from .readers import CODES, ROW_FEATURES, name_of_picture, undecoded
 
 MANIFEST = "codes.manifest"
@@ -75,16 +72,19 @@ def encode_rows(
 
     Raises:
         ValueError: a folder with codes of other rows or of another image tokenizer, or broken pictures.
+        ChildProcessError: one of several processes was killed.
     """
     output = Path(output)
+    _loaded.clear()
     _load(str(model), "cpu" if num_processes > 1 else device)
     job = _Job(_loaded["vq_model"].fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows))
-    _check_manifest(job, output)
+    claim_folder(output, MANIFEST, asdict(job), "codes")
+    remove_unfinished(output, ".parquet")
     missing = [shard for shard in range(job.num_shards) if not job.file(output, shard).exists()]
     broken: list[str] = []
     encode = partial(_encode_shard, rows=undecoded(rows), job=job, output=output, batch_size=batch_size, skip_broken=skip_broken)
     with tqdm(total=job.num_rows, initial=job.num_rows - _rows_of(missing, job), desc="Encoding", unit=" rows") as progress:
-        for shard, found in _run(encode, missing, (str(model), device), num_processes):
+        for shard, found in run_each(encode, missing, num_processes, partial(_load, str(model), device)):
             progress.update(_rows_of([shard], job))
             broken += found
     if broken:
@@ -106,59 +106,18 @@ def content_fingerprint(rows: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_manifest(job: _Job, output: Path) -> None:
-    """Notes in a new folder what it is made of; refuses one that is made of something else, and tidies up one that was left."""
-    file = output / MANIFEST
-    for unfinished in output.glob(".*.parquet.*"):
-        unfinished.unlink()
-    if file.is_file():
-        found = json.loads(file.read_text())
-        if different := {name: (found.get(name), value) for name, value in asdict(job).items() if found.get(name) != value}:
-            listed = ", ".join(f"{name} {there} (here {here})" for name, (there, here) in different.items())
-            raise ValueError(f"{output} holds codes of something else: {listed}. Choose another folder, or delete this one.")
-        return
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is there and holds no codes: choose another folder.")
-    output.mkdir(parents=True, exist_ok=True)
-    _write(file, lambda path: path.write_text(json.dumps(asdict(job), indent=2) + "\n"))
-
-
-def _write(file: Path, write: Any) -> None:
-    """Lets a file appear when it is whole."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    write(unfinished)
-    os.replace(unfinished, file)
-
-
 def _rows_of(shards: list[int], job: _Job) -> int:
     return sum(min(job.rows_per_shard, job.num_rows - shard * job.rows_per_shard) for shard in shards)
-
-
-def _run(encode, shards: list[int], loading: tuple[str, str], num_processes: int) -> Iterator[tuple[int, list[str]]]:
-    """Encodes shards, here, where the model is loaded, or in processes that load it; yields each with its broken pictures when it is done."""
-    if num_processes == 1:
-        for shard in shards:
-            yield shard, encode(shard)
-        return
-    context = get_context("spawn")
-    counter = context.Value("i", 0)
-    with ProcessPoolExecutor(num_processes, context, initializer=_load, initargs=(*loading, counter, num_processes)) as pool:
-        futures = {pool.submit(encode, shard): shard for shard in shards}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
 
 
 _loaded: dict[str, Any] = {}  # of a process that encodes
 
 
-def _load(model: str, device: str, counter: Any = None, num_processes: int = 1) -> None:
+def _load(model: str, device: str, number: int = 0) -> None:
     """Makes a process ready: the image tokenizer on its device."""
-    if counter is not None:
-        with counter.get_lock():
-            number, counter.value = counter.value, counter.value + 1
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // num_processes))
-        if device == "cuda":
-            device = f"cuda:{number % torch.cuda.device_count()}"
+    device = device_of(device, number)
+    if _loaded.get("device") == device:  # for the fingerprint, a moment ago
+        return
     vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype="float32")
     _loaded.update(vq_model=vargpt.model.vq_model.to(device).eval(), processor=VargptProcessor.from_pretrained(model), device=device)
 
@@ -189,7 +148,7 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
         _encode(waiting)
     if not broken or skip_broken:
         table = Dataset.from_list([{name: row[name] for name in FEATURES} for row in encoded], features=FEATURES)
-        _write(job.file(output, shard), lambda path: table.to_parquet(path))
+        write_whole(job.file(output, shard), lambda path: table.to_parquet(path))
     return broken
 
 

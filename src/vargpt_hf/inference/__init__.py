@@ -1,0 +1,1 @@
+"""Drawing thousands of prompts."""
