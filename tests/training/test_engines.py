@@ -26,6 +26,8 @@ from vargpt_hf.training.stages import apply_stage
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer, no_pictures
 
 TRAIN = """
+from vargpt_hf.training.script import train
+
 train(sys.argv[1])
 """
 PLAIN = {"max_grad_norm": 0.0, "lr_scheduler_type": "constant", "warmup_steps": 0, "logging_steps": 1}
