@@ -113,8 +113,10 @@ def draw(curves: dict[str, list[tuple[int, float, float]]], file: Path) -> None:
         for values, label, colour in ((seconds, "time", "tab:blue"), (peaks, "peak memory", "tab:orange")):
             panel.plot(numbers, [value / values[0] for value in values], marker="o", label=label, color=colour)
         panel.plot(numbers, [number / numbers[0] for number in numbers], "--", color="grey", label="in proportion")
-        panel.set(xscale="log", yscale="log", xlabel=CURVES[name][0], xticks=numbers, xticklabels=map(str, numbers))
-        panel.minorticks_off()
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log", base=2)
+        panel.yaxis.set_major_formatter("{x:g}×")
+        panel.set(xlabel=CURVES[name][0], xticks=numbers, xticklabels=map(str, numbers))
     panels[0].set_ylabel("ratio to the first point")
     panels[0].legend()
     figure.savefig(file, dpi=110)
