@@ -104,7 +104,7 @@ def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, **opti
     broken = sum(row["error"] is not None for row in results)
     if broken:
         raise ValueError(f"{broken} of {len(results)} prompts could not be drawn; {output / RESULTS} says why. The others are there.")
-    typer.echo(f"Saved {output}")
+    typer.echo(f"Saved {output}" if results else "This process has drawn its share; others have not yet.")
 
 
 def progress_streamer(progress):

@@ -219,8 +219,7 @@ def draw_prompts(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), AutoConfig.from_pretrained(model))
-    job = {"prompts": _fingerprint(prompts), "model": _model_fingerprint(model), "device": device.split(":")[0], "dtype": dtype}
-    claim_folder(output, MANIFEST, {**job, "enlarge": enlarge, "settings": settings}, "pictures")
+    claim_pictures(output, prompts, model, device, dtype, enlarge, **settings)
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)][rank::world_size]
     there = {path.name for path in output.iterdir()}
     missing = [batch for batch in batches if any(prompt.error is None and prompt.file not in there for prompt in batch)]
@@ -234,6 +233,19 @@ def draw_prompts(
     there = {path.name for path in output.iterdir()}
     if any(prompt.error is None and prompt.file not in there for prompt in prompts):  # another process still draws
         return []
+    return write_results(output, prompts)
+
+
+def claim_pictures(
+    output: Path, prompts: Sequence[Prompt], model: str | Path, device: str, dtype: str = "auto", enlarge: int = 1, **settings
+) -> None:
+    """Notes in a new folder what its pictures are made of; a ValueError for one with other pictures. Arguments as of `draw_prompts`."""
+    job = {"prompts": _fingerprint(prompts), "model": _model_fingerprint(model), "device": device.split(":")[0], "dtype": dtype}
+    claim_folder(output, MANIFEST, {**job, "enlarge": enlarge, "settings": settings}, "pictures")
+
+
+def write_results(output: Path, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """Writes results.jsonl of a folder whose pictures are all there, tidies it up, and returns what results.jsonl holds."""
     results = [
         {"prompt": prompt.text, "file": prompt.file if prompt.error is None else None, "seed": prompt.seed, "error": prompt.error}
         for prompt in prompts
@@ -277,6 +289,11 @@ def _load(model: str, device: str, dtype: str, local_rank: int, number: int) -> 
 def _draw_missing(batch: Sequence[Prompt], output: Path, enlarge: int, settings: dict[str, Any]) -> None:
     """Draws a batch and writes those of its pictures that are not there."""
     drawable = [prompt for prompt in batch if prompt.error is None]
-    for prompt, picture in zip(drawable, draw_batch(**_loaded, prompts=drawable, enlarge=enlarge, **settings)):
+    save_pictures(output, drawable, draw_batch(**_loaded, prompts=drawable, enlarge=enlarge, **settings))
+
+
+def save_pictures(output: Path, prompts: Sequence[Prompt], pictures: Sequence[Image.Image]) -> None:
+    """Writes the pictures of prompts that are not there, each at once."""
+    for prompt, picture in zip(prompts, pictures):
         if not (output / prompt.file).exists():
             write_whole(output / prompt.file, partial(picture.save, format="PNG"))
