@@ -183,6 +183,11 @@ class VargptVQDecoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(hidden_states)))
 
 
+def channels_last_on_cpu(pixels: torch.Tensor) -> torch.Tensor:
+    """The same pixels or latents (B, channels, H, W), laid out as CPUs convolve them fastest, in bfloat16 twice as fast."""
+    return pixels.contiguous(memory_format=torch.channels_last) if pixels.device.type == "cpu" else pixels
+
+
 def residual_conv_index(scale_index: int, num_scales: int, num_convs: int) -> int:
     """Which shared convolution φ a scale uses: the one whose tick lies nearest to `scale_index / (num_scales - 1)`.
 
@@ -328,11 +333,11 @@ class VargptVQModel(PreTrainedModel):
                 f"The image tokenizer takes pixels of shape (batch, {self.config.in_channels}, {side}, {side}), got "
                 f"{tuple(pixel_values.shape)}: resize and crop the pictures (the processor does)."
             )
-        return self.quant_conv(self.encoder(pixel_values.to(self.quant_conv.weight.dtype)))
+        return self.quant_conv(self.encoder(channels_last_on_cpu(pixel_values.to(self.quant_conv.weight.dtype)))).contiguous()
 
     def decode_latents(self, f_hat: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, image_size, image_size), not clamped, of latents (B, Cz, H, W)."""
-        return self.decoder(self.post_quant_conv(f_hat.to(self.post_quant_conv.weight.dtype)))
+        return self.decoder(self.post_quant_conv(channels_last_on_cpu(f_hat.to(self.post_quant_conv.weight.dtype)))).contiguous()
 
     @torch.no_grad()
     def encode(self, pixel_values: torch.Tensor) -> torch.LongTensor:
