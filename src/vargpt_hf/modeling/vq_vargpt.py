@@ -18,6 +18,9 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_vargpt import VargptVQConfig
 
+# A batch goes through the convolutions in parts of so many pixels: four pictures of 256×256, which keep any machine busy.
+PIXELS_AT_ONCE = 4 * 256**2
+
 
 @dataclass
 class VargptVQOutput(ModelOutput):
@@ -339,6 +342,9 @@ class VargptVQModel(PreTrainedModel):
         """Pixels (B, 3, image_size, image_size), not clamped, of latents (B, Cz, H, W)."""
         return self.decoder(self.post_quant_conv(channels_last_on_cpu(f_hat.to(self.post_quant_conv.weight.dtype)))).contiguous()
 
+    def _pictures_at_once(self) -> int:
+        return max(PIXELS_AT_ONCE // self.config.image_size**2, 1)
+
     @torch.no_grad()
     def encode(self, pixel_values: torch.Tensor) -> torch.LongTensor:
         """Codes (B, L) of pixels (B, 3, image_size, image_size) in [-1, 1].
@@ -347,7 +353,8 @@ class VargptVQModel(PreTrainedModel):
             ValueError: pixels of another shape.
         """
         with torch.autocast(pixel_values.device.type, enabled=False):  # codes are targets: the same with and without autocast
-            return self.quantizer.encode(self.encode_latents(pixel_values))[0]
+            latents = [self.encode_latents(part) for part in pixel_values.split(self._pictures_at_once())]
+            return self.quantizer.encode(torch.cat(latents))[0]
 
     def fingerprint(self) -> str:
         """What the meaning of codes hangs on, as 16 hexadecimal digits: scales, codebook and φ, which stay in float32."""
@@ -387,7 +394,8 @@ class VargptVQModel(PreTrainedModel):
             ValueError: codes of another length or beyond the codebook, or `num_scales` out of range.
         """
         self.check_codes(codes, num_scales)
-        return self.decode_latents(self.quantizer.accumulate(codes, num_scales)).clamp(-1, 1)
+        f_hat = self.quantizer.accumulate(codes, num_scales)
+        return torch.cat([self.decode_latents(part) for part in f_hat.split(self._pictures_at_once())]).clamp(-1, 1)
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> tuple | VargptVQOutput:
