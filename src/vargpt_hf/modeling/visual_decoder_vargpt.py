@@ -197,15 +197,16 @@ class VargptVisualDecoder(nn.Module):
         following = self.token_embedding(vq_inputs.to(start.dtype))  # the layer's own weight may be quantised
         return torch.cat([start, following], dim=1) + self.place_embeddings()
 
-    def modulations(self) -> list[tuple[torch.Tensor, ...]]:
-        """Modulation of every layer, and of the head last, for both conditions: tensors of shape (2, 1, C).
+    def modulations(self, condition_ids: torch.LongTensor) -> list[tuple[torch.Tensor, ...]]:
+        """Modulation of every layer, and of the head last, for pictures of conditions (N,): tensors of shape (N, 1, C).
 
-        There are only two conditions, so a forward pass computes these once and picks each picture's row.
+        There are only two conditions, so both are computed once and each picture's is picked.
         """
         both = torch.arange(NULL_CONDITION + 1, device=self.position_embedding.device)  # GENERATE_CONDITION comes before it
         # Looked up for each layer anew: reentrant checkpointing walks back through each by itself, and may share nothing between them.
         head = self.norm_modulation(F.silu(self.condition_embedding(both))).unsqueeze(1).chunk(2, dim=-1)
-        return [*(layer.modulate(self.condition_embedding(both)) for layer in self.layers), head]
+        parts = [*(layer.modulate(self.condition_embedding(both)) for layer in self.layers), head]
+        return [tuple(part[condition_ids] for part in layer) for layer in parts]
 
     def block_causal_mask(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Mask in which a place sees its own and all coarser scales, in the form that the attention in use takes.
@@ -234,12 +235,12 @@ class VargptVisualDecoder(nn.Module):
             hidden_states: decoder inputs, (N, L, C); with a cache those of the next scale only, (N, l, C).
             condition_ids: condition of each picture, (N,).
             cache: keys and values of the coarser scales; makes a mask needless, since a scale sees all that came.
-            modulations: result of [`modulations`], to compute them once for many calls.
+            modulations: result of [`modulations`] for these conditions, to compute them once for many calls.
 
         Returns:
             Logits (N, L or l, V).
         """
-        rows = [tuple(part[condition_ids] for part in parts) for parts in modulations or self.modulations()]
+        rows = modulations or self.modulations(condition_ids)
         mask = self.block_causal_mask(hidden_states) if cache is None else None
         for layer, modulation in zip(self.layers, rows):
             hidden_states = layer(hidden_states, modulation, attention_mask=mask, cache=cache)
