@@ -126,12 +126,13 @@ class VargptDecoderLayer(GradientCheckpointingLayer):
         """γ1, γ2, scale1, scale2, shift1, shift2, each (N, 1, C), from condition embeddings (N, C)."""
         return self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
 
-    def _drop_path(self, residual: torch.Tensor) -> torch.Tensor:
+    def _dropped(self, gamma: torch.Tensor) -> torch.Tensor:
+        """γ (N, 1, C) of a branch, in training 0 for the pictures whose branch is dropped, and larger for the others."""
         if not self.training or self.drop_path_rate == 0:
-            return residual
+            return gamma
         keep = 1 - self.drop_path_rate
-        kept = torch.empty(residual.shape[0], 1, 1, dtype=residual.dtype, device=residual.device).bernoulli_(keep)
-        return residual * kept / keep
+        kept = torch.empty(gamma.shape[0], 1, 1, dtype=gamma.dtype, device=gamma.device).bernoulli_(keep)
+        return gamma * (kept / keep)
 
     def _norm(self, hidden_states: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(hidden_states, self.normalized_shape, eps=self.eps) * (1 + scale) + shift
@@ -145,8 +146,8 @@ class VargptDecoderLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
         attended = self.self_attn(self._norm(hidden_states, scale1, shift1), attention_mask, cache)
-        hidden_states = hidden_states + self._drop_path(gamma1 * attended)
-        return hidden_states + self._drop_path(gamma2 * self.mlp(self._norm(hidden_states, scale2, shift2)))
+        hidden_states = hidden_states + self._dropped(gamma1) * attended
+        return hidden_states + self._dropped(gamma2) * self.mlp(self._norm(hidden_states, scale2, shift2))
 
 
 class VargptVisualDecoder(nn.Module):
