@@ -52,7 +52,7 @@ def test_layers_and_logits_of_whole_pictures(model, condition_ids):
 
 @torch.no_grad()
 def test_logits_scale_by_scale_with_the_cache(model, condition_ids):
-    cache, modulations = new_cache(model), model.visual_decoder.modulations()
+    cache, modulations = new_cache(model), model.visual_decoder.modulations(condition_ids)
     logits = [
         model.visual_decoder(tokens, condition_ids, cache=cache, modulations=modulations)
         for tokens in golden("decoder/x_BLC").split(model.visual_decoder.sizes, dim=1)

@@ -287,7 +287,7 @@ class VargptDecodingLoop:
         decoder, quantizer, num_pictures = model.visual_decoder, model.vq_model.quantizer, len(rows)
         conditions = self._conditions(num_pictures)
         cache = VargptDecoderCache(self.config, len(conditions), self.model.dtype, self.device)
-        modulations, place_embeddings = decoder.modulations(), decoder.place_embeddings().split(decoder.sizes)
+        modulations, place_embeddings = decoder.modulations(conditions), decoder.place_embeddings().split(decoder.sizes)
         llm_rows, starting = self._drawing_rows(rows)
         tokens = decoder.embed_start(decoder.condition_embedding(conditions[: len(llm_rows)]))
         f_hat, codes = 0, []

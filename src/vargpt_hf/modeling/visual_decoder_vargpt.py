@@ -63,6 +63,11 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def picked(modulation: tuple[torch.Tensor, ...], condition_ids: torch.LongTensor) -> tuple[torch.Tensor, ...]:
+    """Of tensors (2, 1, C) for both conditions those of pictures with conditions (N,), each (N, 1, C)."""
+    return tuple(part[condition_ids] for part in modulation)
+
+
 class VargptDecoderAttention(nn.Module):
     """Attention over L2-normalised queries and keys, with a learned temperature per head (VAR, appendix A)."""
 
@@ -126,12 +131,13 @@ class VargptDecoderLayer(GradientCheckpointingLayer):
         """γ1, γ2, scale1, scale2, shift1, shift2, each (2, 1, C), from the embeddings of both conditions (2, C)."""
         return self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
 
-    def _drop_path(self, residual: torch.Tensor) -> torch.Tensor:
+    def _dropped(self, gamma: torch.Tensor) -> torch.Tensor:
+        """γ (N, 1, C) of a branch, in training 0 for the pictures whose branch is dropped, and larger for the others."""
         if not self.training or self.drop_path_rate == 0:
-            return residual
+            return gamma
         keep = 1 - self.drop_path_rate
-        kept = torch.empty(residual.shape[0], 1, 1, dtype=residual.dtype, device=residual.device).bernoulli_(keep)
-        return residual * kept / keep
+        kept = torch.empty(gamma.shape[0], 1, 1, dtype=gamma.dtype, device=gamma.device).bernoulli_(keep)
+        return gamma * (kept / keep)
 
     def _norm(self, hidden_states: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(hidden_states, self.normalized_shape, eps=self.eps) * (1 + scale) + shift
@@ -139,22 +145,22 @@ class VargptDecoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        condition_ids: torch.LongTensor,
+        condition_ids: torch.LongTensor | None = None,
         conditions: torch.Tensor | None = None,
         modulation: tuple[torch.Tensor, ...] | None = None,
         attention_mask: torch.Tensor | None = None,
         cache: VargptDecoderCache | None = None,
     ) -> torch.Tensor:
-        """Hidden states (N, l, C), from those before and the pictures' conditions (N,).
+        """Hidden states (N, l, C), from those before.
 
-        Modulated by `modulation`, what [`modulate`] returned, or else by what it makes of `conditions` (2, C): here, since weights
-        that are sharded over processes are whole inside this call alone.
+        Modulated by `modulation`, one entry of [`VargptVisualDecoder.modulations`], or else by what [`modulate`] makes of `conditions`
+        (2, C) for pictures of `condition_ids` (N,): here, since weights that are sharded over processes are whole inside this call alone.
         """
-        modulation = self.modulate(conditions) if modulation is None else modulation
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = (part[condition_ids] for part in modulation)
+        modulation = picked(self.modulate(conditions), condition_ids) if modulation is None else modulation
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
         attended = self.self_attn(self._norm(hidden_states, scale1, shift1), attention_mask, cache)
-        hidden_states = hidden_states + self._drop_path(gamma1 * attended)
-        return hidden_states + self._drop_path(gamma2 * self.mlp(self._norm(hidden_states, scale2, shift2)))
+        hidden_states = hidden_states + self._dropped(gamma1) * attended
+        return hidden_states + self._dropped(gamma2) * self.mlp(self._norm(hidden_states, scale2, shift2))
 
 
 class VargptVisualDecoder(nn.Module):
@@ -213,12 +219,13 @@ class VargptVisualDecoder(nn.Module):
         """Scale and shift before the head for both conditions, each (2, 1, C)."""
         return self.norm_modulation(F.silu(self.conditions())).unsqueeze(1).chunk(2, dim=-1)
 
-    def modulations(self) -> list[tuple[torch.Tensor, ...]]:
-        """Modulation of every layer, and of the head last, for both conditions: tensors of shape (2, 1, C).
+    def modulations(self, condition_ids: torch.LongTensor) -> list[tuple[torch.Tensor, ...]]:
+        """Modulation of every layer, and of the head last, for pictures of conditions (N,): tensors of shape (N, 1, C).
 
-        There are only two conditions, so drawing computes these once for all scales and picks each picture's row.
+        There are only two conditions, so both are computed once, each picture's is picked, and drawing uses them at all scales.
         """
-        return [*(layer.modulate(self.conditions()) for layer in self.layers), self.modulate_head()]
+        parts = [*(layer.modulate(self.conditions()) for layer in self.layers), self.modulate_head()]
+        return [picked(part, condition_ids) for part in parts]
 
     def block_causal_mask(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Mask in which a place sees its own and all coarser scales, in the form that the attention in use takes.
@@ -247,7 +254,7 @@ class VargptVisualDecoder(nn.Module):
             hidden_states: decoder inputs, (N, L, C); with a cache those of the next scale only, (N, l, C).
             condition_ids: condition of each picture, (N,).
             cache: keys and values of the coarser scales; makes a mask needless, since a scale sees all that came.
-            modulations: result of [`modulations`], to compute them once for many calls; made here by default.
+            modulations: result of [`modulations`] for these conditions, to compute them once for many calls; made here by default.
 
         Returns:
             Logits (N, L or l, V).
@@ -255,11 +262,11 @@ class VargptVisualDecoder(nn.Module):
         mask = self.block_causal_mask(hidden_states) if cache is None else None
         for index, layer in enumerate(self.layers):
             # Conditions are looked up for each layer anew: reentrant checkpointing walks back through each by itself.
-            given = (self.conditions(), None) if modulations is None else (None, modulations[index])
-            hidden_states = layer(hidden_states, condition_ids, *given, attention_mask=mask, cache=cache)
+            given = (condition_ids, self.conditions(), None) if modulations is None else (None, None, modulations[index])
+            hidden_states = layer(hidden_states, *given, attention_mask=mask, cache=cache)
         if cache is not None:
             cache.advance(hidden_states.shape[1])
-        scale, shift = (part[condition_ids] for part in (self.modulate_head() if modulations is None else modulations[-1]))
+        scale, shift = picked(self.modulate_head(), condition_ids) if modulations is None else modulations[-1]
         normed = F.layer_norm(hidden_states, hidden_states.shape[-1:], eps=self.layer_norm_eps)
         return self.head(normed * (1 + scale) + shift)
 

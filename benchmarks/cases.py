@@ -1,0 +1,191 @@
+"""What is measured: each case prepares a piece of work for a model and knows what it costs at least.
+
+A case is a function of the model that returns the work, a function without arguments to be called again and again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from .costs import Cost, Costs
+
+PROMPT = 64  # tokens
+NEW_TOKENS = 64
+MIXED_TOKENS = 32
+TRAINED_TOKENS = 745  # of a row at the paper's scales: 65 of text beside the 680 places
+PICTURES = 4  # through the image tokenizer at once
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table.
+
+    Args:
+        title: what the line says.
+        prepare: from a model to the work.
+        cost: what one call of the work costs, by the costs of the model's parts.
+        unit, units: what one call makes, and how many: pictures, tokens, rows.
+        memory: bytes that the work cannot do without, weights included; None where nobody asked.
+    """
+
+    title: str
+    prepare: Callable[[PreTrainedModel], Work]
+    cost: Callable[[Costs], Cost]
+    unit: str
+    units: int = 1
+    memory: Callable[[Costs], int] | None = None
+
+
+def _prompt(model: PreTrainedModel, rows: int) -> dict[str, torch.Tensor]:
+    """Random prompts of ordinary tokens, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, model.config.image_token_id, (rows, PROMPT), generator=generator).to(model.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _draw(rows: int, guided: bool) -> Callable[[PreTrainedModel], Work]:
+    def prepare(model: PreTrainedModel) -> Work:
+        guidance = {"image_guidance_type": "prompt", "image_unconditional_ids": [1]} if guided else {"image_guidance_type": "none"}
+        options = {"generation_mode": "image", "max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True, **guidance}
+        inputs = _prompt(model, rows)
+        return lambda: model.generate(**inputs, **options)
+
+    return prepare
+
+
+def _draw_cost(rows: int, guided: bool) -> Callable[[Costs], Cost]:
+    halves = 2 if guided else 1
+
+    def cost(costs: Costs) -> Cost:
+        drawing = costs.drawing(halves * rows, halves * rows, rows, PROMPT)
+        return costs.llm(halves * rows, PROMPT) + costs.lm_head(halves * rows) + drawing + costs.vq_decode(rows)
+
+    return cost
+
+
+def _draw_memory(rows: int, guided: bool) -> Callable[[Costs], int]:
+    halves = (2 if guided else 1) * rows
+    return lambda costs: costs.weights_bytes() + costs.cache_bytes(halves, PROMPT + 1 + sum(costs.sizes), halves)
+
+
+def _drawing(rows: int, guided: bool) -> Case:
+    title = f"a picture after {PROMPT} tokens, batch {rows}{', guided' if guided else ''}"
+    return Case(title, _draw(rows, guided), _draw_cost(rows, guided), "picture", rows, _draw_memory(rows, guided))
+
+
+def write(tokens: int, rows: int = 1) -> Callable[[PreTrainedModel], Work]:
+    """Text of so many tokens, never ending earlier."""
+
+    def prepare(model: PreTrainedModel) -> Work:
+        inputs = _prompt(model, rows)
+        return lambda: model.generate(**inputs, generation_mode="text", do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
+
+    return prepare
+
+
+def write_cost(tokens: int) -> Callable[[Costs], Cost]:
+    """Prefill, then all tokens but the last are fed one by one."""
+
+    def cost(costs: Costs) -> Cost:
+        total = costs.llm(1, PROMPT) + costs.lm_head(1) * tokens
+        for seen in range(PROMPT, PROMPT + tokens - 1):
+            total += costs.llm(1, 1, seen)
+        return total
+
+    return cost
+
+
+def _mixed(model: PreTrainedModel) -> Work:
+    """Four rows that write; two of them draw first, since their prompts end in image-start."""
+    inputs = _prompt(model, 4)
+    inputs["input_ids"][:2, -1] = model.config.image_start_token_id
+    options = {"image_guidance_type": "none", "max_images": 1, "do_sample": False, "return_dict_in_generate": True}
+    # A row that draws spends one of its tokens on image-end; the others must neither draw nor end.
+    options |= {"suppress_tokens": [model.config.image_start_token_id], "min_new_tokens": MIXED_TOKENS, "max_new_tokens": MIXED_TOKENS}
+    return lambda: model.generate(**inputs, generation_mode="auto", **options)
+
+
+def _mixed_cost(costs: Costs) -> Cost:
+    """What the four rows need, were each of them never to wait for the others."""
+    total = costs.llm(4, PROMPT - 1) + costs.drawing(2, 2, 2, PROMPT - 1) + costs.vq_decode(2)
+    places = sum(costs.sizes)
+    for step in range(MIXED_TOKENS):
+        total += costs.llm(2, 1, PROMPT - 1 + step) + costs.lm_head(2)
+        if step:
+            total += costs.llm(2, 1, PROMPT - 1 + places + step) + costs.lm_head(2)
+    return total
+
+
+def _random_pictures(model: PreTrainedModel, number: int) -> torch.Tensor:
+    side = model.config.vq_config.image_size
+    return torch.rand(number, 3, side, side, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(model.device)
+
+
+def _random_codes(model: PreTrainedModel, number: int) -> torch.LongTensor:
+    vq = model.config.vq_config
+    return torch.randint(vq.codebook_size, (number, vq.num_image_tokens), generator=torch.Generator().manual_seed(0)).to(model.device)
+
+
+def _encode(model: PreTrainedModel) -> Work:
+    pictures = _random_pictures(model, PICTURES)
+    return lambda: model.model.vq_model.encode(pictures)
+
+
+def _decode(model: PreTrainedModel) -> Work:
+    codes = _random_codes(model, PICTURES)
+    return lambda: model.model.vq_model.decode(codes)
+
+
+def _train(rows: int, codes_ahead: bool) -> Callable[[PreTrainedModel], Work]:
+    """Forward, backward and AdamW of rows of text around one picture each; image tokenizer and vision tower frozen."""
+
+    def prepare(model: PreTrainedModel) -> Work:
+        model.train()
+        for part in (model.model.vq_model, model.model.vision_tower, model.model.multi_modal_projector):
+            part.requires_grad_(False)
+        config, places = model.config, model.config.vq_config.num_image_tokens
+        before, after = PROMPT, trained_tokens(config) - PROMPT - places
+        ids = _prompt(model, rows)["input_ids"]
+        ids[:, -1] = config.image_start_token_id
+        ids = torch.cat([ids, ids.new_full((rows, places), config.image_place_token_id), ids[:, :after]], dim=1)
+        labels = ids.clone()
+        labels[:, : before - 1] = -100
+        pictures = {"image_codes": _random_codes(model, rows)} if codes_ahead else {"output_pixel_values": _random_pictures(model, rows)}
+        optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-5, fused=True)  # as Trainer's
+
+        def step() -> None:
+            model(input_ids=ids, labels=labels, attention_mask=torch.ones_like(ids), **pictures).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    return prepare
+
+
+def trained_tokens(config) -> int:
+    """Tokens of a row of the training step: as much text beside the places as in the paper's size."""
+    return TRAINED_TOKENS - 680 + config.vq_config.num_image_tokens
+
+
+def _train_cost(rows: int, codes_ahead: bool) -> Callable[[Costs], Cost]:
+    def cost(costs: Costs) -> Cost:
+        step = costs.training_step(rows, TRAINED_TOKENS - 680 + sum(costs.sizes))
+        return step if codes_ahead else step + costs.vq_encode(rows)
+
+    return cost
+
+
+CASES = {
+    **{f"draw-{rows}": _drawing(rows, guided=False) for rows in (1, 4, 16)},
+    **{f"draw-{rows}-guided": _drawing(rows, guided=True) for rows in (1, 4, 16)},
+    "text": Case(f"{NEW_TOKENS} tokens of text", write(NEW_TOKENS), write_cost(NEW_TOKENS), "token", NEW_TOKENS),
+    "mixed": Case(f"4 rows of {MIXED_TOKENS} tokens, 2 of them draw", _mixed, _mixed_cost, "row", 4),
+    "encode": Case(f"image tokenizer: {PICTURES} pictures to codes", _encode, lambda c: c.vq_encode(PICTURES), "picture", PICTURES),
+    "decode": Case(f"image tokenizer: codes to {PICTURES} pictures", _decode, lambda c: c.vq_decode(PICTURES), "picture", PICTURES),
+    "train": Case("training step of 2 pictures", _train(2, False), _train_cost(2, False), "row", 2),
+    "train-codes": Case("training step of 2 pictures, codes ahead", _train(2, True), _train_cost(2, True), "row", 2),
+}

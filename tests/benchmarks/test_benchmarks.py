@@ -1,0 +1,96 @@
+"""The benchmarks count rightly, run at a micro size and say what they found; nothing here is timed."""
+
+import json
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import __main__ as command
+from benchmarks.cases import CASES
+from benchmarks.costs import ATTENTION, Costs
+from benchmarks.floors import bandwidths, floor_seconds, matrix_rates
+from benchmarks.host import HOST, importing
+from benchmarks.measure import measure
+from benchmarks.peers import PEERS, emu3, janus
+from benchmarks.sizes import config_of, model_of
+
+
+def attention_flops(query, key, value, *args, **kwargs):
+    """For the one attention that torch's counter does not know."""
+    batch, heads, queries, channels = query
+    return ATTENTION * batch * heads * queries * key[2] * channels
+
+
+UNKNOWN = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operations_are_those_that_torch_counts(name):
+    model = model_of("micro")
+    model.set_attn_implementation("eager")
+    work = CASES[name].prepare(model)
+    with FlopCounterMode(display=False, custom_mapping=UNKNOWN) as counter:
+        work()
+    counted = CASES[name].cost(Costs(model.config, 4)).flops
+    if name == "mixed":  # rows that wait take part in the calls of the others
+        assert counted < counter.get_total_flops() < 2 * counted
+    else:
+        assert counted == counter.get_total_flops()
+
+
+def test_weights_are_all_that_draws():
+    model = model_of("micro")
+    idle = [model.model.vision_tower, model.model.multi_modal_projector]
+    weights = sum(p.numel() for p in model.parameters()) - sum(p.numel() for part in idle for p in part.parameters())
+    small = sum(p.numel() for p in model.parameters() if p.ndim == 1)  # biases and norms, which the count leaves out
+    counted = Costs(model.config, 4).weights_bytes() / 4
+    assert 0.8 * (weights - small) < counted <= weights
+
+
+@pytest.mark.parametrize("name", ["draw-4-guided", "train"])
+def test_a_case_is_measured(name):
+    result = measure("case", name=name, size="micro", dtype="float32", device="cpu", seconds=0)
+    assert all(seconds > 0 for seconds in result["seconds"])
+    assert result["peak"] >= result["loaded"] >= 0 and result["flops"] > 0 and result["bytes"] > 0
+
+
+def test_rates_and_floors():
+    rates, speeds = matrix_rates(torch.float32, side=64), bandwidths(size=2**20)
+    assert min(rates.values()) > 0 and min(speeds.values()) > 0
+    cost = CASES["text"].cost(Costs(config_of("micro"), 4))
+    assert floor_seconds(cost, 1e30, 1.0) == cost.bytes and floor_seconds(cost, 1.0, 1e30) == cost.flops
+
+
+@pytest.mark.parametrize("peer", [janus, emu3])
+def test_peers_draw(peer):
+    config = config_of("micro")
+    config.vq_config.base_channels = 32  # theirs have 32 groups
+    assert torch.isfinite(peer(config)()).all()
+
+
+def test_importing_is_timed():
+    assert all(seconds >= 0 for seconds in importing())
+
+
+def test_tables_and_json_hold_all(tmp_path, capsys, monkeypatch):
+    def measured(threads, kind, **what):
+        if kind == "floors":
+            return {"rates": {"mm": 1e9, "linear": 2e9}, "bandwidths": {"copy": 1e9}}
+        case = {"peak": 2**20, "loaded": 2**19, "needed": 2**20, "flops": 5e8, "bytes": 1e6}
+        return {"seconds": [1.0, 0.5, 2.0], **({"floor": 0.1} if kind == "host" else case if kind == "case" else {})}
+
+    monkeypatch.setattr(command, "measured", measured)
+    command.main(["--sizes", "micro", "medium", "--output", str(tmp_path / "results.json")])
+    table, results = capsys.readouterr().out, json.loads((tmp_path / "results.json").read_text())
+    assert all(set(results["cases"][size][dtype]) == set(CASES) for size in ("micro", "medium") for dtype in ("float32", "bfloat16"))
+    assert set(results["peers"]) == set(PEERS) and set(results["host"]) == set(HOST)
+    for title in [case.title for case in CASES.values()] + [title for title, *_ in (*PEERS.values(), *HOST.values())]:
+        assert title in table
+    assert "| 1 | 0.25 | 0.25 | ≥ 0.55 | 1 |" in table.replace("|  |", "|")  # 5e8 operations at 2e9 a second, in a second
+
+
+def test_the_paper_needs_a_gpu(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--sizes", "paper"])
+    assert "--device cuda" in capsys.readouterr().err
