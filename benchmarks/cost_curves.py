@@ -4,7 +4,7 @@
 
 Draws the curves and prints the same figures as a Markdown table. The model is random, with ten million weights or so, and costs what a trained
 one of its size does. All is given as a ratio to the first point of each curve, which carries over to other machines better than seconds.
-Linux only: peak memory is read from /proc.
+Time is that of the processor on one thread, which other programs lengthen little. Linux only: peak memory is read from /proc.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def build(depth: int, side: int) -> VargptForConditionalGeneration:
 
 
 def measure(batch: int, prompt: int, pictures: int, depth: int, side: int) -> tuple[float, float]:
-    """Seconds of one call of `generate`, the best of several, and by how many MiB the first one raised the process's memory at its peak."""
+    """Processor seconds of one call of `generate`, the best of several, and the MiB that the first added to the process at its peak."""
     model = build(depth, side)
     start = model.config.image_start_token_id
     settings = {
@@ -84,9 +84,9 @@ def measure(batch: int, prompt: int, pictures: int, depth: int, side: int) -> tu
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
     before, times = memory("VmRSS"), []
     for repeat in range(1 + REPEATS):
-        began = time.perf_counter()
+        began = time.process_time()
         output = model.generate(**settings)
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
         if repeat == 0:
             peak = memory("VmHWM") - before
     assert len(output.images) == batch * pictures
@@ -99,9 +99,9 @@ def memory(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def point(threads: int, **settings) -> tuple[float, float]:
+def point(**settings) -> tuple[float, float]:
     """`measure` in a process of its own, whose memory holds nothing of other points."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     return measure(**settings)
 
 
@@ -125,7 +125,6 @@ def draw(curves: dict[str, list[tuple[int, float, float]]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="file for the drawn curves")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--points", type=int, default=10, help="only so many points of each curve")
     arguments = parser.parse_args()
     curves = {}
@@ -135,7 +134,7 @@ def main() -> None:
         for number in numbers[: arguments.points]:
             # Forked before torch has started threads of its own here: a child has all imports, and none of another point's memory.
             with get_context("fork").Pool(1) as pool:
-                curves[name].append((number, *pool.apply(point, (arguments.threads,), {**BASE, name: number})))
+                curves[name].append((number, *pool.apply(point, kwds={**BASE, name: number})))
         first, *rest = curves[name]
         ratios = [(f"{number}", f"{seconds / first[1]:.2f}", f"{peak / first[2]:.2f}") for number, seconds, peak in rest]
         columns = [", ".join(column) for column in zip(*ratios)]
