@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytest.importorskip("ray", reason="an extra of its own, whose start alone takes longer than most of these tests")
 SCRIPT = Path(__file__).parents[2] / "examples" / "ray_draw.py"
 
 
