@@ -64,7 +64,8 @@ def _cases(title: str, cases: dict, rate: float, bandwidth: float) -> str:
         needed = f"{result['needed'] / 2**20:.0f}, ×{result['peak'] / result['needed']:.2f} (≤ {MEMORY})" if result["needed"] else ""
         figures = (f"{seconds:.3g}", each, f"{part * seconds:.3g}", f"{part:.2f}", target, f"{result['peak'] / 2**20:.0f}", needed)
         lines.append(f"| {case.title} | {' | '.join(figures)} |")
-    return "\n".join(lines)
+    disturbed = max(result["elsewhere"] for result in cases.values())
+    return "\n".join([*lines, "", f"Others took up to {100 * disturbed:.0f} % of the machine's cores meanwhile."])
 
 
 def _peers(results: dict) -> str:
