@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=4, help="spent on each case, at least")
+    parser.add_argument("--tries", type=int, default=3, help="of each measurement, while others take the machine's cores")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results.json")
     options = parser.parse_args(arguments)
     if options.device == "cpu" and "paper" in options.sizes:
@@ -38,24 +40,22 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> dict:
     """All figures of a run. The machine's own are taken before and after, and the better ones count."""
     results = {"machine": machine(options.device), "threads": options.threads, "torch": torch.__version__, "floors": {}}
-    device = {"device": options.device}
-    before = [measured(options.threads, kind="floors", dtype=dtype, **device) for dtype in options.dtypes]
+    measure = partial(measured, options.threads, options.tries)
+    on_device = partial(measure, device=options.device)
+    before = [on_device(kind="floors", dtype=dtype) for dtype in options.dtypes]
     results["cases"] = {
         size: {
-            dtype: {
-                name: measured(options.threads, kind="case", name=name, size=size, dtype=dtype, seconds=options.seconds, **device)
-                for name in options.cases
-            }
+            dtype: {name: on_device(kind="case", name=name, size=size, dtype=dtype, seconds=options.seconds) for name in options.cases}
             for dtype in options.dtypes
         }
         for size in options.sizes
     }
-    results["peers"] = {name: measured(options.threads, kind="peer", name=name, seconds=options.seconds) for name in options.peers}
-    results["host"] = {name: measured(options.threads, kind="host", name=name) for name in options.host}
+    results["peers"] = {name: measure(kind="peer", name=name, seconds=options.seconds) for name in options.peers}
+    results["host"] = {name: measure(kind="host", name=name) for name in options.host}
     for dtype, first in zip(options.dtypes, before):
-        second = measured(options.threads, kind="floors", dtype=dtype, **device)
+        second = on_device(kind="floors", dtype=dtype)
         results["floors"][dtype] = {
-            kind: {name: max(value, second[kind][name]) for name, value in figures.items()} for kind, figures in first.items()
+            kind: {name: max(value, second[kind][name]) for name, value in first[kind].items()} for kind in ("rates", "bandwidths")
         }
     return results
 

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 REFERENCE = "import torch, transformers; from transformers import GenerationMixin, PreTrainedModel"
 SCENE, DIGIT = "scene.png", "digit.png"
@@ -48,19 +47,28 @@ print("every further one: %.3f s; 32 in one batch take %.1f times as long" % (on
 """
 
 
+def seconds_and_peak(name: str, folder: str) -> tuple[float, int]:
+    """Seconds and peak bytes of one of the commands, run in a folder; without a network."""
+    arguments = [sys.executable, "-c", WRAPPER, json.dumps(MEASURED[name])]
+    output = subprocess.run(arguments, cwd=folder, env=environment(), check=True, capture_output=True, text=True).stdout
+    seconds, peak = json.loads(output)
+    return seconds, peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        subprocess.run([sys.executable, "-c", MAKE_DIGIT], cwd=folder, env=environment, check=True)
+        subprocess.run([sys.executable, "-c", MAKE_DIGIT], cwd=folder, env=environment(), check=True)
         reference = None
         print(f"{'command':12}{'seconds':>9}{'ratio':>8}{'peak MiB':>10}")
-        for name, command in MEASURED.items():
-            arguments = [sys.executable, "-c", WRAPPER, json.dumps(command)]
-            output = subprocess.run(arguments, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
-            seconds, peak = json.loads(output)
+        for name in MEASURED:
+            seconds, peak = seconds_and_peak(name, folder)
             reference = reference or seconds
-            print(f"{name:12}{seconds:>9.2f}{seconds / reference:>8.2f}{peak / (1024 if sys.platform != 'darwin' else 2**20):>10.0f}")
-        subprocess.run([sys.executable, "-c", WITHIN], cwd=Path(folder), env=environment, check=True)
+            print(f"{name:12}{seconds:>9.2f}{seconds / reference:>8.2f}{peak / 2**20:>10.0f}")
+        subprocess.run([sys.executable, "-c", WITHIN], cwd=folder, env=environment(), check=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .commands import seconds_and_peak
+
 ROWS = 16
 
 
@@ -81,8 +83,15 @@ def processing() -> tuple[float, float]:
     return median_seconds(lambda: collator(rows)), median_seconds(resize)
 
 
+def drawing() -> tuple[float, float]:
+    """Seconds of the whole command `vargpt draw` with vargpt-tiny, and of importing what it stands on, in processes of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tuple(statistics.median(seconds_and_peak(name, folder)[0] for _ in range(3)) for name in ("draw", "import"))
+
+
 HOST: dict[str, tuple[str, str, Callable[[], tuple[float, float]]]] = {
     "import": ("importing the package", "torch and Transformers alone", importing),
+    "draw": ("`vargpt draw`, from the shell to the file", "torch and Transformers alone", drawing),
     "load": ("loading the medium model", "reading its weights", loading),
     "process": (f"a batch of {ROWS} rows, 2 pictures of 640×480 each", "resizing the pictures", processing),
 }
