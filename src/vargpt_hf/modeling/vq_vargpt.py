@@ -187,8 +187,12 @@ class VargptVQDecoder(nn.Module):
 
 
 def channels_last_on_cpu(pixels: torch.Tensor) -> torch.Tensor:
-    """The same pixels or latents (B, channels, H, W), laid out as CPUs convolve them fastest, in bfloat16 twice as fast."""
-    return pixels.contiguous(memory_format=torch.channels_last) if pixels.device.type == "cpu" else pixels
+    """The same pixels or latents (B, channels, H, W), laid out as CPUs convolve them fastest, in bfloat16 twice as fast.
+
+    Without gradients only: training of the image tokenizer itself rounds as it always has.
+    """
+    wanted = pixels.device.type == "cpu" and not torch.is_grad_enabled()
+    return pixels.contiguous(memory_format=torch.channels_last) if wanted else pixels
 
 
 def residual_conv_index(scale_index: int, num_scales: int, num_convs: int) -> int:

@@ -113,6 +113,8 @@ class VargptDataCollator:
             drawn_from = "image_codes" if any("image_codes" in row for row in rows) else "output_pixel_values"
             drawn_from = next((name for name in ("image_codes", "output_pixel_values") if name in inputs), drawn_from)
             inputs = {name: self.no_pictures[name] for name in ("pixel_values", drawn_from)} | inputs
+        # Into torch's memory, which is aligned: of numpy's, products may round otherwise in every run.
+        inputs = {name: value.clone() for name, value in inputs.items()}
         if all(row.get("source") is not None for row in rows):
             inputs["source"] = torch.tensor([row["source"] for row in rows])
         return inputs
