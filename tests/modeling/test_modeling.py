@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf.modeling import vq_vargpt
 from vargpt_hf.modeling.modeling_vargpt import IGNORE_INDEX
 from vargpt_hf.testing import tiny_config, tiny_model
 
@@ -255,3 +256,15 @@ def test_codes_do_not_depend_on_autocast(model):
     with torch.autocast("cpu", torch.bfloat16):
         codes = model.model.vq_model.encode(pixels)
     assert torch.equal(codes, model.model.vq_model.encode(pixels))
+
+
+@torch.no_grad()
+def test_the_image_tokenizer_takes_a_batch_in_parts(monkeypatch):
+    model = tiny_model().model.vq_model
+    pixels = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    codes = model.encode(pixels)
+    pictures = model.decode(codes)
+    monkeypatch.setattr(vq_vargpt, "PIXELS_AT_ONCE", 2 * 16**2)
+    assert torch.equal(model.encode(pixels), codes)
+    torch.testing.assert_close(model.decode(codes), pictures)
+    assert model.decode(codes[:0]).shape == (0, 3, 16, 16)
