@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from datasets import Dataset
 from matplotlib.figure import Figure
 from PIL import Image
 from transformers import ProgressCallback, TrainerCallback
 
+from ..evaluation.report import draw_rows
 from .readers import AnyDataset
 
 if TYPE_CHECKING:
@@ -73,27 +73,17 @@ class SampleCallback(TrainerCallback):
         save_samples(draw_prompts(model, self.processor, self.prompts, self.seed), self.prompts, file)
 
 
-@torch.no_grad()
 def draw_prompts(
     model: "VargptForConditionalGeneration", processor: "VargptProcessor", prompts: Sequence[str], seed: int = 0
 ) -> list[Image.Image]:
     """A picture of each prompt, by the model's own settings of generation; the model is left in the mode in which it was."""
+    rows = [{"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
     training = model.training
     model.eval()
     try:
-        inputs = processor.apply_chat_template(
-            [[{"role": "user", "content": prompt}] for prompt in prompts],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-        ).to(model.device)
-        generator = torch.Generator(model.device).manual_seed(seed)
-        result = model.generate(**inputs, generation_mode="image", max_new_tokens=2, generator=generator, return_dict_in_generate=True)
+        return draw_rows(model, processor, rows, seed, batch_size=len(rows))
     finally:
         model.train(training)
-    return processor.image_processor.post_process(result.images)
 
 
 def drawing_prompts(rows: AnyDataset, number: int) -> list[str]:
