@@ -167,7 +167,8 @@ class VargptSFTTrainer(GuardedTrainer):
             codes, scores = outputs.image_codes, outputs.image_logits
             num_codes = torch.tensor(float(codes.numel()), device=labels.device)
             image_loss = outputs.image_loss.detach() * counts.get("num_codes_in_batch", num_codes)
-            entropy = F.cross_entropy(scores.flatten(0, 1).float(), codes.flatten(), reduction="sum")
+            is_plain = not self.model.config.image_scale_power and not (self.label_smoothing and self.model.training)
+            entropy = image_loss if is_plain else F.cross_entropy(scores.flatten(0, 1).float(), codes.flatten(), reduction="sum")
             hits_of_places = (scores.argmax(-1) == codes).sum(0)
             hits_of_scales = [part.sum().float() for part in hits_of_places.split([side * side for side in sides])]
             image = torch.stack([image_loss, entropy, num_codes, *hits_of_scales])
