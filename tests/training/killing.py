@@ -48,7 +48,7 @@ def main(straight: Path, killed: Path, kills: int, seed: int) -> None:
     survived = halves = 0
     while True:
         last = survived == kills
-        code = run(killed / "stage.yaml", 600.0 if last else chance.uniform(0.3, 0.7) * seconds)
+        code = run(killed / "stage.yaml", 600.0 if last else chance.uniform(0.3, 1.0) * seconds)
         if code is None:
             assert not last, "a run takes too long"
             survived += 1

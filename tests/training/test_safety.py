@@ -14,6 +14,7 @@ from datasets import Dataset
 from micro import ROWS, write_config
 from safetensors.torch import load_file
 
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.safety import TrainingStopped, checkpoints_of, is_whole, last_complete_checkpoint
 from vargpt_hf.training.script import train
@@ -39,8 +40,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_run_killed_many_times_ends_as_if_it_never_was(base, tmp_path, streaming):
     """20 kills in 20, half of them of streams, by SIGKILL at any moment, through more than one pass over the data."""
     folders = [tmp_path / "straight", tmp_path / "killed"]
+    model = VargptForConditionalGeneration.from_pretrained(base)
+    model.config.visual_decoder_config.drop_path_rate = model.config.visual_decoder_config.condition_dropout = 0.2
+    model.save_pretrained(tmp_path / "base")
+    VargptProcessor.from_pretrained(base).save_pretrained(tmp_path / "base")
     for folder in folders:
-        stage_file(folder, base, streaming, max_steps=24, save_steps=1)
+        stage_file(folder, tmp_path / "base", streaming, max_steps=24, save_steps=1)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     # The allocator as the README advises for CPUs: where memory lies decides how products round.
     environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
@@ -75,6 +80,18 @@ def test_a_checkpoint_half_deleted_is_not_whole(finished, tmp_path, name):
     assert is_whole(tmp_path / "checkpoint-4")
     (tmp_path / "checkpoint-4" / name).unlink()
     assert not is_whole(tmp_path / "checkpoint-4") and last_complete_checkpoint(tmp_path) is None
+
+
+def test_a_run_that_had_come_to_its_end_is_not_trained_further(finished, tmp_path):
+    """A run killed between its last checkpoint and its last file, or simply started once more."""
+    shutil.copytree(finished.parent, tmp_path / "again")
+    out = tmp_path / "again/out"
+    wanted = weights(out)
+    (out / "model.safetensors").unlink()
+    train(tmp_path / "again/stage.yaml", ["--output_dir", str(out), "--resume_from_checkpoint", "true"])
+    found = weights(out)
+    assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+    assert [folder.name for folder in checkpoints_of(out)] == ["checkpoint-2", "checkpoint-4"]
 
 
 def test_a_half_checkpoint_is_not_kept_in_place_of_whole_ones(base, tmp_path):

@@ -160,6 +160,13 @@ class GuardedTrainer(SFTTrainer):
                 f"No batch could be made for step {self.state.global_step + 1}: {error_text(error)} {self._kept()}"
             ) from error
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            # `Trainer` looks for its end after a step only: going on from the last checkpoint, it would train one step too many.
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> NamedRows:
         sources = self.source_names if description == "Training" else ()
         return NamedRows(super()._remove_unused_columns(dataset, description), sources)
