@@ -22,6 +22,7 @@ from vargpt_hf.training.preference import (
     VargptDPOTrainer,
     VargptPreferenceCollator,
 )
+from vargpt_hf.training.safety import TrainingStopped, checkpoints_of
 from vargpt_hf.training.stages import apply_stage
 
 
@@ -306,6 +307,23 @@ def test_checkpoints_resume(base, processor, tmp_path):
     straight = run(None)
     resumed = run(str(tmp_path / "checkpoint-2"))
     assert resumed["logps/chosen"] == straight["logps/chosen"] and resumed["rewards/margins"] == straight["rewards/margins"]
+
+
+def test_runs_that_go_wrong_stop(base, model, processor, tmp_path):
+    """As those of supervised training: a run at its end, a loss that is not finite, a pair that cannot be read."""
+    kept = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    trainer_of(model, processor, tmp_path, **kept).train()
+    again = trainer_of(VargptForConditionalGeneration.from_pretrained(base), processor, tmp_path, **kept)
+    assert again.train(resume_from_checkpoint=True).global_step == 2
+    assert [folder.name for folder in checkpoints_of(tmp_path)] == ["checkpoint-1", "checkpoint-2"]
+    blows_up = {"optim": "sgd", "learning_rate": 1e30, "max_grad_norm": 0.0, "max_steps": 8}
+    with pytest.raises(TrainingStopped, match=r"not finite (at|after) step \d.*last whole checkpoint is .*checkpoint-2 \(step 2\)"):
+        trainer_of(model, processor, tmp_path, **blows_up).train()
+    broken = dataset_of([{**DRAWN, "chosen_images": [{"bytes": b"no picture", "path": None}]}])
+    trainer = trainer_of(VargptForConditionalGeneration.from_pretrained(base), processor, tmp_path)
+    trainer.train_dataset = broken
+    with pytest.raises(TrainingStopped, match="No batch could be made for step 1: Row 0 cannot be read: UnidentifiedImageError"):
+        trainer.train()
 
 
 def test_what_cannot_be_is_refused(model, processor, tmp_path):

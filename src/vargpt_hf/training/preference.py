@@ -6,7 +6,7 @@ Shapes: N pairs of a batch, whose 2N rows are all chosen answers, then all rejec
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +23,8 @@ from ..modeling.vq_vargpt import VargptVQModel
 from .collator import VargptDataCollator, pictures_of
 from .packing import IGNORE_INDEX
 from .readers import CODES, ROW_FEATURES
-from .trainer import number_of_drawings
+from .safety import TrainingGuard
+from .trainer import AnyMachineDefaults, number_of_drawings, part_of
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
@@ -121,8 +122,8 @@ def _messages(index: int, pair: dict[str, Any], column: str, role: str) -> list[
 
 
 @dataclass
-class VargptDPOConfig(DPOConfig):
-    """TRL's `DPOConfig` with defaults for any machine, as those of [`VargptSFTConfig`]; `max_length` refuses longer rows, it never cuts.
+class VargptDPOConfig(AnyMachineDefaults, DPOConfig):
+    """TRL's `DPOConfig` with [`AnyMachineDefaults`]; `max_length` refuses longer rows, it never cuts.
 
     Args:
         image_scale_power: weighs the log-probability of each code by (area of the last scale / area of its own) to this power, scaled so
@@ -132,11 +133,6 @@ class VargptDPOConfig(DPOConfig):
         ValueError: a negative `image_scale_power`.
     """
 
-    gradient_checkpointing: bool = False
-    bf16: bool | None = False
-    max_length: int | None = None
-    report_to: list[str] = field(default_factory=list)
-    logging_steps: float = 20
     image_scale_power: float = 0.0
 
     def __post_init__(self):
@@ -189,7 +185,7 @@ LOSSES: dict[str, Callable[[Pairs], torch.Tensor]] = {
 }
 
 
-class VargptDPOTrainer(DPOTrainer):
+class VargptDPOTrainer(TrainingGuard, DPOTrainer):
     """TRL's `DPOTrainer` for answers with text, pictures to generate, or both, on either side of a pair.
 
     TRL scores text tokens alone. Here the log-probability of an answer is that of its tokens plus that of its pictures' codes, each given
@@ -215,6 +211,7 @@ class VargptDPOTrainer(DPOTrainer):
 
     Raises:
         ValueError: a model's name, no processor, or settings of `DPOConfig` that this loss does not know.
+        TrainingStopped: see [`TrainingGuard`].
     """
 
     def __init__(
@@ -249,17 +246,14 @@ class VargptDPOTrainer(DPOTrainer):
             **kwargs,
         )
         self.model.register_forward_hook(keep_in_graph)
-        modules = list(self.model.modules())
         if isinstance(self.data_collator, VargptPreferenceCollator):
-            vq_model = next(module for module in modules if isinstance(module, VargptVQModel))
-            self.data_collator.collator.vq_fingerprint = vq_model.fingerprint()
+            self.data_collator.collator.vq_fingerprint = part_of(self.model, VargptVQModel).fingerprint()
         if args.disable_dropout:
-            for layer in [*modules, *(() if self.ref_model is None else self.ref_model.modules())]:
+            for layer in [*self.model.modules(), *(() if self.ref_model is None else self.ref_model.modules())]:
                 if isinstance(layer, VargptDecoderLayer):
                     layer.drop_path_rate = 0.0
         power = args.image_scale_power if isinstance(args, VargptDPOConfig) else 0.0
-        decoder = next(module for module in modules if isinstance(module, VargptVisualDecoder))
-        self._code_weights = decoder.place_weights(power, self.args.device)  # (L,)
+        self._code_weights = part_of(self.model, VargptVisualDecoder).place_weights(power, self.args.device)  # (L,)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """The dataset as it is: the collator makes tokens of it."""

@@ -14,7 +14,6 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import SFTTrainer
 
 _STATE = "trainer_state.json"
 _LOSSES = ("loss", "text_loss", "image_loss")
@@ -104,8 +103,8 @@ class NamedRows(torch.utils.data.Dataset):
         return [dict(zip(batch, values)) for values in zip(*batch.values())]
 
 
-class GuardedTrainer(SFTTrainer):
-    """TRL's `SFTTrainer`, which stops where a run has gone wrong and never saves what went wrong.
+class TrainingGuard:
+    """Makes a trainer of Transformers stop where a run has gone wrong, and never save what went wrong; first among its bases.
 
     Raises:
         TrainingStopped: a loss that is not finite, when it is logged; trained weights that are not finite, before they are saved; a
@@ -115,8 +114,8 @@ class GuardedTrainer(SFTTrainer):
 
     source_names: Sequence[str] = ()
 
-    def __init__(self, model, **kwargs):
-        super().__init__(model, **kwargs)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self._exact: dict[str, torch.Tensor] = {}
         if self.is_deepspeed_enabled and self.args.should_save:
             # DeepSpeed rounds all weights to the format that it computes in. Those of the image tokenizer must stay to the last bit: rounded,

@@ -2,31 +2,31 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.utils.generic import is_flash_attention_requested
-from trl import SFTConfig
+from trl import SFTConfig, SFTTrainer
 
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.vq_vargpt import VargptVQModel
 from .collator import VargptDataCollator
 from .packing import IGNORE_INDEX, num_tokens
-from .safety import GuardedTrainer
+from .safety import TrainingGuard
 
+Part = TypeVar("Part", bound=nn.Module)
 ROW_COLUMNS = ("messages", "images", "output_images", "image_codes", "vq_fingerprint", "source")
 GROUPING = ("group_by_length", "batch_rebalance")
 
 
 @dataclass
-class VargptSFTConfig(SFTConfig):
-    """TRL's `SFTConfig` with defaults for any machine, and `label_smoothing` of both losses, in [0, 1), while training.
+class AnyMachineDefaults:
+    """Defaults of training, for a configuration of TRL to stand after it among the bases.
 
     Gradient checkpointing and bfloat16 are off unless asked for (TRL: both on), rows have no limit of length (TRL: cut at 1024
-    tokens, also inside a picture), nothing is reported to services. `max_length` never cuts inside a picture; `packing` lays the rows of
-    a batch end to end (see `VargptDataCollator`).
+    tokens, also inside a picture), nothing is reported to services.
     """
 
     gradient_checkpointing: bool = False
@@ -34,8 +34,17 @@ class VargptSFTConfig(SFTConfig):
     max_length: int | None = None
     report_to: list[str] = field(default_factory=list)
     logging_steps: float = 20
-    label_smoothing: float = 0.0
     logging_nan_inf_filter: bool = False  # such a loss stops the run; looking for it in every step would wait for the device
+
+
+@dataclass
+class VargptSFTConfig(AnyMachineDefaults, SFTConfig):
+    """TRL's `SFTConfig` with [`AnyMachineDefaults`], and `label_smoothing` of both losses, in [0, 1), while training.
+
+    `max_length` never cuts inside a picture; `packing` lays the rows of a batch end to end (see `VargptDataCollator`).
+    """
+
+    label_smoothing: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -43,7 +52,7 @@ class VargptSFTConfig(SFTConfig):
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}.")
 
 
-class VargptSFTTrainer(GuardedTrainer):
+class VargptSFTTrainer(TrainingGuard, SFTTrainer):
     """TRL's `SFTTrainer` for rows in which pictures are read and drawn.
 
     TRL computes the loss from hidden states and leaves the model's own forward out, and with it the pictures' loss: this trainer
@@ -95,7 +104,7 @@ class VargptSFTTrainer(GuardedTrainer):
         )
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptDataCollator):
-            self.data_collator.vq_fingerprint = next(m for m in self.model.modules() if isinstance(m, VargptVQModel)).fingerprint()
+            self.data_collator.vq_fingerprint = part_of(self.model, VargptVQModel).fingerprint()
             self.data_collator.pack_in_one_row = is_flash_attention_requested(self.model.config.get_text_config())
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 self.data_collator.no_pictures = no_pictures(self.model.config)
@@ -224,6 +233,11 @@ def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
     if torch.is_grad_enabled() and outputs.loss is not None and not outputs.loss.requires_grad:
         outputs.loss = outputs.loss + sum(0.0 * p.sum() for p in module.parameters() if p.requires_grad)
     return outputs
+
+
+def part_of(model: nn.Module, kind: type[Part]) -> Part:
+    """The model's part of this class, however adapters or engines have wrapped the model."""
+    return next(module for module in model.modules() if isinstance(module, kind))
 
 
 def no_pictures(config: VargptConfig) -> dict[str, torch.Tensor]:
