@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .costs import Cost, Costs
+from .sizes import PICTURE_TOKENS
 
 PROMPT = 64  # tokens
 NEW_TOKENS = 64
@@ -42,7 +43,9 @@ class Case:
 def _prompt(model: PreTrainedModel, rows: int) -> dict[str, torch.Tensor]:
     """Random prompts of ordinary tokens, the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, model.config.image_token_id, (rows, PROMPT), generator=generator).to(model.device)
+    special = {0, 1, 2, *(getattr(model.config, name) for name in PICTURE_TOKENS)}  # padding, begin and end of every size
+    ordinary = torch.tensor([token for token in range(model.config.text_config.vocab_size) if token not in special])
+    ids = ordinary[torch.randint(len(ordinary), (rows, PROMPT), generator=generator)].to(model.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 

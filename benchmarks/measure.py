@@ -110,17 +110,17 @@ def host(name: str) -> dict:
 
 
 def timed(work, device: str, seconds: float) -> list[float]:
-    """Seconds of each call, after one to warm up: three or more, or one where that takes longer than `seconds` altogether."""
+    """Seconds of each call, after one to warm up: three or more, or one where they take longer than `seconds` altogether."""
     from .floors import synchronize
 
     times, spent = [], 0.0
-    while not times or spent < seconds or (len(times) <= 3 and spent < 3 * seconds):
+    while len(times) < 2 or spent < seconds or (len(times) <= 3 and spent < 3 * seconds):
         start = time.perf_counter()
         work()
         synchronize(device)
         times.append(time.perf_counter() - start)
         spent += times[-1]
-    return times[1:] or times
+    return times[1:]
 
 
 def held_bytes(device: str, peak: bool = True) -> int:

@@ -8,7 +8,7 @@ from .floors import floor_seconds
 from .host import HOST
 from .peers import PEERS
 
-# What is asked of each case: its share of the floor at least. Batches are judged by the price of a picture, memory by its least.
+# What is asked of each case of size medium: its share of the floor at least. Batches are judged by the price of a picture, memory by its least.
 SHARES = {"draw-1": 0.55, "encode": 0.75, "decode": 0.75, "train": 0.65, "train-codes": 0.65}
 BATCH_PRICE = 0.6  # of a picture in a batch of 16, over one drawn alone
 MEMORY = 1.3  # peak of drawing over weights and caches
@@ -30,7 +30,7 @@ def tables(results: dict) -> str:
     parts = [_machine(results)]
     for size, by_dtype in results["cases"].items():
         for dtype, cases in by_dtype.items():
-            parts.append(_cases(f"{size}, {dtype}", cases, *best(results, dtype)))
+            parts.append(_cases(size, dtype, cases, *best(results, dtype)))
     if results["peers"]:
         parts.append(_peers(results))
     if results["host"]:
@@ -51,17 +51,18 @@ def _machine(results: dict) -> str:
     return "\n".join(lines)
 
 
-def _cases(title: str, cases: dict, rate: float, bandwidth: float) -> str:
+def _cases(size: str, dtype: str, cases: dict, rate: float, bandwidth: float) -> str:
+    asked, memory = (SHARES, f" (≤ {MEMORY})") if size == "medium" else ({}, "")
     columns = ("case", "seconds", "each", "floor", "share", "target", "peak MiB", "weights and caches, MiB")
-    lines = [f"**{title}**", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines = [f"**{size}, {dtype}**", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, result in cases.items():
         case, seconds, part = CASES[name], statistics.median(result["seconds"]), share(result, rate, bandwidth)
-        target = f"≥ {SHARES[name]:.2f}" if name in SHARES else ""
+        target = f"≥ {asked[name]:.2f}" if name in asked else ""
         if name == "draw-16" and "draw-1" in cases:
             price = seconds / 16 / statistics.median(cases["draw-1"]["seconds"])
-            target = f"each {price:.2f} of one alone (≤ {BATCH_PRICE})"
+            target = f"each {price:.2f} of one alone{f' (≤ {BATCH_PRICE})' if asked else ''}"
         each = f"{seconds / case.units:.3g} s a {case.unit}" if case.units > 1 else ""
-        needed = f"{result['needed'] / 2**20:.0f}, ×{result['peak'] / result['needed']:.2f} (≤ {MEMORY})" if result["needed"] else ""
+        needed = f"{result['needed'] / 2**20:.0f}, ×{result['peak'] / result['needed']:.2f}{memory}" if result["needed"] else ""
         figures = (f"{seconds:.3g}", each, f"{part * seconds:.3g}", f"{part:.2f}", target, f"{result['peak'] / 2**20:.0f}", needed)
         lines.append(f"| {case.title} | {' | '.join(figures)} |")
     disturbed = max(result["elsewhere"] for result in cases.values())

@@ -8,8 +8,7 @@ from vargpt_hf.testing import tiny_config
 from vargpt_hf.tiny import TINY_FOLDER
 
 SIZES = ("micro", "vargpt-tiny", "medium", "paper")
-# The last four tokens of the vocabulary are those of pictures, as in the released one.
-_PICTURE_TOKENS = ("image_token_id", "image_start_token_id", "image_end_token_id", "image_place_token_id")
+PICTURE_TOKENS = ("image_token_id", "image_start_token_id", "image_end_token_id", "image_place_token_id")
 MEDIUM_TEXT = {
     "model_type": "llama",
     "vocab_size": 4096,
@@ -53,7 +52,7 @@ def config_of(size: str) -> VargptConfig:
             },
             vq_config={"base_channels": 64},
             visual_decoder_config={"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8},
-            **dict(zip(_PICTURE_TOKENS, range(vocabulary - 4, vocabulary))),
+            **dict(zip(PICTURE_TOKENS, range(vocabulary - 4, vocabulary))),  # the last ones, as in the released vocabulary
         )
     if size == "paper":
         return VargptConfig.paper()

@@ -1,12 +1,14 @@
 """The benchmarks count rightly, run at a micro size and say what they found; nothing here is timed."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command
+from benchmarks import cases as cases_module
 from benchmarks import measure as measure_module
 from benchmarks.cases import CASES
 from benchmarks.costs import ATTENTION, Costs
@@ -14,7 +16,7 @@ from benchmarks.floors import bandwidths, floor_seconds, matrix_rates
 from benchmarks.host import HOST, importing
 from benchmarks.measure import measure
 from benchmarks.peers import PEERS, emu3, janus
-from benchmarks.sizes import config_of, model_of
+from benchmarks.sizes import PICTURE_TOKENS, config_of, model_of
 
 
 def attention_flops(query, key, value, *args, **kwargs):
@@ -89,6 +91,20 @@ def test_tables_and_json_hold_all(tmp_path, capsys, monkeypatch):
     for title in [case.title for case in CASES.values()] + [title for title, *_ in (*PEERS.values(), *HOST.values())]:
         assert title in table
     assert "| 1 | 0.25 | 0.25 | ≥ 0.55 | 1 |" in table.replace("|  |", "|")  # 5e8 operations at 2e9 a second, in a second
+
+
+def test_a_slow_case_is_not_judged_by_its_first_call(monkeypatch):
+    clock = iter([0.0, 30.0, 30.0, 50.0])
+    monkeypatch.setattr(measure_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert measure_module.timed(lambda: None, "cpu", seconds=4) == [20.0]
+
+
+@pytest.mark.parametrize("size", ["micro", "vargpt-tiny", "medium"])
+def test_prompts_are_of_ordinary_tokens(size):
+    config = config_of(size)
+    special = {getattr(config, name) for name in PICTURE_TOKENS} | {0, 1, 2}
+    ids = cases_module._prompt(SimpleNamespace(config=config, device="cpu"), 16)["input_ids"]
+    assert ids.max() < config.text_config.vocab_size and not special & set(ids.flatten().tolist())
 
 
 def test_the_quietest_of_some_tries_counts(monkeypatch):
