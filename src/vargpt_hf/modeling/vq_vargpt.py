@@ -50,9 +50,11 @@ class VargptVQResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = self.conv1(F.silu(self.norm1(hidden_states)))
-        residual = self.conv2(F.silu(self.norm2(residual)))
-        return self.shortcut(hidden_states) + residual
+        # In place and one name, since at full resolution every tensor that is held counts, and so does every pass over it.
+        residual = self.conv1(F.silu(self.norm1(hidden_states), inplace=True))
+        residual = F.silu(self.norm2(residual), inplace=True)
+        residual = self.conv2(residual)
+        return residual.add_(self.shortcut(hidden_states))
 
 
 class VargptVQNonLocalBlock(nn.Module):
@@ -153,7 +155,7 @@ class VargptVQEncoder(nn.Module):
         hidden_states = self.conv_in(pixel_values)
         for level in self.levels:
             hidden_states = level(hidden_states)
-        return self.conv_out(F.silu(self.norm_out(self.middle(hidden_states))))
+        return self.conv_out(F.silu(self.norm_out(self.middle(hidden_states)), inplace=True))
 
 
 class VargptVQDecoder(nn.Module):
@@ -183,7 +185,7 @@ class VargptVQDecoder(nn.Module):
         hidden_states = self.middle(self.conv_in(latents))
         for level in reversed(self.levels):
             hidden_states = level(hidden_states)
-        return self.conv_out(F.silu(self.norm_out(hidden_states)))
+        return self.conv_out(F.silu(self.norm_out(hidden_states), inplace=True))
 
 
 def channels_last_on_cpu(pixels: torch.Tensor) -> torch.Tensor:
