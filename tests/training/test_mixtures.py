@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
-from vargpt_hf.training.data import DataSource, describe_mixture, mix_rows, sources_of
+from vargpt_hf.training.data import DataSource, describe_mixture, mix_rows, names_of, sources_of
 
 
 @pytest.fixture
@@ -84,3 +84,9 @@ def test_sources_that_cannot_be(folders, monkeypatch, given, message):
 def test_an_unknown_end(folders):
     with pytest.raises(ValueError, match="`stop` is 'never'; it must be one of first_exhausted"):
         mix_rows([DataSource(str(folders / "small"))], stop="never")
+
+
+def test_sources_of_one_name_are_told_apart():
+    sources = [DataSource(path) for path in ("faces/train", "scenes/train", "texts.json", "faces/train/")]
+    assert names_of(sources) == ["train_1", "train_2", "texts.json", "train_3"]
+    assert names_of(sources[1:3]) == ["train", "texts.json"]

@@ -66,6 +66,12 @@ def sources_of(given: str | Path | Sequence[str | dict[str, Any]]) -> list[DataS
     return sources
 
 
+def names_of(sources: Sequence[DataSource]) -> list[str]:
+    """What each source is called in logs: the last part of its path, with a number from 1 where several share it."""
+    names = [Path(source.path).name for source in sources]
+    return [f"{name}_{names[: index + 1].count(name)}" if names.count(name) > 1 else name for index, name in enumerate(names)]
+
+
 def load_rows(path: str | Path, split: str | None = None, streaming: bool = False, **options) -> AnyDataset:
     """The rows of one dataset: [`open_dataset`], then [`to_rows`], whose options follow."""
     dataset, folder = open_dataset(path, split, streaming)

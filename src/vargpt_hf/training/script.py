@@ -17,7 +17,7 @@ from ..peft import PRESETS, lora_config
 from ..processing.processing_vargpt import VargptProcessor
 from ..tiny import TINY_FOLDER, TINY_NAME
 from .collator import VargptDataCollator
-from .data import DataSource, add_lengths, mix_rows, sources_of
+from .data import DataSource, add_lengths, mix_rows, names_of, sources_of
 from .plan import StepTimer, describe_plan, num_steps
 from .report import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
 from .safety import last_complete_checkpoint, remove_half_checkpoints
@@ -145,7 +145,7 @@ def make_trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=processor,
-        source_names=[Path(source.path).name for source in sources] if len(sources) > 1 else (),
+        source_names=names_of(sources) if len(sources) > 1 else (),
     )
     if not training.disable_tqdm:
         trainer.pop_callback(ProgressCallback)
