@@ -1,7 +1,6 @@
 """Pushed to a Hub and loaded back: by id, in a process without the package."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -35,9 +34,8 @@ print(json.dumps(output.image_codes.tolist()))
 
 def run(script, hub, home):
     """What a script prints last, in a process that knows this Hub only."""
-    environment = {**hub.environment(home), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=home, env=hub.environment(home), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1:]
 
