@@ -1,10 +1,17 @@
 """Fixtures of all rooms' tests."""
 
+import os
+
 import pytest
+import torch
 from golden_helpers import released_weights, write_released_folder
 
 from vargpt_hf import VargptForConditionalGeneration
 from vargpt_hf.conversion.convert import convert_checkpoint
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads, here or in what tests start, would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
