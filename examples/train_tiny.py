@@ -27,7 +27,7 @@ STAGES = {
         "drawing": (43_000, {"draw": 3.0, "draw_digit": 0.6, "draw_and_say": 0.6, "draw_two": 0.8}),
         "reading": (117_000, {**READING, "ask": 2.0, "look_up": 10.0}),
     },
-    "stage3": {"drawing": (120_000, {**DRAWING, "draw_two": 0.8})},
+    "stage3": {"drawing": (50_000, {**DRAWING, "draw_two": 0.8})},
 }
 TEXT_CONFIG = {
     "model_type": "llama",
