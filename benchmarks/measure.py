@@ -116,13 +116,18 @@ def timed(work, device: str, seconds: float) -> list[float]:
     """
     from .floors import synchronize
 
-    times = []
-    while len(times) < 3 or sum(times[2:]) < seconds or (len(times) < 5 and sum(times[2:]) < 3 * seconds):
+    def call() -> float:
         start = time.perf_counter()
         work()
         synchronize(device)
-        times.append(time.perf_counter() - start)
-    return times[2:]
+        return time.perf_counter() - start
+
+    for _ in range(2):
+        call()
+    times = [call()]
+    while sum(times) < seconds or (len(times) < 3 and sum(times) < 3 * seconds):
+        times.append(call())
+    return times
 
 
 def held_bytes(device: str, peak: bool = True) -> int:
