@@ -24,8 +24,8 @@ def fuzzed(**strategies: SearchStrategy) -> Callable:
         @pytest.mark.parametrize("examples", [EXAMPLES, pytest.param(THOROUGH_EXAMPLES, marks=pytest.mark.thorough)])
         @functools.wraps(test)
         def run(examples: int) -> None:
-            checks = list(HealthCheck)
-            chosen = settings(max_examples=examples, deadline=None, database=None, derandomize=examples == EXAMPLES, suppress_health_check=checks)
+            same = examples == EXAMPLES
+            chosen = settings(max_examples=examples, deadline=None, database=None, derandomize=same, suppress_health_check=list(HealthCheck))
             chosen(given(**strategies)(test))()
 
         del run.__wrapped__  # pytest would take the drawn arguments for fixtures

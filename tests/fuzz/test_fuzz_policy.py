@@ -5,8 +5,10 @@ import json
 import pytest
 from fuzzing import policy
 
+RAW = [KeyError("a"), AttributeError("a"), IndexError("a"), RuntimeError("a"), ZeroDivisionError("a"), ValueError("")]
 
-@pytest.mark.parametrize("error", [KeyError("a"), AttributeError("a"), IndexError("a"), RuntimeError("a"), ZeroDivisionError("a"), ValueError("")])
+
+@pytest.mark.parametrize("error", RAW)
 def test_raw_and_wordless_errors_fail(error):
     with pytest.raises((AssertionError, type(error))), policy():
         raise error
