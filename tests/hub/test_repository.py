@@ -21,6 +21,7 @@ CODE = {
     "image_sampling_vargpt.py",
     "modeling_vargpt.py",
     "pipeline_vargpt.py",
+    "pretrained_vargpt.py",
     "processing_vargpt.py",
     "visual_decoder_vargpt.py",
     "vq_vargpt.py",

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..modeling.card_vargpt import make_card
 from ..modeling.configuration_vargpt import VargptConfig
-from ..modeling.modeling_vargpt import VargptForConditionalGeneration, list_misfits
+from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+from ..modeling.pretrained_vargpt import list_misfits
 from ..processing import RELEASED_SYSTEM_PROMPT, VargptImageProcessor, VargptProcessor, make_chat_template
 from .checkpoint import SourceTensor, read_json
 from .names import rename

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from safetensors import safe_open
 
-from ..modeling.modeling_vargpt import shorten
+from ..modeling.pretrained_vargpt import shorten
 
 # In order of preference: a sharded checkpoint has an index, a small one a single file.
 WEIGHT_FILES = (

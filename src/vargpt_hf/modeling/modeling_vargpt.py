@@ -4,16 +4,13 @@ Shapes: B rows, T tokens of a row, N pictures to generate in the whole batch (in
 picture, V codebook size, D width of the language model, C width of the visual decoder.
 """
 
-import copy
-import os
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import create_repo
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
@@ -23,32 +20,13 @@ from transformers.utils import ModelOutput, TransformersKwargs, torch_compilable
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import select_hidden_states
 
-from .adapters_vargpt import VargptAdapterMixin
 from .configuration_vargpt import VargptConfig
 from .generation_vargpt import VargptGenerationMixin
-from .visual_decoder_vargpt import (
-    GENERATE_CONDITION,
-    NULL_CONDITION,
-    VargptDecoderAttention,
-    VargptDecoderLayer,
-    VargptGenerationProjector,
-    VargptVisualDecoder,
-)
+from .pretrained_vargpt import VargptPreTrainedModel
+from .visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION, VargptGenerationProjector, VargptVisualDecoder
 from .vq_vargpt import VargptVQModel
 
 IGNORE_INDEX = -100
-
-# What a repository that carries this code says of it. Transformers itself would note one Auto class only.
-REPOSITORY_CLASSES = {
-    "AutoConfig": "configuration_vargpt.VargptConfig",
-    "AutoModel": "modeling_vargpt.VargptModel",
-    "AutoModelForCausalLM": "modeling_vargpt.VargptForConditionalGeneration",
-    "AutoModelForImageTextToText": "modeling_vargpt.VargptForConditionalGeneration",
-    "AutoModelForMultimodalLM": "modeling_vargpt.VargptForConditionalGeneration",
-}
-REPOSITORY_PIPELINES = {
-    "any-to-any": {"impl": "pipeline_vargpt.VargptPipeline", "pt": ["AutoModelForMultimodalLM"], "type": "multimodal", "default": {}}
-}
 
 
 @dataclass
@@ -111,134 +89,6 @@ class VargptMultiModalProjector(nn.Module):
         return self.linear_2(self.act(self.linear_1(image_features)))
 
 
-class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
-    """What all VARGPT models share: configuration, flags, initialisation."""
-
-    config: VargptConfig
-    base_model_prefix = "model"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["VargptDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values", "cache"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    def post_init(self) -> None:
-        """As in Transformers; of the layers that may not be split it keeps those that there are.
-
-        A part may name layers of its other half, as CLIP's vision tower does: FSDP, which shards by these names, would not find them.
-        """
-        super().post_init()
-        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package."""
-        self.config.auto_map = dict(REPOSITORY_CLASSES)
-        self.config.custom_pipelines = copy.deepcopy(REPOSITORY_PIPELINES)  # `pipeline` writes classes into the one that it reads
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """Loads a model as Transformers does, and refuses a checkpoint that does not hold it.
-
-        `output_loading_info=True` hands back what is missing, extra or misshapen instead, as does `ignore_mismatched_sizes=True` for shapes.
-
-        Raises:
-            ValueError: tensors that are missing, extra or of other shapes than the configuration asks for, or the configuration of another
-                kind of model.
-            OSError: no safetensors file; pickled weights are only read by `vargpt convert`, which loads nothing but tensors.
-        """
-        if output_loading_info or pretrained_model_name_or_path is None:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=output_loading_info, **kwargs)
-        allowed = {"mismatched_keys"} if kwargs.pop("ignore_mismatched_sizes", False) else set()
-        kwargs = {"use_safetensors": True, **kwargs, "ignore_mismatched_sizes": True}  # so that all misfits are known
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        _check_loaded(cls, pretrained_model_name_or_path, {name: found for name, found in info.items() if name not in allowed})
-        return model
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """No: what that says to Transformers is that `_init_weights` may write over weights just loaded.
-
-        Ours does not, since it goes through `transformers.initialization`. Were it True, modules without weights of their own
-        would be passed over, and layers that a checkpoint lacks, theirs among them, left as memory was found.
-        """
-        return False
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        decoder = self.config.visual_decoder_config
-        if isinstance(module, VargptVisualDecoder):
-            for embedding in (module.start_embedding, module.position_embedding):
-                init.normal_(embedding, std=decoder.initializer_range)
-            for embedding in (module.condition_embedding, module.scale_embedding):
-                init.normal_(embedding.weight, std=decoder.initializer_range)
-            for linear in (module.token_embedding, module.norm_modulation, module.head):
-                self._init_linear(linear, decoder.initializer_range)
-        elif isinstance(module, VargptDecoderLayer):
-            self._init_decoder_layer(module)
-        elif isinstance(module, VargptDecoderAttention):
-            init.constant_(module.log_scale, 4.0**0.5)
-        elif isinstance(module, VargptGenerationProjector):
-            self._init_linear(module.fc1, module.fc1.in_features**-0.5)
-            self._init_linear(module.fc2, module.fc2.in_features**-0.5)
-        elif isinstance(module, VargptMultiModalProjector):
-            self._init_linear(module.linear_1, module.linear_1.in_features**-0.5)
-            self._init_linear(module.linear_2, module.linear_2.in_features**-0.5)
-        elif module is self.get_output_embeddings():
-            self._init_linear(module, self.config.text_config.initializer_range)
-
-    def _init_decoder_layer(self, layer: VargptDecoderLayer) -> None:
-        """Starts a layer as a plain pre-norm transformer layer: γ 1, scale 0, shift 0; branch outputs shrink with depth."""
-        decoder = self.config.visual_decoder_config
-        attention, mlp = layer.self_attn, layer.mlp
-        for linear in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.fc1):
-            self._init_linear(linear, decoder.initializer_range)
-        for linear in (attention.out_proj, mlp.fc2):
-            self._init_linear(linear, decoder.initializer_range / (2 * decoder.num_hidden_layers) ** 0.5)
-        self._init_linear(layer.modulation, decoder.initializer_range / 2)
-        gammas = torch.arange(layer.modulation.out_features, device=layer.modulation.bias.device) < 2 * decoder.hidden_size
-        init.copy_(layer.modulation.bias, gammas.to(layer.modulation.bias.dtype))
-
-    @staticmethod
-    def _init_linear(linear: nn.Linear, std: float) -> None:
-        init.normal_(linear.weight, std=std)
-        if linear.bias is not None:
-            init.zeros_(linear.bias)
-
-
-def _check_loaded(model_class: type, source: str, info: dict) -> None:
-    """Raises one `ValueError` that names every tensor which `source` lacks, has beyond the model's, or has in another shape."""
-    head = {"lm_head.weight"} if model_class is VargptModel else set()  # a whole model's checkpoint serves the inner one too
-    problems = {
-        "missing": sorted(info.get("missing_keys", ())),
-        "unexpected": sorted(set(info.get("unexpected_keys", ())) - head),
-        "of another shape": [
-            f"{name} ({tuple(found)} in the file, {tuple(wanted)} by the configuration)"
-            for name, found, wanted in sorted(info.get("mismatched_keys", ()))
-        ],
-    }
-    if misfits := list_misfits(problems):
-        raise ValueError(
-            f"The tensors in {source} are not those of the {model_class.__name__} that its config.json describes. {misfits}. Load the "
-            "folder with the config.json that it was saved with; a checkpoint in the released format must go through `vargpt convert`."
-        )
-
-
-def list_misfits(problems: dict[str, list[str]]) -> str:
-    """Tensors by what is wrong with them, in one line; nothing where nothing is."""
-    return "; ".join(f"{kind}: {shorten(names)}" for kind, names in problems.items() if names)
-
-
-def shorten(names: list[str], shown: int = 20) -> str:
-    """Names joined by commas, the first `shown` of them."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
 def at_least_one(pictures: torch.Tensor) -> torch.Tensor:
     """What belongs to N pictures, (N, …), or to one blank picture in place of none, on which nothing depends.
 
@@ -251,6 +101,8 @@ def at_least_one(pictures: torch.Tensor) -> torch.Tensor:
 class VargptModel(VargptPreTrainedModel):
     """Vision tower, language model, image tokenizer, visual decoder and the projectors between them; no heads for text."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # a whole model's checkpoint serves this one too
+
     def __init__(self, config: VargptConfig):
         super().__init__(config)
         width, decoder_width = config.text_config.hidden_size, config.visual_decoder_config.hidden_size
@@ -262,6 +114,13 @@ class VargptModel(VargptPreTrainedModel):
         self.generation_projector_in = VargptGenerationProjector(decoder_width, width)
         self.generation_projector_out = VargptGenerationProjector(width, decoder_width)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, VargptMultiModalProjector):
+            for linear in (module.linear_1, module.linear_2):
+                self._init_linear(linear, linear.in_features**-0.5)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -620,5 +479,4 @@ __all__ = [
     "VargptForConditionalGeneration",
     "VargptModel",
     "VargptModelOutputWithPast",
-    "VargptPreTrainedModel",
 ]

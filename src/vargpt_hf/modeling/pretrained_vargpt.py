@@ -1,0 +1,152 @@
+"""What all VARGPT models share: loading that is checked, saving with the code, fresh weights."""
+
+import copy
+import os
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from .adapters_vargpt import VargptAdapterMixin
+from .configuration_vargpt import VargptConfig
+from .visual_decoder_vargpt import VargptDecoderAttention, VargptDecoderLayer, VargptGenerationProjector, VargptVisualDecoder
+
+# What a repository that carries this code says of it. Transformers itself would note one Auto class only.
+REPOSITORY_CLASSES = {
+    "AutoConfig": "configuration_vargpt.VargptConfig",
+    "AutoModel": "modeling_vargpt.VargptModel",
+    "AutoModelForCausalLM": "modeling_vargpt.VargptForConditionalGeneration",
+    "AutoModelForImageTextToText": "modeling_vargpt.VargptForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_vargpt.VargptForConditionalGeneration",
+}
+REPOSITORY_PIPELINES = {
+    "any-to-any": {"impl": "pipeline_vargpt.VargptPipeline", "pt": ["AutoModelForMultimodalLM"], "type": "multimodal", "default": {}}
+}
+
+
+class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
+    """What all VARGPT models share: configuration, flags, initialisation."""
+
+    config: VargptConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VargptDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def post_init(self) -> None:
+        """As in Transformers; of the layers that may not be split it keeps those that there are.
+
+        A part may name layers of its other half, as CLIP's vision tower does: FSDP, which shards by these names, would not find them.
+        """
+        super().post_init()
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
+        """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package."""
+        self.config.auto_map = dict(REPOSITORY_CLASSES)
+        self.config.custom_pipelines = copy.deepcopy(REPOSITORY_PIPELINES)  # `pipeline` writes classes into the one that it reads
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """Loads a model as Transformers does, and refuses a checkpoint that does not hold it.
+
+        `output_loading_info=True` hands back what is missing, extra or misshapen instead, as does `ignore_mismatched_sizes=True` for shapes.
+
+        Raises:
+            ValueError: tensors that are missing, extra or of other shapes than the configuration asks for, or the configuration of another
+                kind of model.
+            OSError: no safetensors file; pickled weights are only read by `vargpt convert`, which loads nothing but tensors.
+        """
+        if output_loading_info or pretrained_model_name_or_path is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=output_loading_info, **kwargs)
+        allowed = {"mismatched_keys"} if kwargs.pop("ignore_mismatched_sizes", False) else set()
+        kwargs = {"use_safetensors": True, **kwargs, "ignore_mismatched_sizes": True}  # so that all misfits are known
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        _check_loaded(cls, pretrained_model_name_or_path, {name: found for name, found in info.items() if name not in allowed})
+        return model
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: what that says to Transformers is that `_init_weights` may write over weights just loaded.
+
+        Ours does not, since it goes through `transformers.initialization`. Were it True, modules without weights of their own
+        would be passed over, and layers that a checkpoint lacks, theirs among them, left as memory was found.
+        """
+        return False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        decoder = self.config.visual_decoder_config
+        if isinstance(module, VargptVisualDecoder):
+            for embedding in (module.start_embedding, module.position_embedding):
+                init.normal_(embedding, std=decoder.initializer_range)
+            for embedding in (module.condition_embedding, module.scale_embedding):
+                init.normal_(embedding.weight, std=decoder.initializer_range)
+            for linear in (module.token_embedding, module.norm_modulation, module.head):
+                self._init_linear(linear, decoder.initializer_range)
+        elif isinstance(module, VargptDecoderLayer):
+            self._init_decoder_layer(module)
+        elif isinstance(module, VargptDecoderAttention):
+            init.constant_(module.log_scale, 4.0**0.5)
+        elif isinstance(module, VargptGenerationProjector):
+            self._init_linear(module.fc1, module.fc1.in_features**-0.5)
+            self._init_linear(module.fc2, module.fc2.in_features**-0.5)
+        elif module is self.get_output_embeddings():
+            self._init_linear(module, self.config.text_config.initializer_range)
+
+    def _init_decoder_layer(self, layer: VargptDecoderLayer) -> None:
+        """Starts a layer as a plain pre-norm transformer layer: γ 1, scale 0, shift 0; branch outputs shrink with depth."""
+        decoder = self.config.visual_decoder_config
+        attention, mlp = layer.self_attn, layer.mlp
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.fc1):
+            self._init_linear(linear, decoder.initializer_range)
+        for linear in (attention.out_proj, mlp.fc2):
+            self._init_linear(linear, decoder.initializer_range / (2 * decoder.num_hidden_layers) ** 0.5)
+        self._init_linear(layer.modulation, decoder.initializer_range / 2)
+        gammas = torch.arange(layer.modulation.out_features, device=layer.modulation.bias.device) < 2 * decoder.hidden_size
+        init.copy_(layer.modulation.bias, gammas.to(layer.modulation.bias.dtype))
+
+    @staticmethod
+    def _init_linear(linear: nn.Linear, std: float) -> None:
+        init.normal_(linear.weight, std=std)
+        if linear.bias is not None:
+            init.zeros_(linear.bias)
+
+
+def _check_loaded(model_class: type, source: str, info: dict) -> None:
+    """Raises one `ValueError` that names every tensor which `source` lacks, has beyond the model's, or has in another shape."""
+    problems = {
+        "missing": sorted(info.get("missing_keys", ())),
+        "unexpected": sorted(info.get("unexpected_keys", ())),
+        "of another shape": [
+            f"{name} ({tuple(found)} in the file, {tuple(wanted)} by the configuration)"
+            for name, found, wanted in sorted(info.get("mismatched_keys", ()))
+        ],
+    }
+    if misfits := list_misfits(problems):
+        raise ValueError(
+            f"The tensors in {source} are not those of the {model_class.__name__} that its config.json describes. {misfits}. Load the "
+            "folder with the config.json that it was saved with; a checkpoint in the released format must go through `vargpt convert`."
+        )
+
+
+def list_misfits(problems: dict[str, list[str]]) -> str:
+    """Tensors by what is wrong with them, in one line; nothing where nothing is."""
+    return "; ".join(f"{kind}: {shorten(names)}" for kind, names in problems.items() if names)
+
+
+def shorten(names: list[str], shown: int = 20) -> str:
+    """Names joined by commas, the first `shown` of them."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+__all__ = ["VargptPreTrainedModel", "list_misfits", "shorten"]
