@@ -13,11 +13,13 @@ from transformers import (
     AutoProcessor,
 )
 
-from .modeling.configuration_vargpt import VargptConfig, VargptVisualDecoderConfig, VargptVQConfig
+from .modeling.configuration_vargpt import VargptConfig
 from .modeling.decoding_vargpt import VargptImageStreamer
 from .modeling.generation_vargpt import VargptGenerateOutput, VargptGenerationConfig
 from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
-from .modeling.vq_vargpt import VargptVQModel
+from .modeling.scales_vargpt import ScaleSchedule
+from .modeling.var_decoder_vargpt import VargptVARDecoder, VargptVARDecoderConfig
+from .modeling.vq_vargpt import VargptVQConfig, VargptVQModel
 from .processing.image_processing_vargpt import VargptImageProcessor
 from .processing.processing_vargpt import VargptProcessor
 
@@ -32,6 +34,7 @@ AutoProcessor.register(VargptConfig, VargptProcessor)
 
 __version__ = "0.1.0"
 __all__ = [
+    "ScaleSchedule",
     "VargptConfig",
     "VargptForConditionalGeneration",
     "VargptGenerateOutput",
@@ -41,9 +44,10 @@ __all__ = [
     "VargptModel",
     "VargptPipeline",
     "VargptProcessor",
+    "VargptVARDecoder",
+    "VargptVARDecoderConfig",
     "VargptVQConfig",
     "VargptVQModel",
-    "VargptVisualDecoderConfig",
 ]
 
 

@@ -9,35 +9,38 @@ from .modeling.modeling_vargpt import VargptForConditionalGeneration
 def tiny_config(**kwargs) -> VargptConfig:
     """Configuration of a model small enough for unit tests; `kwargs` replace fields of [`VargptConfig`].
 
-    The vocabulary has 64 tokens: pad 0, bos 1, eos 2, picture tokens 60 (to understand), 61 (start), 62 (end), 63 (place).
-    Pictures are 16×16 px, to understand in 4 places, to generate in scales 1, 2, 4 (L = 21).
+    The vocabulary has 64 tokens: pad 0, bos 1, eos 2, and of images 60 (placeholder of one that is read), 61 (start), 62 (end) and 63
+    (placeholder of one that is drawn). Images are 16×16 px, read in 4 positions, drawn in scales 1, 2, 4 (L = 21).
     """
     fields = {
-        "text_config": {
-            "model_type": "llama",
-            "vocab_size": 64,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
+        "vlm_config": {
+            "model_type": "llava",
+            "image_token_index": 60,
+            "text_config": {
+                "model_type": "llama",
+                "vocab_size": 64,
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 512,
+                "pad_token_id": 0,
+                "bos_token_id": 1,
+                "eos_token_id": 2,
+            },
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 16,
+                "patch_size": 8,
+            },
         },
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 8,
-        },
-        "vq_config": {
-            "image_size": 16,
-            "scales": (1, 2, 4),
+        "image_tokenizer_config": {
+            "schedules": [[1, 2, 4]],
             "codebook_size": 24,
             "latent_channels": 6,
             "base_channels": 8,
@@ -46,10 +49,9 @@ def tiny_config(**kwargs) -> VargptConfig:
             "norm_num_groups": 4,
         },
         "visual_decoder_config": {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2},
-        "image_token_id": 60,
-        "image_start_token_id": 61,
-        "image_end_token_id": 62,
-        "image_place_token_id": 63,
+        "output_image_start_token_id": 61,
+        "output_image_end_token_id": 62,
+        "output_image_token_id": 63,
     }
     return VargptConfig(**{**fields, **kwargs})
 

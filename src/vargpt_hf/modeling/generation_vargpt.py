@@ -1,7 +1,7 @@
 """Generation of VARGPT: next-token decoding that switches to next-scale decoding at every image-start token, and back.
 
-Shapes: B rows, R rows in the language model's batch (B, or 2B where unconditional rows ride along), P prompt tokens, N pictures
-drawn together, L codes of a picture, l codes of one scale, D width of the language model.
+Shapes: B rows, R rows in the language model's batch (B, or 2B where unconditional rows ride along), P prompt tokens, N images
+drawn together, L codes of an image, l codes of one scale, D width of the language model.
 """
 
 from dataclasses import dataclass
@@ -14,38 +14,48 @@ from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from .decoding_vargpt import VargptDecodingLoop, VargptImageStreamer
+from .decoding_vargpt import DrawingPlan, VargptDecodingLoop, VargptImageStreamer, collect
+from .image_sampling_vargpt import GUIDANCE_TYPES, Guidance, NoiseGuidance, filters, redrawn_positions
+from .llm_cache_vargpt import LLMRows
+from .scales_vargpt import nearest_schedule
 
 GENERATION_MODES = ("auto", "text", "image")
-GUIDANCE_TYPES = ("none", "prompt", "noise")
 IMAGE_GENERATION_DEFAULTS = {
     "generation_mode": "auto",
-    "max_images": 4,
-    "image_guidance_type": "none",
-    "image_guidance_scale": 1.5,
-    "image_guidance_ramp": True,
-    "image_temperature": 1.0,
-    "image_top_k": 900,
-    "image_top_p": 0.96,
-    "image_unconditional_ids": None,
+    "max_output_images": 4,
+    "output_image_guidance_type": "none",
+    "output_image_guidance_scale": 1.5,
+    "output_image_guidance_ramp": True,
+    "output_image_temperature": 1.0,
+    "output_image_top_k": 900,
+    "output_image_top_p": 0.96,
+    "output_image_unconditional_ids": None,
 }
-_RUN_ARGUMENTS = ("generator", "image_streamer", "image_noise")
+_RUN_ARGUMENTS = (
+    "generator",
+    "output_image_streamer",
+    "output_image_noise",
+    "output_image_size",
+    "output_image_codes_to_keep",
+    "output_image_mask",
+)
+_OUTPUT_IMAGES = ("output_pixel_values", "output_image_codes", "output_image_schedule_ids", "output_image_condition_ids")
 
 
 class VargptGenerationConfig(GenerationConfig):
-    """Settings of `generate`: those of Transformers for text, and these for pictures. None stands for the default.
+    """Settings of `generate`: those of Transformers for text, and these for images. None stands for the default.
 
     Args:
-        generation_mode (`str`): "auto" (the model decides; default), "text" (never draws), "image" (draws one picture at
+        generation_mode (`str`): "auto" (the model decides; default), "text" (never draws), "image" (draws one image at
             once and stops).
-        max_images (`int`): pictures a row may draw (4).
-        image_guidance_type (`str`): "none" (default); "prompt", classifier-free guidance against an unconditional prompt that
+        max_output_images (`int`): images a row may draw (4).
+        output_image_guidance_type (`str`): "none" (default); "prompt", classifier-free guidance against an unconditional prompt that
             rides in the same batch; "noise", the released system's, against decoder inputs made of noise.
-        image_guidance_scale (`float`): strength g of guidance (1.5).
-        image_guidance_ramp (`bool`): let the strength rise from 0 at the first scale to g at the last (True).
-        image_temperature (`float`), image_top_k (`int`), image_top_p (`float`): sampling of codes where `do_sample=True`
+        output_image_guidance_scale (`float`): strength g of guidance (1.5).
+        output_image_guidance_ramp (`bool`): let the strength rise from 0 at the first scale to g at the last (True).
+        output_image_temperature (`float`), output_image_top_k (`int`), output_image_top_p (`float`): sampling of codes where `do_sample=True`
             (1.0, 900, 0.96); 0 switches a filter off.
-        image_unconditional_ids (`list[int]`): unconditional (or negative) prompt of "prompt" guidance; by default the
+        output_image_unconditional_ids (`list[int]`): unconditional (or negative) prompt of "prompt" guidance; by default the
             beginning-of-sequence token alone.
     """
 
@@ -65,19 +75,22 @@ class VargptGenerateOutput(GenerateDecoderOnlyOutput):
 
     Args:
         sequences (`torch.LongTensor` of shape `(B, P + generated)`): prompts as given, then what was generated, padded on the
-            right. A picture stands as image-start, L places, image-end, so that it can be fed back with its codes.
-        image_codes (`torch.LongTensor` of shape `(pictures, L)`): codes of the drawn pictures, row by row in drawing order.
-        image_rows (`torch.LongTensor` of shape `(pictures,)`): row of each picture.
-        image_positions (`torch.LongTensor` of shape `(pictures,)`): index of its image-start token in `sequences`.
-        images (`torch.Tensor` of shape `(pictures, 3, image_size, image_size)`): the pictures in [-1, 1].
-        past_key_values: the cache, where its columns are those of `sequences` (one row, or no picture; no guidance by prompt).
+            right. An image stands as image-start, a placeholder for each position, image-end, so that it can be fed back with its codes.
+        output_image_codes (`torch.LongTensor` of shape `(images, L)`): codes of the drawn images, row by row in drawing order; `NO_CODE`
+            behind those of images with fewer positions.
+        output_image_schedule_ids (`torch.LongTensor` of shape `(images,)`): scale schedule of each image.
+        output_image_rows (`torch.LongTensor` of shape `(images,)`): row of each image.
+        output_image_positions (`torch.LongTensor` of shape `(images,)`): index of its image-start token in `sequences`.
+        output_images (`torch.Tensor` of shape `(images, channels, height, width)`): the images in [-1, 1]; a list where sizes differ.
+        past_key_values: the cache, where its columns are those of `sequences` (one row, or no image; no guidance by prompt).
         scores, logits, hidden_states, attentions: of the text steps, as in Transformers; scale passes leave none.
     """
 
-    image_codes: torch.LongTensor | None = None
-    image_rows: torch.LongTensor | None = None
-    image_positions: torch.LongTensor | None = None
-    images: torch.Tensor | None = None
+    output_image_codes: torch.LongTensor | None = None
+    output_image_schedule_ids: torch.LongTensor | None = None
+    output_image_rows: torch.LongTensor | None = None
+    output_image_positions: torch.LongTensor | None = None
+    output_images: torch.Tensor | list[torch.Tensor] | None = None
 
 
 class VargptGenerationMixin(GenerationMixin):
@@ -96,6 +109,10 @@ class VargptGenerationMixin(GenerationMixin):
         extracted = super()._extract_generation_mode_kwargs(custom_generate, kwargs, *args, **more)
         return {**extracted, **{name: value for name, value in own.items() if value is not None}}
 
+    def _validate_model_kwargs(self, model_kwargs: dict) -> None:
+        """What the backbone reads is no mistake."""
+        super()._validate_model_kwargs({name: v for name, v in model_kwargs.items() if name not in self.model.backbone.reading_inputs})
+
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs) -> tuple[GenerationConfig, dict]:
         for config in (self.generation_config, generation_config):
             for name in IMAGE_GENERATION_DEFAULTS if config is not None else ():
@@ -105,50 +122,77 @@ class VargptGenerationMixin(GenerationMixin):
             if vars(generation_config).setdefault(name, default) is None:
                 setattr(generation_config, name, default)
         _check_image_settings(generation_config)
-        never = [self.config.image_token_id, self.config.image_place_token_id, self.config.image_end_token_id]
+        never = [self.config.image_token_id, self.config.output_image_token_id, self.config.output_image_end_token_id]
         if generation_config.generation_mode == "text":
-            never.append(self.config.image_start_token_id)
+            never.append(self.config.output_image_start_token_id)
+        never = {token_id for token_id in never if token_id is not None}
         generation_config.suppress_tokens = sorted({*(generation_config.suppress_tokens or []), *never})
         return generation_config, model_kwargs
 
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
         if generation_config.generation_mode != "text":
             _check_can_draw(generation_mode, generation_config, generation_mode_kwargs)
+            if generation_config.output_image_guidance_type == "prompt" and not self.model.backbone.can_wait:
+                raise ValueError(
+                    'Guidance by "prompt" needs rows that wait, and the layers of this backbone fold every column into a state: set '
+                    '`output_image_guidance_type="none"` or "noise".'
+                )
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
+    def _prepare_position_ids_for_generation(self, inputs_tensor: torch.Tensor, model_kwargs: dict) -> torch.LongTensor:
+        """Positions of the prompt, as the backbone counts them."""
+        counted = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        ids = model_kwargs.get("input_ids", inputs_tensor)
+        cache = model_kwargs.get("past_key_values")
+        is_text = ids.ndim == 2 and not ids.is_floating_point() and ids.shape[1] > 0
+        if is_text and (cache is None or cache.get_seq_length() == 0):
+            mask = model_kwargs.get("attention_mask")
+            mask = torch.ones_like(ids) if mask is None else mask
+            reading = {name: value for name, value in model_kwargs.items() if name in self.model.backbone.reading_inputs}
+            counted, _ = self.model.backbone.positions(ids, mask, **reading)
+        return counted
+
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length) -> None:
-        """Makes room in fixed-size caches for the pictures, and for the columns in which rows wait for one another."""
+        """Makes room in fixed-size caches for the images, and for the columns in which rows wait for one another."""
         if generation_config.generation_mode != "text":
-            pictures = 1 if generation_config.generation_mode == "image" else generation_config.max_images
+            images = 1 if generation_config.generation_mode == "image" else generation_config.max_output_images
             new_tokens = generation_config.max_new_tokens or max_cache_length
             rows = batch_size * generation_config.num_return_sequences
-            max_cache_length += pictures * (self.config.vq_config.num_image_tokens + 1)
-            max_cache_length += new_tokens * min(pictures, rows - 1) + len(generation_config.image_unconditional_ids or [0])
+            longest = max(schedule.num_positions for schedule in self.model.schedules)
+            together = len(self.model.schedules) if rows > 1 else 1  # rows of other schedules draw in masked columns
+            max_cache_length += images * (longest + 1) * together
+            max_cache_length += new_tokens * min(images, rows - 1) + len(generation_config.output_image_unconditional_ids or [0])
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, batch_size, max_cache_length)
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: torch.LongTensor | None = None, **model_kwargs
     ) -> tuple[torch.LongTensor, dict]:
-        """Repeats the rows, and the codes of the pictures that stand in them."""
-        codes = self.model.get_image_codes(model_kwargs.pop("output_pixel_values", None), model_kwargs.pop("image_codes", None))
-        if codes is not None and expand_size > 1:
+        """Repeats the rows, and the images that stand in them to be drawn."""
+        own = {name: model_kwargs.pop(name) for name in _OUTPUT_IMAGES if model_kwargs.get(name) is not None}
+        if own and expand_size > 1:
+            images = next(iter(own.values()))
             embeds = model_kwargs.get("inputs_embeds")
-            places = self.model.get_placeholder_mask(input_ids if embeds is None else None, embeds, self.config.image_place_token_id)
-            places = places.sum(1) // self.config.vq_config.num_image_tokens
-            codes = torch.cat([part.repeat(expand_size, 1) for part in codes.split(places.tolist())])
+            token_id = self.config.output_image_token_id
+            placeholders = self.model.get_placeholder_mask(input_ids if embeds is None else None, embeds, token_id).sum(1)
+            ids = own.get("output_image_schedule_ids", torch.zeros(len(images), dtype=torch.long, device=images.device))
+            ends = self.model.num_positions(ids).cumsum(0)
+            row_of_image = torch.searchsorted(placeholders.cumsum(0), ends)
+            order = [row_of_image.eq(row).nonzero().squeeze(1).repeat(expand_size) for row in range(len(placeholders))]
+            own = {name: value[torch.cat(order)] for name, value in own.items()}
         input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
-        return input_ids, model_kwargs if codes is None else {**model_kwargs, "image_codes": codes}
+        return input_ids, {**model_kwargs, **own}
 
     def prepare_inputs_for_generation(
         self, *args, inputs_embeds: torch.Tensor | None = None, is_first_iteration: bool | None = False, **kwargs
     ) -> dict:
-        """Pictures in the prompt enter once; with a cache, later calls must not see them again.
+        """Images in the prompt enter once; with a cache, later calls must not see them again.
 
         `inputs_embeds` is named because Transformers reads off the signature whether prompts may come as embeddings.
         """
         inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration and kwargs.get("use_cache", True):
-            inputs.pop("image_codes", None)
+            for name in (*_OUTPUT_IMAGES, "token_type_ids", "mm_token_type_ids"):
+                inputs.pop(name, None)
         return inputs
 
     def _sample(
@@ -160,19 +204,25 @@ class VargptGenerationMixin(GenerationMixin):
         synced_gpus: bool = False,
         streamer: BaseStreamer | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        image_streamer: VargptImageStreamer | None = None,
-        image_noise: list[torch.Tensor] | None = None,
+        output_image_streamer: VargptImageStreamer | None = None,
+        output_image_noise: list[torch.Tensor] | None = None,
+        output_image_size: tuple[int, int] | list[tuple[int, int]] | None = None,
+        output_image_codes_to_keep: torch.LongTensor | None = None,
+        output_image_mask: torch.Tensor | None = None,
         **model_kwargs,
     ) -> VargptGenerateOutput | torch.LongTensor:
-        """Greedy and sampled decoding of text and pictures.
+        """Greedy and sampled decoding of text and images.
 
         Beyond Transformers' arguments:
 
         Args:
             generator: source of all randomness of this call; a list has one for each row, and then a row's result does not
-                depend on its neighbours even where it is sampled.
-            image_streamer: receives the partial pictures after every scale.
-            image_noise: noise of "noise" guidance, one tensor (N, l, D) for each scale, in place of fresh noise.
+                depend on its neighbors even where it is sampled.
+            output_image_streamer: receives the partial images after every scale.
+            output_image_noise: noise of "noise" guidance, one tensor (N, l, D) for each scale, in place of fresh noise.
+            output_image_size: (height, width) in pixels of drawn images, or one for each row: the schedule nearest to it draws.
+            output_image_codes_to_keep: codes (B, L) that each row's images start from; positions outside the mask keep them.
+            output_image_mask: what is drawn anew, (B, height, width) of pixels or (B, L) of positions; see [`redrawn_positions`].
         """
         if generation_config.generation_mode == "text" and generator is None:
             output = super()._sample(
@@ -186,69 +236,152 @@ class VargptGenerationMixin(GenerationMixin):
             )
             if not generation_config.return_dict_in_generate:
                 return output
-            return VargptGenerateOutput(**output, **self._no_pictures(input_ids.device))
-        loop = VargptDecodingLoop(
-            self,
-            input_ids,
-            logits_processor,
-            stopping_criteria,
-            generation_config,
-            model_kwargs,
-            streamer=streamer,
-            generator=generator,
-            image_streamer=image_streamer,
-            image_noise=image_noise,
-        )
+            return VargptGenerateOutput(**output, **self._no_images(input_ids.device))
+        num_rows = input_ids.shape[0]
+        schedule_ids = self._schedule_ids(output_image_size, num_rows, input_ids.device)
+        kept = self._kept_codes(output_image_codes_to_keep, output_image_mask, schedule_ids)
+        settings = generation_config
+        guidance = _guidance(settings, output_image_noise)
+        generator = _check_generator(generator, num_rows, settings.do_sample, input_ids.device)
+        filters_ = filters(settings.output_image_temperature, settings.output_image_top_k, settings.output_image_top_p)
+        plan = DrawingPlan(guidance, filters_ if settings.do_sample else [], schedule_ids, *kept, generator, output_image_streamer)
+        wanted = {name: True for name in ("output_attentions", "output_hidden_states") if model_kwargs.get(name)}
         with self._optimize_model_for_decode():
-            loop.run()
-        result = loop.result()
-        if not generation_config.return_dict_in_generate:
+            unconditional = guidance.unconditional_rows and settings.max_output_images > 0
+            rows, outputs = LLMRows.prefill(self, input_ids, settings, model_kwargs, unconditional)
+            common = (logits_processor, stopping_criteria, settings)
+            if num_rows == 1 or self.model.backbone.can_wait:
+                loops = [VargptDecodingLoop(self, rows, input_ids, *common, plan, streamer, wanted)]
+                loops[0].run(outputs)
+            else:
+                loops = self._decode_singly(rows, outputs, input_ids, common, plan)
+        for ending in (streamer, output_image_streamer):
+            if ending is not None:
+                ending.end()
+        result = collect(loops)
+        if not settings.return_dict_in_generate:
             return result["sequences"]
-        images = self._decode_images(result["image_codes"])
-        return VargptGenerateOutput(**result, images=images)
+        images = self._decode_images(result["output_image_codes"], result["output_image_schedule_ids"])
+        return VargptGenerateOutput(**result, output_images=images)
 
-    def _decode_images(self, codes: torch.LongTensor) -> torch.Tensor:
-        """Pixels (N, 3, image_size, image_size) of codes (N, L), also of none."""
-        vq_config = self.config.vq_config
-        if codes.shape[0] == 0:
-            return torch.empty(0, vq_config.in_channels, vq_config.image_size, vq_config.image_size, device=codes.device)
-        return self.model.vq_model.decode(codes)
+    def _decode_singly(self, rows: LLMRows, outputs, input_ids: torch.LongTensor, common: tuple, plan: DrawingPlan) -> list[VargptDecodingLoop]:
+        """Decodes rows that cannot wait for one another, each to its end, from outputs of their common prefill."""
+        settings = common[-1]
+        if settings.return_dict_in_generate and (settings.output_scores or settings.output_logits or settings.output_hidden_states):
+            raise ValueError("Rows of this backbone decode one by one, which leaves no scores or states of the batch: generate row by row.")
+        loops = []
+        for index, row in enumerate(rows.singly()):
+            one = slice(index, index + 1)
+            loop = VargptDecodingLoop(self, row, input_ids[one], *common, plan.of_row(index), first_row=index)
+            loop.run(type(outputs)(logits=outputs.logits[one]))
+            loops.append(loop)
+        return loops
 
-    def _no_pictures(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """Picture fields of an output without pictures, of their usual shapes."""
-        codes = torch.empty(0, self.config.vq_config.num_image_tokens, dtype=torch.long, device=device)
+    def _schedule_ids(self, size, num_rows: int, device: torch.device) -> torch.LongTensor:
+        """Scale schedule of each row's images, (B,)."""
+        if size is None:
+            return torch.zeros(num_rows, dtype=torch.long, device=device)
+        sizes = [size] * num_rows if len(size) == 2 and not isinstance(size[0], (list, tuple)) else list(size)
+        if len(sizes) != num_rows:
+            raise ValueError(f"`output_image_size` has {len(sizes)} sizes for {num_rows} rows: give one (height, width), or one for each row.")
+        downsampling = self.config.image_tokenizer_config.downsampling
+        ids = [nearest_schedule(self.model.schedules, height / downsampling, width / downsampling) for height, width in sizes]
+        return torch.tensor(ids, device=device)
+
+    def _kept_codes(
+        self, codes: torch.LongTensor | None, mask: torch.Tensor | None, schedule_ids: torch.LongTensor
+    ) -> tuple[torch.LongTensor | None, torch.BoolTensor | None]:
+        """Codes (B, L) to start from and the positions (B, L) drawn anew, checked; nothing where nothing is kept."""
+        if codes is None and mask is None:
+            return None, None
+        if codes is None or mask is None:
+            raise ValueError("In-painting needs both `output_image_codes_to_keep` and `output_image_mask`.")
+        schedules = [self.model.schedules[index] for index in schedule_ids.tolist()]
+        if len(codes) != len(schedules) or len(mask) != len(schedules):
+            raise ValueError(
+                f"`output_image_codes_to_keep` and `output_image_mask` have {len(codes)} and {len(mask)} rows, the batch {len(schedules)}."
+            )
+        redrawn = []
+        for row, schedule in enumerate(schedules):
+            length = schedule.num_positions
+            self.model.image_tokenizer.check_codes(codes[row : row + 1, :length], schedule)
+            of_row = redrawn_positions(mask[row : row + 1], schedule)[0] if mask.ndim == 3 else mask[row, :length] != 0
+            if len(of_row) != length:
+                raise ValueError(f"`output_image_mask` has {len(of_row)} positions in row {row}; an image of its schedule has {length}.")
+            redrawn.append(of_row.to(codes.device))
+        return codes.to(schedule_ids.device), torch.nn.utils.rnn.pad_sequence(redrawn, batch_first=True).to(schedule_ids.device)
+
+    def _decode_images(self, codes: torch.LongTensor, schedule_ids: torch.LongTensor) -> torch.Tensor | list[torch.Tensor]:
+        """Pixels (N, channels, height, width) of codes (N, L); a list of (channels, height, width) where sizes differ."""
+        groups = self.model.schedule_groups(schedule_ids)
+        if len(groups) == 1:
+            return self.model.decode_image_codes(codes[:, : groups[0][0].num_positions], groups[0][0])
+        images = [None] * len(codes)
+        for schedule, chosen in groups:
+            for index, image in zip(chosen.tolist(), self.model.decode_image_codes(codes[chosen, : schedule.num_positions], schedule)):
+                images[index] = image
+        return images
+
+    def _no_images(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Image fields of an output without images, of their usual shapes."""
+        codes = torch.empty(0, self.model.schedules[0].num_positions, dtype=torch.long, device=device)
         none = torch.empty(0, dtype=torch.long, device=device)
-        return {"image_codes": codes, "image_rows": none, "image_positions": none, "images": self._decode_images(codes)}
+        return {
+            "output_image_codes": codes,
+            "output_image_rows": none,
+            "output_image_positions": none,
+            "output_image_schedule_ids": none,
+            "output_images": self._decode_images(codes, none),
+        }
+
+
+def _guidance(settings: GenerationConfig, noise: list[torch.Tensor] | None) -> Guidance:
+    """The guidance that the settings ask for."""
+    kind = GUIDANCE_TYPES[settings.output_image_guidance_type]
+    more = {"noise": noise} if noise is not None and kind is NoiseGuidance else {}
+    return kind(settings.output_image_guidance_scale, settings.output_image_guidance_ramp, **more)
+
+
+def _check_generator(generator, num_rows: int, do_sample: bool, device: torch.device):
+    """The call's source of randomness: what is given, and where nothing is sampled one that depends on nothing else."""
+    if isinstance(generator, list) and len(generator) != num_rows:
+        raise ValueError(f"`generator` has {len(generator)} generators for {num_rows} rows: give one, or one for each row.")
+    if generator is None and not do_sample:
+        # Noise guidance still draws noise: without sampling it must depend neither on global state nor on other rows.
+        return [torch.Generator(device).manual_seed(0) for _ in range(num_rows)]
+    return generator
 
 
 def _check_image_settings(config: GenerationConfig) -> None:
-    """Raises a ValueError for picture settings out of range."""
+    """Raises a ValueError for image settings out of range."""
     if config.generation_mode not in GENERATION_MODES:
         raise ValueError(f"`generation_mode` must be one of {GENERATION_MODES}, got {config.generation_mode!r}.")
-    if config.image_guidance_type not in GUIDANCE_TYPES:
-        raise ValueError(f"`image_guidance_type` must be one of {GUIDANCE_TYPES}, got {config.image_guidance_type!r}.")
-    if config.max_images < 0:
-        raise ValueError(f"`max_images` must not be negative, got {config.max_images}.")
-    if config.image_temperature <= 0:
-        raise ValueError(f"`image_temperature` must be positive, got {config.image_temperature}; `do_sample=False` takes the likeliest codes.")
-    if config.image_top_k < 0 or not 0 <= config.image_top_p <= 1:
+    if config.output_image_guidance_type not in GUIDANCE_TYPES:
+        raise ValueError(f"`output_image_guidance_type` must be one of {tuple(GUIDANCE_TYPES)}, got {config.output_image_guidance_type!r}.")
+    if config.max_output_images < 0:
+        raise ValueError(f"`max_output_images` must not be negative, got {config.max_output_images}.")
+    if config.output_image_temperature <= 0:
         raise ValueError(
-            f"`image_top_k` must not be negative and `image_top_p` must be in [0, 1], got {config.image_top_k} and {config.image_top_p}."
+            f"`output_image_temperature` must be positive, got {config.output_image_temperature}; `do_sample=False` takes the likeliest codes."
+        )
+    if config.output_image_top_k < 0 or not 0 <= config.output_image_top_p <= 1:
+        raise ValueError(
+            f"`output_image_top_k` must not be negative and `output_image_top_p` must be in [0, 1], got {config.output_image_top_k} and "
+            f"{config.output_image_top_p}."
         )
 
 
 def _check_can_draw(mode: GenerationMode, config: GenerationConfig, mode_kwargs: dict) -> None:
-    """Raises a ValueError where text decoding is of a kind that pictures cannot be drawn in."""
+    """Raises a ValueError where text decoding is of a kind that images cannot be drawn in."""
     advice = 'Set it otherwise, or `generation_mode="text"` to decode text only.'
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise ValueError(
-            f"Pictures cannot be drawn under {mode.value}: it reorders or rolls back rows, which a picture's scale passes "
-            f"cannot follow. {advice}"
+            f"Images cannot be drawn under {mode.value}: it reorders or rolls back rows, which an image's scale passes cannot follow. {advice}"
         )
     if config.use_cache is False:
-        raise ValueError(f"Pictures cannot be drawn with `use_cache=False`: scale passes stand on the cache. {advice}")
+        raise ValueError(f"Images cannot be drawn with `use_cache=False`: scale passes stand on the cache. {advice}")
     if mode_kwargs.get("synced_gpus"):
-        raise ValueError(f"Pictures cannot be drawn with `synced_gpus`: ranks would need the same number of scale passes. {advice}")
+        raise ValueError(f"Images cannot be drawn with `synced_gpus`: ranks would need the same number of scale passes. {advice}")
 
 
 __all__ = ["IMAGE_GENERATION_DEFAULTS", "VargptGenerateOutput", "VargptGenerationConfig", "VargptGenerationMixin"]

@@ -1,10 +1,88 @@
-"""From code logits to codes: guidance, filters, sampling (VAR, arXiv 2404.02905, section 4; VARGPT, arXiv 2501.12327).
+"""From scores of codes to codes: guidance, processors of scores, sampling (VAR, arXiv 2404.02905, section 4; VARGPT, arXiv 2501.12327).
 
-Shapes: N pictures, l codes of one scale, V codebook size.
+Shapes: N images, M decoder rows of them (N, or 2N under guidance), l positions of one scale, L of all, K symbols of a code, V classes of a
+symbol, C decoder width, D width of the language model.
 """
+
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
+from transformers.generation.logits_process import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from .image_tokenizer_vargpt import from_symbols, to_symbols
+from .scales_vargpt import ScaleSchedule
+from .visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION
+
+Generators = torch.Generator | list[torch.Generator] | None
+# Takes scores (N, l, K, V) of one scale, its index and the schedule, and returns scores of the same shape.
+CodeProcessor = Callable[[torch.Tensor, int, ScaleSchedule], torch.Tensor]
+
+
+class Guidance:
+    """Drawing without guidance, and the face of its kinds.
+
+    Args:
+        scale: strength g of guidance.
+        ramp: let the strength rise from 0 at the first scale to g at the last.
+    """
+
+    unconditional_rows = False  # whether rows with an unconditional prompt ride along in the language model
+
+    def __init__(self, scale: float = 0.0, ramp: bool = False):
+        self.scale = scale
+        self.ramp = ramp
+
+    def conditions(self) -> list[int]:
+        """Conditions of an image's decoder rows: its own, then those of its unconditional half, if any."""
+        return [GENERATE_CONDITION]
+
+    def unconditional(self, hidden_states: torch.Tensor, scale: int, generators: Generators) -> torch.Tensor | None:
+        """Hidden states (N, l, D) of unconditional halves that no row of the language model gives; None where there are none.
+
+        Args:
+            hidden_states: those of the images themselves, (N, l, D).
+        """
+        return None
+
+    def combine(self, logits: torch.Tensor, scale: int, num_scales: int) -> torch.Tensor:
+        """Scores (N, l, K, V) of images from those of their decoder rows (M, l, K, V)."""
+        if len(self.conditions()) == 1:
+            return logits
+        return guide(*logits.chunk(2), guidance_strength(self.scale, self.ramp, scale, num_scales))
+
+
+class PromptGuidance(Guidance):
+    """Classifier-free guidance against an unconditional (or negative) prompt."""
+
+    unconditional_rows = True
+
+    def conditions(self) -> list[int]:
+        return [GENERATE_CONDITION, NULL_CONDITION]
+
+
+class NoiseGuidance(Guidance):
+    """The guidance that VARGPT v1 was released with: against decoder inputs made of noise.
+
+    Args:
+        noise: standard-normal (N, l, D) of each scale; drawn by default.
+    """
+
+    def __init__(self, scale: float, ramp: bool, noise: Sequence[torch.Tensor] | None = None):
+        super().__init__(scale, ramp)
+        self.noise = noise
+
+    def conditions(self) -> list[int]:
+        # Guidance of strength 0 leaves the conditional half alone, so the other one need not be computed.
+        return [NULL_CONDITION] if self.scale == 0 else [NULL_CONDITION, NULL_CONDITION]
+
+    def unconditional(self, hidden_states: torch.Tensor, scale: int, generators: Generators) -> torch.Tensor | None:
+        if self.scale == 0:
+            return None
+        return sample_noise(hidden_states.shape, hidden_states, generators) if self.noise is None else self.noise[scale].to(hidden_states)
+
+
+GUIDANCE_TYPES = {"none": Guidance, "prompt": PromptGuidance, "noise": NoiseGuidance}
 
 
 def guidance_strength(scale: float, ramp: bool, scale_index: int, num_scales: int) -> float:
@@ -13,69 +91,132 @@ def guidance_strength(scale: float, ramp: bool, scale_index: int, num_scales: in
 
 
 def guide(logits: torch.Tensor, unconditional_logits: torch.Tensor, strength: float) -> torch.Tensor:
-    """Classifier-free guidance: (1 + t) · conditional − t · unconditional, of logits (N, l, V)."""
+    """Classifier-free guidance: (1 + t) · conditional − t · unconditional, of scores (N, l, K, V)."""
     return (1 + strength) * logits - strength * unconditional_logits
 
 
-def filter_logits(logits: torch.Tensor, top_k: int = 0, top_p: float = 0.0) -> torch.Tensor:
-    """Sets unlikely codes to -inf.
+# ---- processors of scores
+
+
+def filters(temperature: float = 1.0, top_k: int = 0, top_p: float = 0.0) -> list[CodeProcessor]:
+    """Transformers' temperature, top-k and top-p, in this order, on the scores of codes.
 
     Args:
-        logits: scores, (..., V).
-        top_k: keep this many likeliest codes and all that tie with the last of them; 0 keeps all.
-        top_p: then drop the codes whose cumulative probability, counted from the unlikeliest, is at most 1 − top_p, but never
+        temperature: positive; 1 changes nothing.
+        top_k: keep this many likeliest classes and all that tie with the last of them; 0 keeps all.
+        top_p: then drop the classes whose cumulative probability, counted from the unlikeliest, is at most 1 − top_p, but never
             the likeliest; 0 keeps all.
     """
-    if top_k > 0:
-        threshold = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < threshold, -torch.inf)
-    if top_p > 0:
-        ascending, order = logits.sort(dim=-1)
-        dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-        dropped[..., -1] = False
-        logits = logits.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
+    warpers = LogitsProcessorList()
+    if temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p:
+        warpers.append(TopPLogitsWarper(float(top_p)))
+
+    def process(logits: torch.Tensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+        return warpers(None, logits.flatten(0, -2)).view(logits.shape)
+
+    return [process] if warpers else []
+
+
+class KeepCodes:
+    """Leaves given codes where they are, so that only the other positions are drawn anew: in-painting by scales.
+
+    Args:
+        codes: codes (N, L) of the images as they are.
+        redrawn: which positions may change, (N, L); see [`redrawn_positions`].
+    """
+
+    def __init__(self, codes: torch.LongTensor, redrawn: torch.BoolTensor):
+        self.codes = codes
+        self.redrawn = redrawn
+
+    def __call__(self, logits: torch.Tensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+        codes, redrawn = (schedule.split(values)[scale].to(logits.device) for values in (self.codes, self.redrawn))
+        kept = F.one_hot(to_symbols(codes, *logits.shape[-2:]), logits.shape[-1]).bool()
+        return logits.masked_fill(~redrawn[..., None, None] & ~kept, -torch.inf)
+
+
+def redrawn_positions(mask: torch.Tensor, schedule: ScaleSchedule, coverage: float = 0.5) -> torch.BoolTensor:
+    """Positions (N, L) of all scales that a mask of pixels covers.
+
+    At coarse scales a cell is much of the image, so that redrawing one changes what lies outside the mask, too: a high coverage keeps to
+    the finer scales, where cells lie inside the mask, and a low one lets more of the image follow.
+
+    Args:
+        mask: True (or not 0) where an image is to be drawn anew, (N, height, width).
+        coverage: share of a position's cell, in (0, 1], that must be masked for the position to be redrawn.
+
+    Raises:
+        ValueError: a mask of another shape, or a coverage out of range.
+    """
+    if mask.ndim != 3:
+        raise ValueError(f"A mask of pixels has the shape (images, height, width), got {tuple(mask.shape)}.")
+    if not 0 < coverage <= 1:
+        raise ValueError(f"`coverage` must be in (0, 1], got {coverage}.")
+    masked = (mask != 0).float()[:, None]
+    shares = torch.cat([F.adaptive_avg_pool2d(masked, grid).flatten(1) for grid in schedule.grids], dim=1)
+    return shares >= coverage - 1e-6  # sums of shares round
+
+
+def process_scores(logits: torch.Tensor, processors: Iterable[CodeProcessor], scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+    """Scores (N, l, K, V), in float32, after all processors."""
+    logits = logits.float()
+    for processor in processors:
+        logits = processor(logits, scale, schedule)
     return logits
 
 
-def sample_codes(
-    logits: torch.Tensor,
-    do_sample: bool,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 0.0,
-    generator: torch.Generator | list[torch.Generator] | None = None,
-) -> torch.LongTensor:
-    """Codes (N, l) of logits (N, l, V), in float32: the likeliest, or a sample of the filtered distribution.
+# ---- sampling
+
+
+def sample_codes(logits: torch.Tensor, do_sample: bool, generators: Generators = None) -> torch.LongTensor:
+    """Codes (N, l) of scores (N, l, K, V): the likeliest symbols, or a sample of their distribution.
 
     Args:
-        generator: source of randomness; a list has one for each picture, so that a picture does not depend on the others.
+        generators: source of randomness; a list has one for each image, so that an image does not depend on the others.
     """
-    logits = logits.float()
     if not do_sample:
-        return logits.argmax(dim=-1)
-    probabilities = filter_logits(logits / temperature, top_k, top_p).softmax(dim=-1)
-    return torch.cat([part.flatten(0, 1).multinomial(1, generator=own).view(part.shape[:2]) for part, own in _each(probabilities, generator)])
+        return from_symbols(logits.argmax(dim=-1), logits.shape[-1])
+    parts = [part.flatten(0, -2).multinomial(1, generator=own).view(part.shape[:-1]) for part, own in _each(logits.softmax(dim=-1), generators)]
+    return from_symbols(torch.cat(parts), logits.shape[-1])
 
 
-def sample_tokens(scores: torch.Tensor, do_sample: bool, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.LongTensor:
+def sample_tokens(scores: torch.Tensor, do_sample: bool, generators: Generators = None) -> torch.LongTensor:
     """Tokens (B,) of processed scores (B, vocabulary): the likeliest, or a sample."""
     if not do_sample:
         return scores.argmax(dim=-1)
     probabilities = F.softmax(scores, dim=-1)
-    return torch.cat([part.multinomial(1, generator=own).squeeze(1) for part, own in _each(probabilities, generator)])
+    return torch.cat([part.multinomial(1, generator=own).squeeze(1) for part, own in _each(probabilities, generators)])
 
 
-def sample_noise(shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None) -> torch.Tensor:
+def sample_noise(shape: tuple[int, ...], like: torch.Tensor, generators: Generators) -> torch.Tensor:
     """Standard-normal noise of a shape (N, …), in the dtype and on the device of `like`."""
-    parts = _each(torch.empty(shape, dtype=like.dtype, device=like.device), generator)
+    parts = _each(torch.empty(shape, dtype=like.dtype, device=like.device), generators)
     return torch.cat([part.normal_(generator=own) for part, own in parts])
 
 
-def _each(values: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None):
+def _each(values: torch.Tensor, generators: Generators):
     """Pairs of a part of `values` and the generator that serves it: all rows at once, or one by one."""
-    if isinstance(generator, list):
-        return list(zip(values.split(1), generator, strict=True))
-    return [(values, generator)]
+    if isinstance(generators, list):
+        return list(zip(values.split(1), generators, strict=True))
+    return [(values, generators)]
 
 
-__all__ = ["filter_logits", "guidance_strength", "guide", "sample_codes", "sample_noise", "sample_tokens"]
+__all__ = [
+    "GUIDANCE_TYPES",
+    "Guidance",
+    "KeepCodes",
+    "NoiseGuidance",
+    "PromptGuidance",
+    "filters",
+    "guidance_strength",
+    "guide",
+    "process_scores",
+    "redrawn_positions",
+    "sample_codes",
+    "sample_noise",
+    "sample_tokens",
+]

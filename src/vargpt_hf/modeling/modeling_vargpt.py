@@ -1,7 +1,11 @@
-"""VARGPT: a causal language model that reads pictures and draws them (arXiv 2501.12327).
+"""VARGPT: a causal language model that reads images and draws them (arXiv 2501.12327).
 
-Shapes: B rows, T tokens of a row, N pictures to generate in the whole batch (in reading order, row by row), L codes of one
-picture, V codebook size, D width of the language model, C width of the visual decoder.
+This file is the wiring of a family: which vision-language model reads, and which image tokenizer and visual decoder draw, is the
+configuration's choice, and each is met through its face alone (backbone_vargpt.py, image_tokenizer_vargpt.py, visual_decoder_vargpt.py).
+
+Shapes: B rows, T tokens of a row, N images to draw in the whole batch (in reading order, row by row), L positions of one image (of the
+longest, where their schedules differ), M positions of all images, K symbols of a code, V classes of a symbol, D width of the language
+model, C width of the visual decoder, P tokens of context before an image.
 """
 
 from dataclasses import dataclass
@@ -11,20 +15,20 @@ import torch.nn.functional as F
 from huggingface_hub import create_repo
 from torch import nn
 from transformers import AutoModel
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import ProcessorMixin, Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, torch_compilable_check
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import select_hidden_states
+from transformers.utils.generic import can_return_tuple
 
-from .configuration_vargpt import VargptConfig
+from .backbone_vargpt import VargptBackbone
+from .configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DECODERS, VargptConfig
 from .generation_vargpt import VargptGenerationMixin
+from .image_tokenizer_vargpt import NO_CODE, code_log_probs
 from .pretrained_vargpt import VargptPreTrainedModel
-from .visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION, VargptGenerationProjector, VargptVisualDecoder
-from .vq_vargpt import VargptVQModel
+from .scales_vargpt import ScaleSchedule
+from .visual_decoder_vargpt import VargptProjector
 
 IGNORE_INDEX = -100
 
@@ -35,16 +39,33 @@ class VargptModelOutputWithPast(BaseModelOutputWithPast):
 
     Args:
         last_hidden_state (`torch.Tensor` of shape `(B, T, D)`): the language model's, after its final norm.
-        image_hidden_states (`torch.Tensor` of shape `(pictures, places, D)`): projected features of pictures to understand.
-        image_codes (`torch.LongTensor` of shape `(N, L)`): codes of the pictures to generate.
-        image_condition_ids (`torch.LongTensor` of shape `(N,)`): their conditions.
-        image_place_hidden_states (`torch.Tensor` of shape `(N, L, D)`): `last_hidden_state` at their places.
+        image_hidden_states: features of the images that are read, as the backbone hands them back.
+        output_images (`VargptOutputImages`): the images to draw, and their hidden states.
     """
 
     image_hidden_states: torch.Tensor | None = None
-    image_codes: torch.LongTensor | None = None
-    image_condition_ids: torch.LongTensor | None = None
-    image_place_hidden_states: torch.Tensor | None = None
+    output_images: "VargptOutputImages | None" = None
+
+
+@dataclass
+class VargptOutputImages(ModelOutput):
+    """Images to draw, N of them in reading order.
+
+    Args:
+        codes (`torch.LongTensor` of shape `(N, L)`): their codes, `NO_CODE` behind those of images with fewer positions.
+        schedule_ids (`torch.LongTensor` of shape `(N,)`): index of each one's scale schedule.
+        condition_ids (`torch.LongTensor` of shape `(N,)`): their conditions.
+        hidden_states (`torch.Tensor` of shape `(M, D)`): the language model's, at their positions.
+        context (`torch.Tensor` of shape `(N, P, D)`), context_mask (`torch.LongTensor` of shape `(N, P)`): hidden states of the tokens
+            before each image, where the visual decoder uses them.
+    """
+
+    codes: torch.LongTensor | None = None
+    schedule_ids: torch.LongTensor | None = None
+    condition_ids: torch.LongTensor | None = None
+    hidden_states: torch.Tensor | None = None
+    context: torch.Tensor | None = None
+    context_mask: torch.LongTensor | None = None
 
 
 @dataclass
@@ -52,165 +73,223 @@ class VargptCausalLMOutputWithPast(ModelOutput):
     """Predictions and losses of VARGPT.
 
     Args:
-        loss (scalar): `text_loss_weight · text_loss + image_loss_weight · image_loss`, of the losses that there are.
+        loss (scalar): `text_loss_weight · text_loss + image_loss_weight · output_image_loss`, of the losses that there are.
         text_loss (scalar): cross-entropy of the next token, over labels that are not -100.
-        image_loss (scalar): cross-entropy of the codes of the pictures to generate.
+        output_image_loss (scalar): cross-entropy of the symbols of the images to draw.
         logits (`torch.Tensor` of shape `(B, T, vocabulary)`): next-token scores.
-        image_logits (`torch.Tensor` of shape `(N, L, V)`): scores of the codes, each at its own place.
-        image_codes (`torch.LongTensor` of shape `(N, L)`): codes of the pictures to generate.
-        image_hidden_states (`torch.Tensor`): projected features of the pictures to understand.
+        output_image_logits (`torch.Tensor` of shape `(N, L, K, V)`): scores of the codes' symbols, each at its own position.
+        output_image_codes (`torch.LongTensor` of shape `(N, L)`): codes of the images to draw.
+        image_hidden_states: features of the images that are read.
     """
 
     loss: torch.Tensor | None = None
     text_loss: torch.Tensor | None = None
-    image_loss: torch.Tensor | None = None
+    output_image_loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    image_logits: torch.Tensor | None = None
-    image_codes: torch.LongTensor | None = None
+    output_image_logits: torch.Tensor | None = None
+    output_image_codes: torch.LongTensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
 
 
-class VargptMultiModalProjector(nn.Module):
-    """Vision features to the width of the language model: Linear, activation, Linear (as LLaVA-1.5)."""
-
-    def __init__(self, config: VargptConfig):
-        super().__init__()
-        num_layers = 1 if isinstance(config.vision_feature_layer, int) else len(config.vision_feature_layer)
-        width = config.text_config.hidden_size
-        bias = config.multimodal_projector_bias
-        self.linear_1 = nn.Linear(config.vision_config.hidden_size * num_layers, width, bias=bias)
-        self.act = ACT2FN[config.projector_hidden_act]
-        self.linear_2 = nn.Linear(width, width, bias=bias)
-
-    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
-        return self.linear_2(self.act(self.linear_1(image_features)))
-
-
-def at_least_one(pictures: torch.Tensor) -> torch.Tensor:
-    """What belongs to N pictures, (N, …), or to one blank picture in place of none, on which nothing depends.
+def at_least_one(images: torch.Tensor) -> torch.Tensor:
+    """What belongs to N images, (N, …), or to one blank image in place of none, on which nothing depends.
 
     Processes that share the weights of a part out among them (FSDP, ZeRO) must all run it, forward and backward, in every batch,
-    whatever pictures their rows have: one that passes it by would leave the others waiting for its share for ever.
+    whatever images their rows have: one that passes it by would leave the others waiting for its share for ever.
     """
-    return pictures if pictures.shape[0] else torch.cat([pictures, pictures.new_zeros(1, *pictures.shape[1:])])
+    return images if images.shape[0] else torch.cat([images, images.new_zeros(1, *images.shape[1:])])
 
 
 class VargptModel(VargptPreTrainedModel):
-    """Vision tower, language model, image tokenizer, visual decoder and the projectors between them; no heads for text."""
-
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # a whole model's checkpoint serves this one too
+    """What reads, what draws, and the projectors between them; no head for text."""
 
     def __init__(self, config: VargptConfig):
         super().__init__(config)
+        self.vlm = AutoModel.from_config(config.vlm_config)
+        backbone = self.backbone  # refuses a model that cannot read here
         width, decoder_width = config.text_config.hidden_size, config.visual_decoder_config.hidden_size
-        self.vision_tower = AutoModel.from_config(config.vision_config)
-        self.multi_modal_projector = VargptMultiModalProjector(config)
-        self.language_model = AutoModel.from_config(config.text_config)
-        self.vq_model = VargptVQModel(config.vq_config)
-        self.visual_decoder = VargptVisualDecoder(config)
-        self.generation_projector_in = VargptGenerationProjector(decoder_width, width)
-        self.generation_projector_out = VargptGenerationProjector(width, decoder_width)
+        self.image_tokenizer = IMAGE_TOKENIZERS[config.image_tokenizer_config.model_type](config.image_tokenizer_config)
+        self.visual_decoder = VISUAL_DECODERS[config.visual_decoder_config.model_type](config.visual_decoder_config)
+        self.projector_to_llm = VargptProjector(decoder_width, width)
+        self.projector_to_decoder = VargptProjector(width, decoder_width)
+        if not backbone.reads_images:
+            self.input_modalities = ("text",)
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, VargptMultiModalProjector):
-            for linear in (module.linear_1, module.linear_2):
-                self._init_linear(linear, linear.in_features**-0.5)
+    @property
+    def backbone(self) -> VargptBackbone:
+        """The face of what reads."""
+        return VargptBackbone(self.vlm)
+
+    @property
+    def schedules(self) -> tuple[ScaleSchedule, ...]:
+        """The scale schedules that drawn images may have."""
+        return self.config.image_tokenizer_config.scale_schedules
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
+        return self.vlm.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
+        self.vlm.set_input_embeddings(value)
 
-    @merge_with_config_defaults
-    @can_return_tuple
-    @select_hidden_states("vision_feature_layer")
-    def get_image_features(
+    def get_decoder(self) -> nn.Module:
+        """The language model inside of what reads."""
+        return self.backbone.decoder
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> tuple | BaseModelOutputWithPooling:
+        """Features of images that are read: what the backbone's own method gives."""
+        return self.vlm.get_image_features(pixel_values, **kwargs)
+
+    # ---- images to draw
+
+    def encode_images(self, pixel_values: torch.Tensor, schedule: ScaleSchedule | None = None) -> torch.LongTensor:
+        """Codes (N, L) of images to draw, from pixels (N, channels, height, width) in [-1, 1]."""
+        return self.image_tokenizer.encode(pixel_values, schedule)
+
+    def decode_image_codes(self, codes: torch.LongTensor, schedule: ScaleSchedule | None = None, num_scales: int | None = None) -> torch.Tensor:
+        """Pixels (N, channels, height, width) in [-1, 1] of codes (N, L), after `num_scales` scales (all by default)."""
+        return self.image_tokenizer.decode(codes, schedule, num_scales)
+
+    def schedule_groups(self, schedule_ids: torch.LongTensor) -> list[tuple[ScaleSchedule, torch.LongTensor]]:
+        """The schedules among N images, with the indices of their images; one empty group of the default where there are none."""
+        if len(self.schedules) == 1 or not len(schedule_ids):
+            return [(self.schedules[0], torch.arange(len(schedule_ids), device=schedule_ids.device))]
+        return [(self.schedules[index], (schedule_ids == index).nonzero().squeeze(1)) for index in schedule_ids.unique().tolist()]
+
+    def num_positions(self, schedule_ids: torch.LongTensor) -> torch.LongTensor:
+        """Positions (N,) of each image."""
+        return torch.tensor([schedule.num_positions for schedule in self.schedules], device=schedule_ids.device)[schedule_ids]
+
+    def prepare_output_images(
         self,
-        pixel_values: torch.Tensor,
-        vision_feature_layer: int | list[int] | None = None,
-        vision_feature_select_strategy: str | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
-        """Features of pictures to understand.
+        pixel_values: torch.Tensor | None,
+        codes: torch.LongTensor | None,
+        schedule_ids: torch.LongTensor | None,
+        condition_ids: torch.LongTensor | None,
+    ) -> tuple[VargptOutputImages, torch.Tensor] | None:
+        """Images to draw with the embeddings (M, D) of their positions, or None where there are none.
 
-        Args:
-            pixel_values: normalised pixels, (pictures, 3, height, width).
-
-        Returns:
-            The vision tower's output with `pooler_output`: a list of projected features (places, D), one per picture.
+        Raises:
+            ValueError: pixels and codes at once, either of other shapes or values than the schedules have, or a schedule id out of range.
         """
-        outputs = self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
-        layers = [vision_feature_layer] if isinstance(vision_feature_layer, int) else vision_feature_layer
-        selected = torch.cat([outputs.hidden_states[layer] for layer in layers], dim=-1)
-        if vision_feature_select_strategy == "default":
-            selected = selected[:, 1:]
-        outputs.pooler_output = list(self.multi_modal_projector(selected))
-        return outputs
+        if pixel_values is not None and codes is not None:
+            raise ValueError("Give images to draw as `output_pixel_values` or as `output_image_codes`, not as both.")
+        given = codes if pixel_values is None else pixel_values
+        if given is None:
+            return None
+        if schedule_ids is None:
+            schedule_ids = torch.zeros(len(given), dtype=torch.long, device=given.device)
+        self._check_schedule_ids(schedule_ids, len(given))
+        if condition_ids is None:
+            condition_ids = self.visual_decoder.sample_condition_ids(len(given), given.device)
+        groups = self.schedule_groups(schedule_ids)
+        longest = max(schedule.num_positions for schedule, _ in groups)
+        all_codes = torch.full((len(given), longest), NO_CODE, dtype=torch.long, device=given.device)
+        parts, order = [], []
+        for schedule, chosen in groups:
+            group_codes, embeds = self._embed_output_images(given[chosen], codes is None, schedule, condition_ids[chosen])
+            all_codes[chosen, : schedule.num_positions] = group_codes
+            parts += embeds
+            order += chosen.tolist()
+        in_order = [parts[index] for index in sorted(range(len(order)), key=order.__getitem__)]
+        embeds = torch.cat(in_order) if len(groups) > 1 else embeds.flatten(0, 1)
+        return VargptOutputImages(codes=all_codes, schedule_ids=schedule_ids, condition_ids=condition_ids), embeds
 
-    def get_image_codes(self, output_pixel_values: torch.Tensor | None, image_codes: torch.LongTensor | None):
-        """Codes (N, L) of pictures to generate, given as pixels in [-1, 1] or as codes, or None where there are none."""
-        if output_pixel_values is not None and image_codes is not None:
-            raise ValueError("Give pictures to generate as `output_pixel_values` or as `image_codes`, not as both.")
-        if output_pixel_values is not None:
-            return self.vq_model.encode(at_least_one(output_pixel_values))[: len(output_pixel_values)]
-        if image_codes is not None:
-            self.vq_model.check_codes(image_codes)
-        return image_codes
+    def _check_schedule_ids(self, schedule_ids: torch.LongTensor, num_images: int) -> None:
+        out_of_range = num_images and not 0 <= int(schedule_ids.min()) <= int(schedule_ids.max()) < len(self.schedules)
+        if schedule_ids.shape != (num_images,) or out_of_range:
+            raise ValueError(
+                f"`output_image_schedule_ids` must be ({num_images},) of indices in [0, {len(self.schedules)}), the schedules of the image "
+                f"tokenizer; got {tuple(schedule_ids.shape)} with values {schedule_ids.unique().tolist()}."
+            )
 
-    def get_placeholder_mask(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor, token_id: int) -> torch.BoolTensor:
+    def _embed_output_images(
+        self, images: torch.Tensor, are_pixels: bool, schedule: ScaleSchedule, condition_ids: torch.LongTensor
+    ) -> tuple[torch.LongTensor, torch.Tensor]:
+        """Codes (n, l) and embeddings (n, l, D) of n images of one schedule, given as pixels or as codes, perhaps padded."""
+        num_images = len(images)
+        if are_pixels:
+            height, width = self.config.image_tokenizer_config.image_size(schedule)
+            codes, inputs = self.image_tokenizer.training_pair(at_least_one(images[..., :height, :width]), schedule)
+        else:
+            images = images[:, : schedule.num_positions] if len(self.schedules) > 1 else images
+            self.image_tokenizer.check_codes(images, schedule)
+            codes, inputs = self.image_tokenizer.training_pair(None, schedule, codes=at_least_one(images))
+        embeds = self.projector_to_llm(self.visual_decoder.embed(inputs, at_least_one(condition_ids), schedule))
+        return codes[:num_images], embeds[:num_images]
+
+    def decode_output_images(self, images: VargptOutputImages) -> torch.Tensor:
+        """Scores (N, L, K, V) of the codes' symbols of images whose hidden states are known."""
+        groups = self.schedule_groups(images.schedule_ids)
+        if len(groups) == 1:
+            (schedule, _) = groups[0]
+            hidden_states = images.hidden_states.view(-1, schedule.num_positions, images.hidden_states.shape[-1])
+            return self._decode_group(hidden_states, images, slice(None), schedule)
+        hidden_of_image = images.hidden_states.split(self.num_positions(images.schedule_ids).tolist())
+        tokenizer = self.config.image_tokenizer_config
+        logits = images.hidden_states.new_zeros(*images.codes.shape, tokenizer.num_symbols, tokenizer.num_classes)
+        for schedule, chosen in groups:
+            hidden_states = torch.stack([hidden_of_image[index] for index in chosen.tolist()])
+            logits[chosen, : schedule.num_positions] = self._decode_group(hidden_states, images, chosen, schedule)
+        return logits
+
+    def _decode_group(self, hidden_states: torch.Tensor, images: VargptOutputImages, chosen, schedule: ScaleSchedule) -> torch.Tensor:
+        """Scores (n, l, K, V) of images of one schedule, from the language model's hidden states (n, l, D)."""
+        context = context_mask = None
+        if images.context is not None:
+            context = self.projector_to_decoder(at_least_one(images.context[chosen]))
+            context_mask = at_least_one(images.context_mask[chosen])
+        projected = self.projector_to_decoder(at_least_one(hidden_states))
+        condition_ids = at_least_one(images.condition_ids[chosen])
+        return self.visual_decoder(projected, condition_ids, schedule, context, context_mask)[: len(hidden_states)]
+
+    # ---- where images stand
+
+    def get_placeholder_mask(self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor | None, token_id: int) -> torch.BoolTensor:
         """Where `token_id` stands, (B, T); found by its embedding where only `inputs_embeds` are given."""
         if input_ids is not None:
             return input_ids == token_id
         token = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
 
-    def _fill_places(self, inputs_embeds: torch.Tensor, places: torch.BoolTensor, features: torch.Tensor, kind: str) -> torch.Tensor:
-        """Writes picture features (pictures, places each, D) over the embeddings of their places, in reading order."""
-        pictures, places_each = features.shape[:2]
+    def _check_placeholders(self, drawn: torch.BoolTensor, images: VargptOutputImages) -> None:
+        """Raises a ValueError unless the text has as many placeholders of drawn images as the images have positions."""
+        expected = self.num_positions(images.schedule_ids)
         torch_compilable_check(
-            places.sum() == pictures * places_each,
+            drawn.sum() == expected.sum(),
             lambda: (
-                f"The text has {int(places.sum())} places of pictures to {kind}, but {pictures} pictures were given, which "
-                f"fill {pictures * places_each} ({places_each} each): let the processor write the places, and give as many "
-                "pictures as the text has."
+                f"The text has {int(drawn.sum())} placeholders of images to draw, but {len(expected)} images were given, which "
+                f"fill {int(expected.sum())} ({', '.join(map(str, sorted(set(expected.tolist())))) or '0'} each): let the processor write the "
+                "placeholders, and give as many images as the text has."
             ),
         )
-        features = features.to(inputs_embeds.device, inputs_embeds.dtype)
-        return inputs_embeds.masked_scatter(places.unsqueeze(-1), features)
 
-    @staticmethod
-    def _check_no_places(places: torch.BoolTensor, kind: str, argument: str) -> None:
-        torch_compilable_check(
-            ~places.any(),
-            lambda: f"The text has {int(places.sum())} places of pictures to {kind}, but no pictures were given: pass {argument}.",
-        )
+    def _check_no_placeholders(self, input_ids: torch.LongTensor, token_id: int | None, kind: str, argument: str) -> None:
+        if token_id is not None:
+            found = input_ids == token_id
+            torch_compilable_check(
+                ~found.any(),
+                lambda: f"The text has {int(found.sum())} placeholders of images to {kind}, but no images were given: pass {argument}.",
+            )
 
-    def sample_condition_ids(self, num_pictures: int, device: torch.device) -> torch.LongTensor:
-        """Condition of each picture, (N,): "generate"; in training the null condition with `condition_dropout`."""
-        condition_ids = torch.full((num_pictures,), GENERATE_CONDITION, dtype=torch.long, device=device)
-        if self.training:
-            dropped = torch.rand(num_pictures, device=device) < self.config.visual_decoder_config.condition_dropout
-            condition_ids = condition_ids.masked_fill(dropped, NULL_CONDITION)
-        return condition_ids
-
-    def embed_image_codes(self, image_codes: torch.LongTensor, condition_ids: torch.LongTensor) -> torch.Tensor:
-        """Teacher-forcing embeddings (N, L, D) for the places of pictures with codes (N, L), conditions (N,)."""
-        with torch.no_grad():
-            vq_inputs = self.vq_model.quantizer.decoder_inputs(at_least_one(image_codes))
-        embeds = self.generation_projector_in(self.visual_decoder.embed(vq_inputs, at_least_one(condition_ids)))
-        return embeds[: len(image_codes)]
-
-    def decode_image_places(self, hidden_states: torch.Tensor, condition_ids: torch.LongTensor) -> torch.Tensor:
-        """Logits (N, L, V) of the codes at the places whose last hidden states (N, L, D) are given."""
-        projected = self.generation_projector_out(at_least_one(hidden_states))
-        return self.visual_decoder(projected, at_least_one(condition_ids))[: len(hidden_states)]
+    def _context(self, hidden_states: torch.Tensor, drawn: torch.BoolTensor, mask: torch.Tensor | None, images: VargptOutputImages):
+        """Hidden states (N, P, D) of all tokens before each image's start, padded on the right, and their mask (N, P)."""
+        flat = drawn.flatten().nonzero().squeeze(1)
+        ends = self.num_positions(images.schedule_ids).cumsum(0)
+        firsts = flat[torch.cat([ends.new_zeros(1), ends[:-1]])[: len(ends)]]
+        parts = []
+        for first in firsts.tolist():
+            row, column = divmod(first, drawn.shape[1])
+            seen = slice(None) if mask is None else mask[row, : column - 1].bool()
+            parts.append(hidden_states[row, : column - 1][seen])
+        if not parts:
+            return hidden_states.new_zeros(0, 1, hidden_states.shape[-1]), drawn.new_zeros(0, 1, dtype=torch.long)
+        lengths = torch.tensor([len(part) for part in parts], device=drawn.device)
+        padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        return padded, (torch.arange(padded.shape[1], device=drawn.device) < lengths[:, None]).long()
 
     @can_return_tuple
     def forward(
@@ -218,89 +297,104 @@ class VargptModel(VargptPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
         output_pixel_values: torch.Tensor | None = None,
-        image_codes: torch.LongTensor | None = None,
+        output_image_codes: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        image_condition_ids: torch.LongTensor | None = None,
+        output_image_condition_ids: torch.LongTensor | None = None,
+        output_image_schedule_ids: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | VargptModelOutputWithPast:
-        """Hidden states of a batch in which any row may read pictures, draw pictures, both or neither.
+        """Hidden states of a batch in which any row may read images, draw images, both or neither.
 
         Args:
-            input_ids: tokens, (B, T), with `image_token_id` and `image_place_token_id` at the places of pictures.
-            pixel_values: pictures to understand, (pictures, 3, height, width), in reading order over the batch.
-            output_pixel_values: pictures to generate in [-1, 1], (N, 3, image_size, image_size), in reading order.
-            image_codes: the same pictures as codes, (N, L), in place of `output_pixel_values`.
+            input_ids: tokens, (B, T), with placeholders where images stand.
+            pixel_values: images that are read, as the backbone's own processor gives them; what else it gives goes into `kwargs`.
+            output_pixel_values: images to draw in [-1, 1], (N, channels, height, width), in reading order; padded at the right and bottom
+                where their schedules differ.
+            output_image_codes: the same images as codes, (N, L), in place of `output_pixel_values`.
             attention_mask: 1 where a token counts, (B, T), padding on either side.
-            position_ids, past_key_values, inputs_embeds: as in every causal model.
-            image_condition_ids: condition of each picture to generate, (N,); drawn by `condition_dropout` by default.
+            position_ids: (B, T), or (3, B, T) for backbones with positions in time, height and width; worked out by default.
+            past_key_values, inputs_embeds: as in every causal model.
+            output_image_condition_ids: condition of each image to draw, (N,); drawn by `condition_dropout` by default.
+            output_image_schedule_ids: scale schedule of each image to draw, (N,); the first one by default.
             mm_encoder_outputs: result of `get_image_features` under "image", in place of `pixel_values`.
 
-        A tensor of no pictures, such as `pixel_values` (0, 3, height, width), says what None does, but the parts that pictures of
+        A tensor of no images, such as `pixel_values` (0, 3, height, width), says what None does, but the parts that images of
         this kind go through run all the same: see [`at_least_one`].
 
         Raises:
-            ValueError: places and pictures that differ in number, for either kind; codes of another image tokenizer;
+            ValueError: placeholders and images that differ in number, for either kind; codes of another image tokenizer;
                 pixels of another size; contradicting arguments.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
         if pixel_values is not None and mm_encoder_outputs is not None:
-            raise ValueError("Give pictures to understand as `pixel_values` or as `mm_encoder_outputs`, not as both.")
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        embeds = inputs_embeds
+            raise ValueError("Give images to read as `pixel_values` or as `mm_encoder_outputs`, not as both.")
+        several = (inputs_embeds if input_ids is None else input_ids).shape[1] > 1
+        if several and input_ids is not None and pixel_values is None and not mm_encoder_outputs:
+            self._check_no_placeholders(input_ids, self.config.image_token_id, "read", "`pixel_values`")
+        prepared = self.prepare_output_images(output_pixel_values, output_image_codes, output_image_schedule_ids, output_image_condition_ids)
+        drawn, images, embeds = None, None, None
+        if prepared is not None:
+            images, embeds = prepared
+            drawn = self.get_placeholder_mask(input_ids, inputs_embeds, self.config.output_image_token_id)
+            self._check_placeholders(drawn, images)
+        elif several and input_ids is not None:
+            self._check_no_placeholders(input_ids, self.config.output_image_token_id, "draw", "`output_pixel_values` or `output_image_codes`")
+        reading = {"pixel_values": pixel_values, "mm_encoder_outputs": mm_encoder_outputs, **kwargs}
+        outputs = self._read(input_ids, inputs_embeds, drawn, embeds, attention_mask, position_ids, past_key_values, reading)
+        if images is not None:
+            images.hidden_states = outputs.last_hidden_state[drawn]
+            if self.visual_decoder.uses_context:
+                images.context, images.context_mask = self._context(outputs.last_hidden_state, drawn, attention_mask, images)
+        return VargptModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=getattr(outputs, "image_hidden_states", None),
+            output_images=images,
+        )
 
-        features = self._understood_features(pixel_values, mm_encoder_outputs)
-        places = self.get_placeholder_mask(input_ids, inputs_embeds, self.config.image_token_id)
-        if features is not None:
-            embeds = self._fill_places(embeds, places, features, "understand")
-        elif embeds.shape[1] > 1:
-            self._check_no_places(places, "understand", "`pixel_values`")
-
-        codes = self.get_image_codes(output_pixel_values, image_codes)
-        places = self.get_placeholder_mask(input_ids, inputs_embeds, self.config.image_place_token_id)
-        if codes is not None:
-            if image_condition_ids is None:
-                image_condition_ids = self.sample_condition_ids(codes.shape[0], codes.device)
-            generated = self.embed_image_codes(codes, image_condition_ids)
-            embeds = self._fill_places(embeds, places, generated, "generate")
-        elif embeds.shape[1] > 1:
-            self._check_no_places(places, "generate", "`output_pixel_values` or `image_codes`")
-
-        outputs = self.language_model(
-            inputs_embeds=embeds,
+    def _read(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor | None,
+        drawn: torch.BoolTensor | None,
+        drawn_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        past_key_values: Cache | None,
+        reading: dict,
+    ) -> BaseModelOutputWithPast:
+        """One pass of the backbone; `reading` holds what it takes beyond tokens, `None` where something is not given."""
+        backbone = self.backbone
+        reading = {name: value for name, value in reading.items() if value is not None}
+        if not backbone.reads_images and (given := {"pixel_values", "mm_encoder_outputs"} & reading.keys()):
+            raise ValueError(f"A {backbone.model_type!r} model reads no images: leave out {', '.join(sorted(given))}.")
+        tokens = inputs_embeds if input_ids is None else input_ids
+        if position_ids is None and past_key_values is None:
+            mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device) if attention_mask is None else attention_mask
+            if mask.ndim == 2:
+                position_ids, _ = backbone.positions(input_ids, mask, **reading)
+        if (pixels := reading.get("pixel_values")) is not None and not len(pixels):
+            blank = self.get_image_features(at_least_one(reading.pop("pixel_values")), return_dict=True).pooler_output[0]
+            if drawn_embeds is None:
+                drawn, drawn_embeds = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device), blank[:0]
+            drawn_embeds = torch.cat([drawn_embeds, blank[:0].to(drawn_embeds)])  # no values, but a way back to the tower's weights
+        return backbone.read(
+            input_ids,
+            inputs_embeds,
+            drawn,
+            drawn_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            **kwargs,
+            **reading,
         )
-        return VargptModelOutputWithPast(
-            **outputs,
-            image_hidden_states=features,
-            image_codes=codes,
-            image_condition_ids=image_condition_ids,
-            image_place_hidden_states=None if codes is None else self._at_places(outputs.last_hidden_state, places, codes.shape),
-        )
-
-    def _understood_features(
-        self, pixel_values: torch.Tensor | None, mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None
-    ) -> torch.Tensor | None:
-        """Projected features (pictures, places, D) of the pictures to understand, or None where there are none."""
-        if pixel_values is not None:
-            features = self.get_image_features(at_least_one(pixel_values), return_dict=True).pooler_output
-            return torch.stack(features)[: len(pixel_values)]
-        if mm_encoder_outputs is not None and mm_encoder_outputs.get("image") is not None:
-            return torch.stack(list(mm_encoder_outputs["image"].pooler_output))
-        return None
-
-    @staticmethod
-    def _at_places(hidden_states: torch.Tensor, places: torch.BoolTensor, shape: torch.Size) -> torch.Tensor:
-        """Hidden states (N, L, D) of the picture places, out of those of all tokens (B, T, D); `shape` is (N, L)."""
-        return hidden_states[places].view(*shape, hidden_states.shape[-1])
 
 
 class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixin):
@@ -314,6 +408,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         super().__init__(config)
         self.model = VargptModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.input_modalities = self.model.input_modalities
         self._tied_weights_keys = {"lm_head.weight": self._input_embedding_name()}
         self.post_init()
 
@@ -331,6 +426,14 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]):
         """See [`VargptModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
+
+    def encode_images(self, pixel_values: torch.Tensor, schedule: ScaleSchedule | None = None) -> torch.LongTensor:
+        """See [`VargptModel.encode_images`]."""
+        return self.model.encode_images(pixel_values, schedule)
+
+    def decode_image_codes(self, codes: torch.LongTensor, schedule: ScaleSchedule | None = None, num_scales: int | None = None) -> torch.Tensor:
+        """See [`VargptModel.decode_image_codes`]."""
+        return self.model.decode_image_codes(codes, schedule, num_scales)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, token: bool | str | None = None, create_pr: bool = False, **kwargs
@@ -362,11 +465,12 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
     ) -> torch.Tensor:
         """Sum of next-token cross-entropies over their number, here or (`num_items_in_batch`) in the accumulated batch; float32.
 
-        `targets` (B, T) stand at the tokens that predict them. Picture places are never targets; a batch without targets gives 0.
+        `targets` (B, T) stand at the tokens that predict them. Placeholders are never targets; a batch without targets gives 0.
         """
         targets = targets.to(logits.device)
-        placeholders = (targets == self.config.image_token_id) | (targets == self.config.image_place_token_id)
-        targets = targets.masked_fill(placeholders, IGNORE_INDEX)
+        for token_id in (self.config.image_token_id, self.config.output_image_token_id):
+            if token_id is not None:
+                targets = targets.masked_fill(targets == token_id, IGNORE_INDEX)
         if num_items_in_batch is None:
             num_items_in_batch = (targets != IGNORE_INDEX).sum().clamp(min=1)
         if label_smoothing:  # which the loss of Transformers does not know
@@ -377,27 +481,30 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             logits=logits, labels=None, shift_labels=targets, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
         )
 
-    def image_loss(
+    def output_image_loss(
         self,
-        image_logits: torch.Tensor,
-        codes: torch.LongTensor,
+        logits: torch.Tensor,
+        images: VargptOutputImages,
         num_codes_in_batch: torch.Tensor | int | None = None,
         label_smoothing: float = 0.0,
     ) -> torch.Tensor:
-        """Sum of code cross-entropies, unshifted, over their number here or in the accumulated batch; float32.
+        """Sum over codes of the mean cross-entropy of their symbols, over the number of codes here or in the accumulated batch; float32.
 
-        Weighted by `config.image_scale_power`, with weights whose mean over a picture is 1.
+        Weighted by `config.image_scale_power`, with weights whose mean over an image is 1.
         """
-        weighted, power = self.config.image_scale_power != 0, self.config.image_scale_power
-        losses = F.cross_entropy(
-            image_logits.flatten(0, 1).float(),
-            codes.flatten(),
-            reduction="none" if weighted else "sum",
-            label_smoothing=label_smoothing,
-        )
-        if weighted:
-            losses = losses.view_as(codes) * self.model.visual_decoder.place_weights(power, losses.device)
-        return losses.sum() / (max(codes.numel(), 1) if num_codes_in_batch is None else num_codes_in_batch)
+        losses = -code_log_probs(logits, images.codes, label_smoothing).mean(-1)
+        if power := self.config.image_scale_power:
+            losses = losses * self._position_weights(power, images)
+        if num_codes_in_batch is None:
+            num_codes_in_batch = (images.codes != NO_CODE).sum().clamp(min=1)
+        return losses.sum() / num_codes_in_batch
+
+    def _position_weights(self, power: float, images: VargptOutputImages) -> torch.Tensor:
+        """Weights (N, L) of every position's loss; those behind an image's own positions weigh 1, where the loss is 0."""
+        weights = torch.ones(images.codes.shape, device=images.codes.device)
+        for schedule, chosen in self.model.schedule_groups(images.schedule_ids):
+            weights[chosen, : schedule.num_positions] = schedule.loss_weights(power, weights.device)
+        return weights
 
     @can_return_tuple
     def forward(
@@ -405,14 +512,15 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.Tensor | None = None,
         output_pixel_values: torch.Tensor | None = None,
-        image_codes: torch.LongTensor | None = None,
+        output_image_codes: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        image_condition_ids: torch.LongTensor | None = None,
+        output_image_condition_ids: torch.LongTensor | None = None,
+        output_image_schedule_ids: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_codes_in_batch: torch.Tensor | int | None = None,
@@ -421,14 +529,14 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         """Next-token logits, code logits and losses; see [`VargptModel.forward`] for the inputs.
 
         Args:
-            labels: text targets, (B, T), -100 where a token is none; picture places are ignored wherever they stand. The
-                codes are always targets of pictures that are given to generate.
+            labels: text targets, (B, T), -100 where a token is none; placeholders are ignored wherever they stand. The
+                codes are always targets of images that are given to draw.
             logits_to_keep: compute text logits of this many last tokens only (0: all).
             num_items_in_batch: text targets in the whole accumulated batch, as Trainer counts them.
-            num_codes_in_batch: codes to generate in the whole accumulated batch.
-            kwargs: among them `shift_labels`, text targets already at the tokens that predict them, (B, T), in place of
-                `labels`: sequence-parallel training shifts before it shards. No argument of its own, because Trainer would
-                then expect it, by its name, in every evaluated batch. And `label_smoothing` of both losses, in [0, 1].
+            num_codes_in_batch: codes to draw in the whole accumulated batch.
+            kwargs: what else the backbone reads, and among them `shift_labels`, text targets already at the tokens that predict them,
+                (B, T), in place of `labels`: sequence-parallel training shifts before it shards. No argument of its own, because Trainer
+                would then expect it, by its name, in every evaluated batch. And `label_smoothing` of both losses, in [0, 1].
         """
         shift_labels, label_smoothing = kwargs.pop("shift_labels", None), kwargs.pop("label_smoothing", 0.0)
         if labels is not None or shift_labels is not None:
@@ -437,15 +545,17 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             input_ids=input_ids,
             pixel_values=pixel_values,
             output_pixel_values=output_pixel_values,
-            image_codes=image_codes,
+            output_image_codes=output_image_codes,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            image_condition_ids=image_condition_ids,
+            output_image_condition_ids=output_image_condition_ids,
+            output_image_schedule_ids=output_image_schedule_ids,
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
+        images = outputs.output_images
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         text_loss = image_loss = image_logits = loss = None
         if shift_labels is None and labels is not None:
@@ -453,17 +563,17 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         if shift_labels is not None:
             text_loss = self.text_loss(logits, shift_labels, num_items_in_batch, label_smoothing)
             loss = self.config.text_loss_weight * text_loss
-        if outputs.image_codes is not None and past_key_values is None:
-            image_logits = self.model.decode_image_places(outputs.image_place_hidden_states, outputs.image_condition_ids)
-            image_loss = self.image_loss(image_logits, outputs.image_codes, num_codes_in_batch, label_smoothing)
+        if images is not None and past_key_values is None:
+            image_logits = self.model.decode_output_images(images)
+            image_loss = self.output_image_loss(image_logits, images, num_codes_in_batch, label_smoothing)
             loss = self.config.image_loss_weight * image_loss + (0 if loss is None else loss)
         return VargptCausalLMOutputWithPast(
             loss=loss,
             text_loss=text_loss,
-            image_loss=image_loss,
+            output_image_loss=image_loss,
             logits=logits,
-            image_logits=image_logits,
-            image_codes=outputs.image_codes,
+            output_image_logits=image_logits,
+            output_image_codes=None if images is None else images.codes,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -479,4 +589,5 @@ __all__ = [
     "VargptForConditionalGeneration",
     "VargptModel",
     "VargptModelOutputWithPast",
+    "VargptOutputImages",
 ]

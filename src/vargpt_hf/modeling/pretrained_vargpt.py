@@ -6,11 +6,10 @@ import os
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
 
 from .adapters_vargpt import VargptAdapterMixin
 from .configuration_vargpt import VargptConfig
-from .visual_decoder_vargpt import VargptDecoderAttention, VargptDecoderLayer, VargptGenerationProjector, VargptVisualDecoder
+from .visual_decoder_vargpt import VargptProjector, VargptVisualDecoder
 
 # What a repository that carries this code says of it. Transformers itself would note one Auto class only.
 REPOSITORY_CLASSES = {
@@ -32,8 +31,7 @@ class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["VargptDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values", "cache"]
+    _skip_keys_device_placement = ["past_key_values", "state"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -84,41 +82,12 @@ class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        decoder = self.config.visual_decoder_config
-        if isinstance(module, VargptVisualDecoder):
-            for embedding in (module.start_embedding, module.position_embedding):
-                init.normal_(embedding, std=decoder.initializer_range)
-            for embedding in (module.condition_embedding, module.scale_embedding):
-                init.normal_(embedding.weight, std=decoder.initializer_range)
-            for linear in (module.token_embedding, module.norm_modulation, module.head):
-                self._init_linear(linear, decoder.initializer_range)
-        elif isinstance(module, VargptDecoderLayer):
-            self._init_decoder_layer(module)
-        elif isinstance(module, VargptDecoderAttention):
-            init.constant_(module.log_scale, 4.0**0.5)
-        elif isinstance(module, VargptGenerationProjector):
-            self._init_linear(module.fc1, module.fc1.in_features**-0.5)
-            self._init_linear(module.fc2, module.fc2.in_features**-0.5)
+        """Of what the parts, which have methods of their own, leave: the projectors and the head."""
+        if isinstance(module, VargptProjector):
+            for linear in (module.fc1, module.fc2):
+                VargptVisualDecoder.init_linear(linear, linear.in_features**-0.5)
         elif module is self.get_output_embeddings():
-            self._init_linear(module, self.config.text_config.initializer_range)
-
-    def _init_decoder_layer(self, layer: VargptDecoderLayer) -> None:
-        """Starts a layer as a plain pre-norm transformer layer: γ 1, scale 0, shift 0; branch outputs shrink with depth."""
-        decoder = self.config.visual_decoder_config
-        attention, mlp = layer.self_attn, layer.mlp
-        for linear in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.fc1):
-            self._init_linear(linear, decoder.initializer_range)
-        for linear in (attention.out_proj, mlp.fc2):
-            self._init_linear(linear, decoder.initializer_range / (2 * decoder.num_hidden_layers) ** 0.5)
-        self._init_linear(layer.modulation, decoder.initializer_range / 2)
-        gammas = torch.arange(layer.modulation.out_features, device=layer.modulation.bias.device) < 2 * decoder.hidden_size
-        init.copy_(layer.modulation.bias, gammas.to(layer.modulation.bias.dtype))
-
-    @staticmethod
-    def _init_linear(linear: nn.Linear, std: float) -> None:
-        init.normal_(linear.weight, std=std)
-        if linear.bias is not None:
-            init.zeros_(linear.bias)
+            VargptVisualDecoder.init_linear(module, getattr(self.config.text_config, "initializer_range", 0.02))
 
 
 def _check_loaded(model_class: type, source: str, info: dict) -> None:

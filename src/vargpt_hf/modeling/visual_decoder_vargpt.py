@@ -1,35 +1,39 @@
-"""Visual decoder of VARGPT and the two projectors between it and the language model.
+"""The face of visual decoders: hidden states of the language model in, scores of codes out, scale by scale.
 
-A block-causal transformer with AdaLN (VAR, arXiv 2404.02905, section 3.3; VARGPT, arXiv 2501.12327, section 3.2).
+A visual decoder also makes what the language model is fed at the positions of an image ([`embed`], [`embed_scale`]); the two projectors
+between it and the language model belong to the model that holds both.
 
-Shapes: N pictures, L codes of one picture over all scales, l codes of one scale, S scales, V codebook size, Cz latent
-channels, C decoder width, D width of the language model.
+Shapes: N images, L positions of one image over all scales, l positions of one scale, l₀ those of the first, S scales, Cz latent channels,
+C decoder width, K symbols of a code, V classes of a symbol, P tokens of context.
 """
 
-import math
-from collections.abc import Callable
+from abc import abstractmethod
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .configuration_vargpt import VargptConfig, VargptVisualDecoderConfig
+from .scales_vargpt import ScaleSchedule, schedules_of
 
 GENERATE_CONDITION = 0
 NULL_CONDITION = 1
 
 
-class VargptDecoderCache:
-    """Keys and values of the visual decoder for one batch of pictures, in memory set aside once for all L places."""
+class DecoderCache:
+    """Keys and values of a visual decoder for one batch of images, in memory set aside once for all L positions.
 
-    def __init__(self, config: VargptConfig, num_pictures: int, dtype: torch.dtype, device: torch.device):
-        decoder = config.visual_decoder_config
-        shape = (num_pictures, decoder.num_attention_heads, config.vq_config.num_image_tokens, decoder.head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(decoder.num_hidden_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(decoder.num_hidden_layers)]
+    Args:
+        shape: (N, heads, L, head_dim).
+    """
+
+    def __init__(self, num_layers: int, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device):
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
         self.length = 0
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer_index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,9 +43,161 @@ class VargptDecoderCache:
         self.values[layer_index][:, :, self.length : end] = value
         return self.keys[layer_index][:, :, :end], self.values[layer_index][:, :, :end]
 
-    def advance(self, num_places: int) -> None:
-        """Marks the places of one scale as seen, once all layers have written them."""
-        self.length += num_places
+    def advance(self, num_positions: int) -> None:
+        """Marks the positions of one scale as seen, once all layers have written them."""
+        self.length += num_positions
+
+
+@dataclass
+class DrawingState:
+    """What is computed once for a batch of images that is drawn scale by scale; made by [`VargptVisualDecoder.begin`].
+
+    Args:
+        condition_ids: condition of each image, (N,).
+        cache: keys and values of the coarser scales.
+        constants: what else the decoder computes once, such as modulations or cross-attention keys; its own affair.
+    """
+
+    condition_ids: torch.LongTensor
+    cache: DecoderCache
+    constants: dict = field(default_factory=dict)
+
+
+class VargptVisualDecoderConfig(PreTrainedConfig):
+    """What configurations of visual decoders share; a subclass has the fields named here.
+
+    Args:
+        hidden_size (`int`), num_hidden_layers (`int`), num_attention_heads (`int`): width C, depth and heads.
+        schedules (`list`, *optional*): scale schedules that it draws; of the image tokenizer by default, as are the next three.
+        latent_channels (`int`, *optional*): width Cz of its inputs.
+        num_symbols (`int`, *optional*), num_classes (`int`, *optional*): symbols K of a code and their classes V.
+        condition_dropout (`float`): how often training replaces the condition "generate" by the null condition.
+    """
+
+    base_config_key = "visual_decoder_config"
+
+    @property
+    def scale_schedules(self) -> tuple[ScaleSchedule, ...]:
+        """The schedules that images may have; the first one is the default."""
+        return schedules_of(tuple(tuple(tuple(scale) if isinstance(scale, list) else scale for scale in scales) for scales in self.schedules))
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def bind(self, tokenizer_config) -> None:
+        """Takes what is left open from the configuration of the image tokenizer.
+
+        Raises:
+            ValueError: something given that contradicts it.
+        """
+        for name in ("schedules", "latent_channels", "num_symbols", "num_classes"):
+            wanted = getattr(tokenizer_config, name)
+            if getattr(self, name) is None:
+                setattr(self, name, wanted)
+            elif getattr(self, name) != wanted:
+                raise ValueError(
+                    f"`visual_decoder_config.{name}` is {getattr(self, name)}, but the image tokenizer has {wanted}: the decoder draws in the "
+                    "tokenizer's codes, so leave it out or give the same."
+                )
+
+
+class VargptVisualDecoder(PreTrainedModel):
+    """Base of visual decoders.
+
+    A subclass has a configuration of its own `model_type` and supplies [`embed_scale`], [`begin`] and [`forward`].
+    """
+
+    main_input_name = "hidden_states"
+    input_modalities = ("image",)
+    uses_context = False  # whether it attends to hidden states of the text before an image
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["state"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @abstractmethod
+    def embed_scale(self, inputs: torch.Tensor | None, condition_ids: torch.LongTensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+        """What the language model reads at the positions of one scale, before the projector, (N, l, C).
+
+        Args:
+            inputs: f̂ of the coarser scales on this one's grid, (N, l, Cz); None at the first scale.
+            condition_ids: GENERATE_CONDITION or NULL_CONDITION of each image, (N,).
+        """
+
+    @abstractmethod
+    def embed(self, inputs: torch.Tensor, condition_ids: torch.LongTensor, schedule: ScaleSchedule) -> torch.Tensor:
+        """The same for all scales at once, (N, L, C), from the inputs (N, L − l₀, Cz) of all scales after the first."""
+
+    @abstractmethod
+    def begin(
+        self,
+        condition_ids: torch.LongTensor,
+        schedule: ScaleSchedule,
+        context: torch.Tensor | None = None,
+        context_mask: torch.Tensor | None = None,
+    ) -> DrawingState:
+        """Sets up drawing of one batch of images, scale by scale.
+
+        Args:
+            condition_ids: condition of each image, (N,).
+            context: projected hidden states of the text before each image, (N, P, C), where `uses_context`.
+            context_mask: 1 where these count, (N, P).
+        """
+
+    @abstractmethod
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        condition_ids: torch.LongTensor,
+        schedule: ScaleSchedule,
+        context: torch.Tensor | None = None,
+        context_mask: torch.Tensor | None = None,
+        state: DrawingState | None = None,
+    ) -> torch.Tensor:
+        """Scores of the codes, (N, L or l, K, V).
+
+        Args:
+            hidden_states: projected hidden states of the language model at the positions of the images, (N, L, C); with a `state` those
+                of the next scale only, (N, l, C).
+            condition_ids: condition of each image, (N,).
+            schedule: of these images.
+            context, context_mask: see [`begin`]; not needed beside a `state`.
+            state: result of [`begin`]; makes a mask needless, since a scale sees all that came.
+        """
+
+    def sample_condition_ids(self, num_images: int, device: torch.device) -> torch.LongTensor:
+        """Condition of each image, (N,): "generate"; in training the null condition with `condition_dropout`."""
+        condition_ids = torch.full((num_images,), GENERATE_CONDITION, dtype=torch.long, device=device)
+        if self.training:
+            dropped = torch.rand(num_images, device=device) < self.config.condition_dropout
+            condition_ids = condition_ids.masked_fill(dropped, NULL_CONDITION)
+        return condition_ids
+
+    @staticmethod
+    def init_linear(linear: nn.Linear, std: float) -> None:
+        """Fresh weights of a linear layer: normal, biases 0; nothing is written over what was loaded."""
+        init.normal_(linear.weight, std=std)
+        if linear.bias is not None:
+            init.zeros_(linear.bias)
+
+
+def block_causal_mask(config: PreTrainedConfig, hidden_states: torch.Tensor, schedule: ScaleSchedule) -> torch.Tensor | None:
+    """Mask in which a position sees its own and all coarser scales, in the form that the attention of `config` takes.
+
+    For grids 1×1, 2×2 (■ seen, · not)::
+
+        scale 0  ■ · · · ·
+        scale 1  ■ ■ ■ ■ ■
+                 ■ ■ ■ ■ ■
+                 ■ ■ ■ ■ ■
+                 ■ ■ ■ ■ ■
+    """
+    scales = schedule.scale_of_position(hidden_states.device).expand(hidden_states.shape[0], -1)
+    return create_causal_mask(config, hidden_states, None, None, block_sequence_ids=scales)
 
 
 def eager_attention_forward(
@@ -54,7 +210,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out: outputs (N, l, heads, head_dim) and float32-normalised weights (N, heads, l, places)."""
+    """Attention written out: outputs (N, l, heads, head_dim) and float32-normalized weights (N, heads, l, positions)."""
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -63,216 +219,8 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-def picked(modulation: tuple[torch.Tensor, ...], condition_ids: torch.LongTensor) -> tuple[torch.Tensor, ...]:
-    """Of tensors (2, 1, C) for both conditions those of pictures with conditions (N,), each (N, 1, C)."""
-    return tuple(part[condition_ids] for part in modulation)
-
-
-class VargptDecoderAttention(nn.Module):
-    """Attention over L2-normalised queries and keys, with a learned temperature per head (VAR, appendix A)."""
-
-    is_causal = False
-    num_key_value_groups = 1
-    scaling = 1.0
-
-    def __init__(self, config: VargptConfig, layer_index: int):
-        super().__init__()
-        decoder = config.visual_decoder_config
-        width = decoder.hidden_size
-        self.config = config  # the whole model's, which holds the choice of attention implementation
-        self.layer_index = layer_index
-        self.head_dim = decoder.head_dim
-        self.max_log_scale = math.log(decoder.max_attention_scale)
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-        self.log_scale = nn.Parameter(torch.full((decoder.num_attention_heads,), math.log(4.0)))
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, cache: VargptDecoderCache | None) -> torch.Tensor:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = F.normalize(self.q_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)
-        key = F.normalize(self.k_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        query = query * self.log_scale.clamp(max=self.max_log_scale).exp()[:, None, None].to(query.dtype)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_index)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0)
-        return self.out_proj(attended.flatten(2))
-
-
-class VargptDecoderMLP(nn.Module):
-    """Linear, tanh GELU, Linear."""
-
-    def __init__(self, config: VargptVisualDecoderConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
-
-
-class VargptDecoderLayer(GradientCheckpointingLayer):
-    """Attention and MLP, each modulated by the condition (AdaLN) and dropped whole at times (stochastic depth)."""
-
-    def __init__(self, config: VargptConfig, layer_index: int):
-        super().__init__()
-        decoder = config.visual_decoder_config
-        self.normalized_shape = (decoder.hidden_size,)
-        self.eps = decoder.layer_norm_eps
-        self.drop_path_rate = decoder.drop_path_rate * layer_index / max(decoder.num_hidden_layers - 1, 1)
-        self.self_attn = VargptDecoderAttention(config, layer_index)
-        self.mlp = VargptDecoderMLP(decoder)
-        self.modulation = nn.Linear(decoder.hidden_size, 6 * decoder.hidden_size)
-
-    def modulate(self, condition: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """γ1, γ2, scale1, scale2, shift1, shift2, each (2, 1, C), from the embeddings of both conditions (2, C)."""
-        return self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
-
-    def _dropped(self, gamma: torch.Tensor) -> torch.Tensor:
-        """γ (N, 1, C) of a branch, in training 0 for the pictures whose branch is dropped, and larger for the others."""
-        if not self.training or self.drop_path_rate == 0:
-            return gamma
-        keep = 1 - self.drop_path_rate
-        kept = torch.empty(gamma.shape[0], 1, 1, dtype=gamma.dtype, device=gamma.device).bernoulli_(keep)
-        return gamma * (kept / keep)
-
-    def _norm(self, hidden_states: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(hidden_states, self.normalized_shape, eps=self.eps) * (1 + scale) + shift
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        condition_ids: torch.LongTensor | None = None,
-        conditions: torch.Tensor | None = None,
-        modulation: tuple[torch.Tensor, ...] | None = None,
-        attention_mask: torch.Tensor | None = None,
-        cache: VargptDecoderCache | None = None,
-    ) -> torch.Tensor:
-        """Hidden states (N, l, C), from those before.
-
-        Modulated by `modulation`, one entry of [`VargptVisualDecoder.modulations`], or else by what [`modulate`] makes of `conditions`
-        (2, C) for pictures of `condition_ids` (N,): here, since weights that are sharded over processes are whole inside this call alone.
-        """
-        modulation = picked(self.modulate(conditions), condition_ids) if modulation is None else modulation
-        gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
-        attended = self.self_attn(self._norm(hidden_states, scale1, shift1), attention_mask, cache)
-        hidden_states = hidden_states + self._dropped(gamma1) * attended
-        return hidden_states + self._dropped(gamma2) * self.mlp(self._norm(hidden_states, scale2, shift2))
-
-
-class VargptVisualDecoder(nn.Module):
-    """Scale tokens in, logits over the codes of the same places out."""
-
-    def __init__(self, config: VargptConfig):
-        super().__init__()
-        decoder, vq = config.visual_decoder_config, config.vq_config
-        self.config = config
-        self.layer_norm_eps = decoder.layer_norm_eps
-        self.sizes = [side * side for side in vq.scales]
-        self.token_embedding = nn.Linear(vq.latent_channels, decoder.hidden_size)
-        self.condition_embedding = nn.Embedding(2, decoder.hidden_size)
-        self.start_embedding = nn.Parameter(torch.empty(self.sizes[0], decoder.hidden_size))
-        self.position_embedding = nn.Parameter(torch.empty(vq.num_image_tokens, decoder.hidden_size))
-        self.scale_embedding = nn.Embedding(len(vq.scales), decoder.hidden_size)
-        self.layers = nn.ModuleList(VargptDecoderLayer(config, index) for index in range(decoder.num_hidden_layers))
-        self.norm_modulation = nn.Linear(decoder.hidden_size, 2 * decoder.hidden_size)
-        self.head = nn.Linear(decoder.hidden_size, vq.codebook_size)
-
-    def scale_indices(self, device: torch.device) -> torch.LongTensor:
-        """Scale of each of the L places: 0 1 1 1 1 2 2 … for sides 1, 2, 3, …"""
-        sizes = torch.tensor(self.sizes, device=device)
-        return torch.repeat_interleave(torch.arange(len(self.sizes), device=device), sizes, output_size=sum(self.sizes))
-
-    def place_weights(self, power: float, device: torch.device) -> torch.Tensor:
-        """Weights (L,) of the places, (area of the last scale / area of the place's scale) ** power over their mean; float32."""
-        areas = torch.tensor(self.sizes, dtype=torch.float32, device=device)[self.scale_indices(device)]
-        weights = (self.sizes[-1] / areas) ** power
-        return weights / weights.mean()
-
-    def place_embeddings(self) -> torch.Tensor:
-        """Scale plus position embedding of every place, (L, C)."""
-        return self.scale_embedding(self.scale_indices(self.position_embedding.device)) + self.position_embedding
-
-    def embed_start(self, condition: torch.Tensor) -> torch.Tensor:
-        """Tokens (N, p₀², C) of the first scale, less place embeddings, from condition embeddings (N, C)."""
-        return condition[:, None] + self.start_embedding
-
-    def embed(self, vq_inputs: torch.Tensor, condition_ids: torch.LongTensor) -> torch.Tensor:
-        """Tokens (N, L, C) of whole pictures for teacher forcing.
-
-        Args:
-            vq_inputs: f̂ of the coarser scales on the grids of scales 1…S−1, (N, L − p₀², Cz).
-            condition_ids: GENERATE_CONDITION or NULL_CONDITION of each picture, (N,).
-        """
-        start = self.embed_start(self.condition_embedding(condition_ids))
-        following = self.token_embedding(vq_inputs.to(start.dtype))  # the layer's own weight may be quantised
-        return torch.cat([start, following], dim=1) + self.place_embeddings()
-
-    def conditions(self) -> torch.Tensor:
-        """Embeddings of both conditions, (2, C)."""
-        return self.condition_embedding(torch.arange(NULL_CONDITION + 1, device=self.position_embedding.device))
-
-    def modulate_head(self) -> tuple[torch.Tensor, ...]:
-        """Scale and shift before the head for both conditions, each (2, 1, C)."""
-        return self.norm_modulation(F.silu(self.conditions())).unsqueeze(1).chunk(2, dim=-1)
-
-    def modulations(self, condition_ids: torch.LongTensor) -> list[tuple[torch.Tensor, ...]]:
-        """Modulation of every layer, and of the head last, for pictures of conditions (N,): tensors of shape (N, 1, C).
-
-        There are only two conditions, so both are computed once, each picture's is picked, and drawing uses them at all scales.
-        """
-        parts = [*(layer.modulate(self.conditions()) for layer in self.layers), self.modulate_head()]
-        return [picked(part, condition_ids) for part in parts]
-
-    def block_causal_mask(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """Mask in which a place sees its own and all coarser scales, in the form that the attention in use takes.
-
-        For sides 1, 2 (■ seen, · not)::
-
-            scale 0  ■ · · · ·
-            scale 1  ■ ■ ■ ■ ■
-                     ■ ■ ■ ■ ■
-                     ■ ■ ■ ■ ■
-                     ■ ■ ■ ■ ■
-        """
-        scale_indices = self.scale_indices(hidden_states.device).expand(hidden_states.shape[0], -1)
-        return create_causal_mask(self.config, hidden_states, None, None, block_sequence_ids=scale_indices)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        condition_ids: torch.LongTensor,
-        cache: VargptDecoderCache | None = None,
-        modulations: list[tuple[torch.Tensor, ...]] | None = None,
-    ) -> torch.Tensor:
-        """Logits over the codes.
-
-        Args:
-            hidden_states: decoder inputs, (N, L, C); with a cache those of the next scale only, (N, l, C).
-            condition_ids: condition of each picture, (N,).
-            cache: keys and values of the coarser scales; makes a mask needless, since a scale sees all that came.
-            modulations: result of [`modulations`] for these conditions, to compute them once for many calls; made here by default.
-
-        Returns:
-            Logits (N, L or l, V).
-        """
-        mask = self.block_causal_mask(hidden_states) if cache is None else None
-        for index, layer in enumerate(self.layers):
-            # Conditions are looked up for each layer anew: reentrant checkpointing walks back through each by itself.
-            given = (condition_ids, self.conditions(), None) if modulations is None else (None, None, modulations[index])
-            hidden_states = layer(hidden_states, *given, attention_mask=mask, cache=cache)
-        if cache is not None:
-            cache.advance(hidden_states.shape[1])
-        scale, shift = picked(self.modulate_head(), condition_ids) if modulations is None else modulations[-1]
-        normed = F.layer_norm(hidden_states, hidden_states.shape[-1:], eps=self.layer_norm_eps)
-        return self.head(normed * (1 + scale) + shift)
-
-
-class VargptGenerationProjector(nn.Module):
-    """Linear to its own width, exact GELU, Linear to the other side's width."""
+class VargptProjector(nn.Module):
+    """Between language model and visual decoder: Linear to its own width, exact GELU, Linear to the other side's width."""
 
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
@@ -286,7 +234,11 @@ class VargptGenerationProjector(nn.Module):
 __all__ = [
     "GENERATE_CONDITION",
     "NULL_CONDITION",
-    "VargptDecoderCache",
-    "VargptGenerationProjector",
+    "DecoderCache",
+    "DrawingState",
+    "VargptProjector",
     "VargptVisualDecoder",
+    "VargptVisualDecoderConfig",
+    "block_causal_mask",
+    "eager_attention_forward",
 ]

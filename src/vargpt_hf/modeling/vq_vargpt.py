@@ -1,25 +1,95 @@
-"""Image tokenizer of VARGPT: a multi-scale residual VQ-VAE, pixels ⇄ codes (VAR, arXiv 2404.02905, section 3.2).
+"""VAR's image tokenizer, the one of VARGPT v1: a multi-scale residual VQ-VAE, pixels ⇄ codes (VAR, arXiv 2404.02905, section 3.2).
 
-Shapes: B batch, L codes of one picture over all scales, l codes of one scale, V codebook size, Cz latent channels, H W the
+Shapes: N images, L codes of one image over all scales, l codes of one scale, V codebook size, Cz latent channels, H W the
 latent grid (the last scale), h w the grid of one scale. Codes run coarse to fine, row by row inside a scale.
 """
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, torch_compilable_check
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_vargpt import VargptVQConfig
+from .image_tokenizer_vargpt import VargptImageTokenizer, VargptImageTokenizerConfig, channels_last_on_cpu
+from .scales_vargpt import VAR_SIDES, ScaleSchedule
 
-# A batch goes through the convolutions in parts of so many pixels: four pictures of 256×256, which keep any machine busy.
-PIXELS_AT_ONCE = 4 * 256**2
+
+@strict
+class VargptVQConfig(VargptImageTokenizerConfig):
+    r"""Sizes of the image tokenizer of VAR, a multi-scale residual VQ-VAE (arXiv 2404.02905, section 3.2).
+
+    Args:
+        schedules (`list`): scale schedules of the images, each a list of grids (height, width) or of side lengths of square ones,
+            coarse to fine; the first one is the default. See [`ScaleSchedule`].
+        codebook_size (`int`): number of codes V.
+        latent_channels (`int`): width Cz of one code.
+        in_channels (`int`): color channels of the images.
+        base_channels (`int`): width of the first level of encoder and decoder.
+        channel_multipliers (`tuple[int, ...]`): width of each level over `base_channels`; each level after the first
+            halves the side.
+        num_res_blocks (`int`): residual blocks per encoder level; a decoder level has one more.
+        norm_num_groups (`int`), norm_eps (`float`): GroupNorm of the residual blocks.
+        quant_conv_kernel_size (`int`): kernel of the convolutions around the quantizer.
+        num_residual_convs (`int`): convolutions φ shared by the scales.
+        residual_conv_ratio (`float`): share of the convolution in φ, in [0, 1].
+        commitment_weight (`float`): β of the tokenizer's own loss.
+
+    Raises:
+        ValueError: schedules whose grids do not grow; widths that GroupNorm cannot split; values out of range.
+    """
+
+    model_type = "vargpt_vq"
+
+    schedules: list | tuple = (VAR_SIDES,)
+    codebook_size: int = 4096
+    latent_channels: int = 32
+    in_channels: int = 3
+    base_channels: int = 160
+    channel_multipliers: list[int] | tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-6
+    quant_conv_kernel_size: int = 3
+    num_residual_convs: int = 4
+    residual_conv_ratio: float | int = 0.5
+    commitment_weight: float | int = 0.25
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.check_schedules()
+        self.channel_multipliers = tuple(self.channel_multipliers)
+        widths = [self.base_channels * multiplier for multiplier in self.channel_multipliers]
+        if any(width % self.norm_num_groups for width in widths):
+            raise ValueError(f"Every level's width must be divisible by norm_num_groups={self.norm_num_groups}: {widths}.")
+        if not 0 <= self.residual_conv_ratio <= 1:
+            raise ValueError(f"`residual_conv_ratio` must be in [0, 1], got {self.residual_conv_ratio}.")
+        if self.quant_conv_kernel_size % 2 == 0:
+            raise ValueError(f"`quant_conv_kernel_size` must be odd, got {self.quant_conv_kernel_size}.")
+        for name in ("codebook_size", "latent_channels", "num_res_blocks", "num_residual_convs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent position, along one side."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def num_symbols(self) -> int:
+        """A code is one symbol."""
+        return 1
+
+    @property
+    def num_classes(self) -> int:
+        """Classes V of that symbol: the codebook's rows."""
+        return self.codebook_size
 
 
 @dataclass
@@ -188,15 +258,7 @@ class VargptVQDecoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(hidden_states), inplace=True))
 
 
-def channels_last_on_cpu(pixels: torch.Tensor) -> torch.Tensor:
-    """The same pixels or latents (B, channels, H, W), laid out as CPUs convolve them fastest, in bfloat16 twice as fast.
-
-    Without gradients only: training of the image tokenizer itself rounds as it always has.
-    """
-    wanted = pixels.device.type == "cpu" and not torch.is_grad_enabled()
-    return pixels.contiguous(memory_format=torch.channels_last) if wanted else pixels
-
-
+@lru_cache
 def residual_conv_index(scale_index: int, num_scales: int, num_convs: int) -> int:
     """Which shared convolution φ a scale uses: the one whose tick lies nearest to `scale_index / (num_scales - 1)`.
 
@@ -209,108 +271,79 @@ def residual_conv_index(scale_index: int, num_scales: int, num_convs: int) -> in
 
 
 class VargptResidualQuantizer(nn.Module):
-    """Quantises latents scale by scale: each scale codes what the coarser ones left (VAR, algorithms 1 and 2).
+    """Quantizes latents scale by scale: each scale codes what the coarser ones left (VAR, algorithms 1 and 2).
 
-    Always computes in float32, whatever the dtype of the model: the codes hang on small differences of distances.
+    Always computes in float32, whatever the dtype of the model: the codes depend on small differences of distances.
     """
 
     def __init__(self, config: VargptVQConfig):
         super().__init__()
-        self.scales = config.scales
-        self.latent_size = config.latent_size
         self.commitment_weight = config.commitment_weight
         self.residual_conv_ratio = config.residual_conv_ratio
-        self.conv_of_scale = [residual_conv_index(index, len(config.scales), config.num_residual_convs) for index in range(len(config.scales))]
         self.codebook = nn.Embedding(config.codebook_size, config.latent_channels)
         self.residual_convs = nn.ModuleList(
             nn.Conv2d(config.latent_channels, config.latent_channels, kernel_size=3, padding=1) for _ in range(config.num_residual_convs)
         )
 
     def nearest_codes(self, latents: torch.Tensor) -> torch.LongTensor:
-        """Codes (B, h·w) of the codebook rows nearest in squared L2 to latents (B, Cz, h, w)."""
+        """Codes (N, h·w) of the codebook rows nearest in squared L2 to latents (N, Cz, h, w)."""
         codebook = self.codebook.weight.float()
         flat = latents.flatten(2).transpose(1, 2)
         distances = codebook.square().sum(1) - 2 * flat @ codebook.T  # less |latent|², the same for every code
         return distances.min(-1).indices  # on CPUs twice as fast as argmin
 
-    def contribution(self, codes: torch.LongTensor, scale_index: int) -> torch.Tensor:
-        """What one scale adds to f̂: φ of the interpolated codebook rows, float32 (B, Cz, H, W), from codes (B, l)."""
-        side = self.scales[scale_index]
-        latents = F.embedding(codes, self.codebook.weight.float()).transpose(1, 2).unflatten(2, (side, side))
-        if side != self.latent_size:
-            latents = F.interpolate(latents, size=(self.latent_size, self.latent_size), mode="bicubic")
-        conv = self.residual_convs[self.conv_of_scale[scale_index]]
+    def contribution(self, codes: torch.LongTensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+        """What one scale adds to f̂: φ of the interpolated codebook rows, float32 (N, Cz, H, W), from codes (N, l)."""
+        grid = schedule.grids[scale]
+        latents = F.embedding(codes, self.codebook.weight.float()).transpose(1, 2).unflatten(2, grid)
+        if grid != schedule.final_grid:
+            latents = F.interpolate(latents, size=schedule.final_grid, mode="bicubic")
+        conv = self.residual_convs[residual_conv_index(scale, len(schedule), len(self.residual_convs))]
         convolved = F.conv2d(latents, conv.weight.float(), conv.bias.float(), padding=1)
         return latents.mul(1 - self.residual_conv_ratio).add(convolved, alpha=self.residual_conv_ratio)
 
-    def next_scale_input(self, f_hat: torch.Tensor, scale_index: int) -> torch.Tensor:
-        """f̂ (B, Cz, H, W) area-interpolated to the grid of `scale_index`, as tokens (B, l, Cz)."""
-        side = self.scales[scale_index]
-        if side != self.latent_size:
-            f_hat = F.interpolate(f_hat, size=(side, side), mode="area")
-        return f_hat.flatten(2).transpose(1, 2)
+    def residuals(self, latents: torch.Tensor, schedule: ScaleSchedule) -> Iterator[tuple[torch.Tensor, torch.LongTensor, torch.Tensor]]:
+        """For each scale: what the coarser ones left of float32 latents (N, Cz, H, W), on its grid; its codes (N, l); f̂ after it."""
+        f_hat = torch.zeros_like(latents)
+        for scale, grid in enumerate(schedule.grids):
+            residual = latents - f_hat.detach()
+            if grid != schedule.final_grid:
+                residual = F.interpolate(residual, size=grid, mode="area")
+            codes = self.nearest_codes(residual)
+            f_hat = f_hat + self.contribution(codes, scale, schedule)
+            yield residual, codes, f_hat
 
-    def encode(self, latents: torch.Tensor, num_scales: torch.LongTensor | None = None) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
-        """Quantises latents (B, Cz, H, W).
+    def encode(
+        self, latents: torch.Tensor, schedule: ScaleSchedule, num_scales: torch.LongTensor | None = None
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
+        """Quantizes latents (N, Cz, H, W) for training.
 
         Args:
-            num_scales: after how many scales, (B,) in [1, S], the f̂ of each picture is wanted; all by default.
+            num_scales: after how many scales, (N,) in [1, S], the f̂ of each image is wanted; all by default.
 
         Returns:
-            codes (B, L); f̂ after those scales (B, Cz, H, W), which carries gradients to codebook and φ only; the
-            quantisation loss (scalar).
+            codes (N, L); f̂ after those scales (N, Cz, H, W), which carries gradients to codebook and φ only; the
+            quantization loss (scalar).
         """
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
             target = latents.detach()
-            f_hat = wanted = torch.zeros_like(target)
-            codes, losses = [], []
-            for index, side in enumerate(self.scales):
-                residual = target - f_hat.detach()
-                if side != self.latent_size:
-                    residual = F.interpolate(residual, size=(side, side), mode="area")
-                codes.append(self.nearest_codes(residual))
-                f_hat = f_hat + self.contribution(codes[-1], index)
+            wanted, codes, losses = None, [], []
+            for scale, (_, scale_codes, f_hat) in enumerate(self.residuals(target, schedule)):
+                codes.append(scale_codes)
                 commitment = F.mse_loss(latents, f_hat.detach())
                 losses.append(F.mse_loss(f_hat, target) + self.commitment_weight * commitment)
-                wanted = f_hat if num_scales is None else torch.where((num_scales > index)[:, None, None, None], f_hat, wanted)
+                keep = wanted is None or num_scales is None
+                wanted = f_hat if keep else torch.where((num_scales > scale)[:, None, None, None], f_hat, wanted)
         return torch.cat(codes, dim=1), wanted, torch.stack(losses).mean()
 
-    def accumulate(self, codes: torch.LongTensor, num_scales: int | None = None) -> torch.Tensor:
-        """f̂ (B, Cz, H, W) after `num_scales` scales (all by default), from at least their codes (B, ≥ l...)."""
-        f_hat = None
-        sizes = [side * side for side in self.scales[:num_scales]]
-        for index, scale_codes in enumerate(codes[:, : sum(sizes)].split(sizes, dim=1)):
-            addition = self.contribution(scale_codes, index)
-            f_hat = addition if f_hat is None else f_hat + addition
-        return f_hat
 
-    def decoder_inputs(self, codes: torch.LongTensor) -> torch.Tensor:
-        """Teacher-forcing input of scales 1…S−1, (B, L − p₀², Cz): f̂ of all coarser scales on each scale's grid."""
-        sizes = [side * side for side in self.scales]
-        f_hat = 0
-        inputs = []
-        for index, scale_codes in enumerate(codes.split(sizes, dim=1)[:-1]):
-            f_hat = f_hat + self.contribution(scale_codes, index)
-            inputs.append(self.next_scale_input(f_hat, index + 1))
-        if not inputs:
-            return self.codebook.weight.new_zeros(codes.shape[0], 0, self.codebook.embedding_dim, dtype=torch.float32)
-        return torch.cat(inputs, dim=1)
-
-
-class VargptVQModel(PreTrainedModel):
+class VargptVQModel(VargptImageTokenizer):
     """Multi-scale residual VQ-VAE: `encode` pixels to codes, `decode` codes to pixels, `forward` to train it."""
 
     config: VargptVQConfig
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
     _no_split_modules = ["VargptVQResidualBlock", "VargptVQNonLocalBlock"]
-    _keep_in_fp32_modules_strict = ["quantizer"]  # a few weights: rounded, they would give other codes to the same picture
-    # Its own attention is the same whatever is chosen; without these flags, choosing one for the whole VARGPT would fail here.
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = ["quantizer"]  # a few weights: rounded, they would give other codes to the same image
 
     def __init__(self, config: VargptVQConfig):
         super().__init__(config)
@@ -335,87 +368,41 @@ class VargptVQModel(PreTrainedModel):
             init.normal_(module.weight, std=self.config.latent_channels**-0.5)
 
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Continuous latents (B, Cz, H, W) of pixels (B, 3, image_size, image_size) in [-1, 1]."""
-        side = self.config.image_size
-        if pixel_values.ndim != 4 or pixel_values.shape[1:] != (self.config.in_channels, side, side):
-            raise ValueError(
-                f"The image tokenizer takes pixels of shape (batch, {self.config.in_channels}, {side}, {side}), got "
-                f"{tuple(pixel_values.shape)}: resize and crop the pictures (the processor does)."
-            )
         return self.quant_conv(self.encoder(channels_last_on_cpu(pixel_values.to(self.quant_conv.weight.dtype)))).contiguous()
 
     def decode_latents(self, f_hat: torch.Tensor) -> torch.Tensor:
-        """Pixels (B, 3, image_size, image_size), not clamped, of latents (B, Cz, H, W)."""
         return self.decoder(self.post_quant_conv(channels_last_on_cpu(f_hat.to(self.post_quant_conv.weight.dtype)))).contiguous()
 
-    def _pictures_at_once(self) -> int:
-        return max(PIXELS_AT_ONCE // self.config.image_size**2, 1)
+    def quantize(self, latents: torch.Tensor, schedule: ScaleSchedule) -> torch.LongTensor:
+        return torch.cat([codes for _, codes, _ in self.quantizer.residuals(latents.float(), schedule)], dim=1)
 
-    @torch.no_grad()
-    def encode(self, pixel_values: torch.Tensor) -> torch.LongTensor:
-        """Codes (B, L) of pixels (B, 3, image_size, image_size) in [-1, 1].
+    def contribution(self, codes: torch.LongTensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+        return self.quantizer.contribution(codes, scale, schedule)
 
-        Raises:
-            ValueError: pixels of another shape.
-        """
-        with torch.autocast(pixel_values.device.type, enabled=False):  # codes are targets: the same with and without autocast
-            latents = [self.encode_latents(part) for part in pixel_values.split(self._pictures_at_once())]
-            return self.quantizer.encode(torch.cat(latents))[0]
+    def next_input(self, f_hat: torch.Tensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+        if (grid := schedule.grids[scale]) != schedule.final_grid:
+            f_hat = F.interpolate(f_hat, size=grid, mode="area")
+        return f_hat.flatten(2).transpose(1, 2)
 
-    def fingerprint(self) -> str:
-        """What the meaning of codes hangs on, as 16 hexadecimal digits: scales, codebook and φ, which stay in float32."""
-        digest = hashlib.sha256(repr(tuple(self.config.scales)).encode())
-        for name, tensor in sorted(self.quantizer.state_dict().items()):
-            digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-    def check_codes(self, codes: torch.LongTensor, num_scales: int | None = None) -> None:
-        """Raises a ValueError unless `codes` is (batch, ≥ places of the scales asked for) with values in [0, V)."""
-        num_scales = len(self.config.scales) if num_scales is None else num_scales
-        if not 1 <= num_scales <= len(self.config.scales):
-            raise ValueError(f"`num_scales` must be between 1 and {len(self.config.scales)}, got {num_scales}.")
-        needed = sum(side * side for side in self.config.scales[:num_scales])
-        if codes.ndim != 2 or codes.shape[1] < needed or codes.shape[1] > self.config.num_image_tokens:
-            raise ValueError(
-                f"Codes of {num_scales} scales must have shape (batch, {needed}), at most (batch, "
-                f"{self.config.num_image_tokens}); got {tuple(codes.shape)}."
-            )
-        torch_compilable_check(
-            ((codes >= 0) & (codes < self.config.codebook_size)).all(),
-            lambda: (
-                f"Codes must lie in [0, {self.config.codebook_size}), got values from {codes.min()} to {codes.max()}: were "
-                "they made by another image tokenizer?"
-            ),
-        )
-
-    @torch.no_grad()
-    def decode(self, codes: torch.LongTensor, num_scales: int | None = None) -> torch.Tensor:
-        """Pixels (B, 3, image_size, image_size) in [-1, 1] of codes (B, L).
-
-        Args:
-            codes: codes of the pictures, coarse to fine; those of scales after `num_scales` may be absent.
-            num_scales: how many scales to use (all by default); fewer give the coarse pictures on the way.
-
-        Raises:
-            ValueError: codes of another length or beyond the codebook, or `num_scales` out of range.
-        """
-        self.check_codes(codes, num_scales)
-        f_hat = self.quantizer.accumulate(codes, num_scales)
-        return torch.cat([self.decode_latents(part) for part in f_hat.split(self._pictures_at_once())]).clamp(-1, 1)
+    def fingerprint_tensors(self) -> dict[str, torch.Tensor]:
+        return self.quantizer.state_dict()
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> tuple | VargptVQOutput:
-        """Encodes, quantises with a straight-through gradient, and decodes pixels (B, 3, image_size, image_size).
+        """Encodes, quantizes with a straight-through gradient, and decodes pixels (N, channels, height, width).
 
         Args:
-            num_scales: from how many scales, (B,) in [1, S], each picture is decoded; all by default.
+            num_scales: from how many scales, (N,) in [1, S], each image is decoded; all by default.
         """
+        schedule = self.default_schedule
+        self.check_pixels(pixel_values, schedule)
         latents = self.encode_latents(pixel_values)
-        codes, f_hat, loss = self.quantizer.encode(latents, num_scales)
+        codes, f_hat, loss = self.quantizer.encode(latents, schedule, num_scales)
         straight_through = latents + (f_hat - latents).detach()
         return VargptVQOutput(reconstruction=self.decode_latents(straight_through), codes=codes, quantization_loss=loss)
 
 
 VargptVQModel.register_for_auto_class()
+VargptVQConfig.register_for_auto_class()
 
-__all__ = ["VargptResidualQuantizer", "VargptVQModel", "VargptVQOutput", "residual_conv_index"]
+__all__ = ["VargptResidualQuantizer", "VargptVQConfig", "VargptVQModel", "VargptVQOutput", "residual_conv_index"]

@@ -1,0 +1,167 @@
+"""What reads: any vision-language model of Transformers, or a text-only language model, behind one face.
+
+Training and prefill go through the whole model, since several make their masks and positions of all inputs at once or feed features into
+more than one layer. Scale passes and what follows them go through its decoder alone. Positions are always given: some models would take
+them from padded columns, others from a state that an earlier call left behind.
+
+Shapes: B rows, T tokens of a row, M drawn positions of the whole batch in reading order, D width of the language model.
+"""
+
+import inspect
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+# Models that count positions from another number than 0.
+FIRST_POSITIONS = {"paligemma": 1}
+# Models whose own forward defeats what a drawing needs, with the reason.
+REFUSED = {
+    "mllama": "its images enter by cross-attention in every pass, which scale passes through the decoder alone would leave out",
+    "gemma3n": "its layers read an embedding of every token id, and added ids are taken for audio",
+    "gemma3n_text": "its layers read an embedding of every token id",
+    "gemma4": "its layers read an embedding of every token id",
+    "gemma4_text": "its layers read an embedding of every token id",
+    "llama4": "it hands back no hidden states after the final norm",
+}
+# Layers whose cache can hide a column; others, such as linear attention or convolutions, fold it into a state.
+ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+@lru_cache
+def reading_inputs(vlm_class: type[PreTrainedModel]) -> frozenset[str]:
+    """Names of what a model's forward takes beyond tokens, masks, positions and cache: pixels, grids, token types."""
+    own = {"self", "input_ids", "inputs_embeds", "attention_mask", "position_ids", "past_key_values", "use_cache", "labels"}
+    own |= {"output_attentions", "output_hidden_states", "return_dict", "cache_position", "logits_to_keep", "kwargs", "lm_kwargs"}
+    return frozenset(inspect.signature(vlm_class.forward).parameters) - own
+
+
+class VargptBackbone:
+    """Reads by the whole of a model and continues by its decoder.
+
+    Args:
+        vlm: result of `AutoModel.from_config`.
+
+    Raises:
+        ValueError: a model that cannot be the reading side, with the reason.
+    """
+
+    def __init__(self, vlm: PreTrainedModel):
+        self.vlm = vlm
+        self.model_type = vlm.config.model_type
+        self._refuse()
+        self.decoder = vlm.get_decoder().base_model
+
+    def _refuse(self) -> None:
+        if self.model_type in REFUSED:
+            raise ValueError(f"A {self.model_type!r} model cannot be the reading side: {REFUSED[self.model_type]}.")
+        if self.vlm.config.is_encoder_decoder:
+            raise ValueError(f"A {self.model_type!r} model cannot be the reading side: it has an encoder, drawing needs a causal decoder.")
+        if self.reads_images and self.vlm.get_decoder() is self.vlm:
+            raise ValueError(f"A {self.model_type!r} model cannot be the reading side: it has no language model of its own to draw with.")
+        if self.vlm.get_input_embeddings() is None or not hasattr(self.vlm.get_decoder().config, "vocab_size"):
+            raise ValueError(f"A {self.model_type!r} model cannot be the reading side: it is no language model.")
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the model takes pixels; a text-only language model does not."""
+        return "pixel_values" in self.reading_inputs
+
+    @property
+    def reading_inputs(self) -> frozenset[str]:
+        """Names of the inputs that pass through unread."""
+        return reading_inputs(type(self.vlm))
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether a row can skip columns of the cache while its neighbors draw: not where layers fold every column into a state."""
+        layers = getattr(self.decoder.config, "layer_types", None) or ["full_attention"]
+        return set(layers) <= ATTENTION_LAYERS
+
+    def positions(
+        self, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor, **inputs: torch.Tensor
+    ) -> tuple[torch.LongTensor, torch.LongTensor]:
+        """Positions of whole rows.
+
+        Args:
+            input_ids: (B, T); None where only embeddings are known, which is enough for models whose positions count tokens.
+            attention_mask: 1 where a token counts, (B, T).
+            inputs: reading inputs.
+
+        Returns:
+            Positions, (B, T), or (3, B, T) for models with positions in time, height and width; the next position of each row, (B,).
+        """
+        counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0) + FIRST_POSITIONS.get(self.model_type, 0)
+        grids = {name: grid for name, grid in inputs.items() if name.endswith("_grid_thw") and grid is not None}
+        get_rope_index = getattr(self.vlm, "get_rope_index", None)
+        if get_rope_index is not None and grids and input_ids is not None:
+            types = inputs.get("mm_token_type_ids")
+            if types is None:
+                types = (input_ids == self.vlm.config.image_token_id).int()
+            counted, _ = get_rope_index(input_ids, mm_token_type_ids=types, attention_mask=attention_mask, **grids)
+        seen = attention_mask.bool()
+        last = (counted.amax(0) if counted.ndim == 3 else counted).masked_fill(~seen, -1).amax(-1)
+        return counted, last + 1
+
+    def read(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        drawn: torch.BoolTensor | None = None,
+        drawn_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """One pass of the whole model.
+
+        Args:
+            input_ids, inputs_embeds: exactly one of tokens (B, T) and their embeddings (B, T, D).
+            drawn: positions of drawn images, (B, T), over whose embeddings `drawn_embeds` (M, D) are written.
+            kwargs: mask, positions, cache and reading inputs.
+        """
+        if drawn_embeds is None:
+            return self.vlm(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if input_ids is None:
+            written = inputs_embeds.masked_scatter(drawn.unsqueeze(-1), drawn_embeds.to(inputs_embeds))
+            return self.vlm(inputs_embeds=written, **kwargs)
+        # Token ids must stay: models find images, make masks and positions by them, and compare embeddings only where there are none.
+        with written_over(self.vlm.get_input_embeddings(), drawn, drawn_embeds):
+            return self.vlm(input_ids=input_ids, **kwargs)
+
+    def draw(self, embeds: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.LongTensor, past_key_values: Cache) -> torch.Tensor:
+        """Last hidden states (B, l, D) of embeddings (B, l, D) at positions (B, l), by the decoder alone.
+
+        `attention_mask` (B, columns) covers all of the cache.
+        """
+        return self.decoder(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=True,
+        ).last_hidden_state
+
+
+@contextmanager
+def written_over(embedding: nn.Module, mask: torch.BoolTensor, values: torch.Tensor) -> Iterator[None]:
+    """Inside, what this thread gets from `embedding` has `values` (M, D) at the positions of `mask` (B, T)."""
+    caller = threading.get_ident()  # the module may serve other threads meanwhile
+
+    def write(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        if threading.get_ident() != caller or output.shape[:-1] != mask.shape:
+            return None
+        return output.masked_scatter(mask.unsqueeze(-1).to(output.device), values.to(output.device, output.dtype))
+
+    handle = embedding.register_forward_hook(write)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+__all__ = ["VargptBackbone", "reading_inputs"]

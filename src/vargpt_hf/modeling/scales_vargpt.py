@@ -1,0 +1,121 @@
+"""Scale schedules: the grids of positions in which an image is drawn, coarse to fine (VAR, arXiv 2404.02905, section 3).
+
+Shapes: N images, L positions of one image over all scales, l positions of one scale, S scales.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+
+VAR_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+
+
+@dataclass(frozen=True)
+class ScaleSchedule:
+    """The grids of one kind of image, hashable, so that what follows from it can be cached by it.
+
+    Args:
+        grids: height and width of each scale in positions, coarse to fine; the last one is the latent grid.
+
+    Raises:
+        ValueError: no grids, a side below 1, or a grid that is smaller than the one before it.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+
+    def __post_init__(self):
+        shrinking = any(a[0] > b[0] or a[1] > b[1] or a == b for a, b in zip(self.grids, self.grids[1:]))
+        if not self.grids or min(min(grid) for grid in self.grids) < 1 or shrinking:
+            raise ValueError(f"A scale schedule needs (height, width) grids that grow from 1 or more, coarse to fine; got {self.grids}.")
+
+    @classmethod
+    def of(cls, scales: "Iterable[int | Sequence[int]] | ScaleSchedule") -> "ScaleSchedule":
+        """The schedule of grids (height, width), or of the side lengths of square ones.
+
+        Raises:
+            ValueError: an entry that is neither a whole number nor a pair of them, or what the class itself refuses.
+        """
+        if isinstance(scales, ScaleSchedule):
+            return scales
+        grids = []
+        for scale in scales:
+            grid = (scale, scale) if isinstance(scale, int) and not isinstance(scale, bool) else scale
+            if not (isinstance(grid, (list, tuple)) and len(grid) == 2 and all(type(side) is int for side in grid)):
+                raise ValueError(f"A scale is the side of a square grid or a pair (height, width), both whole numbers; got {scale!r}.")
+            grids.append(tuple(grid))
+        return cls(tuple(grids))
+
+    def to_list(self) -> list[int] | list[list[int]]:
+        """What [`of`] takes, in the form that configurations save: sides where every grid is square, else pairs."""
+        if all(height == width for height, width in self.grids):
+            return [height for height, _ in self.grids]
+        return [list(grid) for grid in self.grids]
+
+    def __len__(self) -> int:
+        """Number of scales S."""
+        return len(self.grids)
+
+    @cached_property
+    def areas(self) -> tuple[int, ...]:
+        """Positions l of each scale."""
+        return tuple(height * width for height, width in self.grids)
+
+    @cached_property
+    def num_positions(self) -> int:
+        """Positions L of one image over all scales."""
+        return sum(self.areas)
+
+    @property
+    def final_grid(self) -> tuple[int, int]:
+        """Height and width of the last scale, which is the latent grid."""
+        return self.grids[-1]
+
+    @property
+    def aspect_ratio(self) -> float:
+        """Height over width of the last scale."""
+        return self.final_grid[0] / self.final_grid[1]
+
+    def split(self, values: torch.Tensor, dim: int = 1) -> tuple[torch.Tensor, ...]:
+        """Values of all L positions along `dim`, cut into those of each scale."""
+        return values.split(list(self.areas), dim=dim)
+
+    def scale_of_position(self, device: torch.device | str | None = None) -> torch.LongTensor:
+        """Scale of each of the L positions, (L,): 0 1 1 1 1 2 2 … for grids 1×1, 2×2, 3×3, …"""
+        areas = torch.tensor(self.areas, device=device)
+        return torch.repeat_interleave(torch.arange(len(self), device=device), areas, output_size=self.num_positions)
+
+    def loss_weights(self, power: float, device: torch.device | str | None = None) -> torch.Tensor:
+        """Weights (L,) of the positions, (area of the last scale / area of the position's) ** power over their mean; float32."""
+        areas = torch.tensor(self.areas, dtype=torch.float32, device=device)[self.scale_of_position(device)]
+        weights = (self.areas[-1] / areas) ** power
+        return weights / weights.mean()
+
+
+@lru_cache
+def schedules_of(schedules: tuple) -> tuple[ScaleSchedule, ...]:
+    """The schedules of a configuration, made once for each list of them."""
+    return tuple(ScaleSchedule.of(scales) for scales in schedules)
+
+
+def nearest_schedule(schedules: Sequence[ScaleSchedule], height: float, width: float) -> int:
+    """Index of the schedule whose images come nearest to `height` × `width`: first in aspect ratio, then in area.
+
+    Args:
+        height, width: in any unit that the areas of final grids are measured in, such as positions.
+
+    Raises:
+        ValueError: a side that is not positive.
+    """
+    if not (height > 0 and width > 0):
+        raise ValueError(f"An image has a positive height and width, got {height} and {width}.")
+
+    def distance(index: int) -> tuple[float, float]:
+        rows, columns = schedules[index].final_grid
+        return abs(rows / columns - height / width), abs(rows * columns - height * width)
+
+    return min(range(len(schedules)), key=distance)
+
+
+__all__ = ["VAR_SIDES", "ScaleSchedule", "nearest_schedule", "schedules_of"]
