@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .scales_vargpt import ScaleSchedule
 from .var_decoder_vargpt import VargptVARDecoder, VargptVARDecoderConfig
 from .vq_vargpt import VargptVQConfig, VargptVQModel
 
@@ -105,6 +106,11 @@ class VargptConfig(PreTrainedConfig):
     def vision_config(self) -> PreTrainedConfig | None:
         """Configuration of the vision tower; None where images are not read."""
         return getattr(self.vlm_config, "vision_config", None)
+
+    @property
+    def schedules(self) -> tuple[ScaleSchedule, ...]:
+        """The scale schedules that drawn images may have; the first one is the default."""
+        return self.image_tokenizer_config.scale_schedules
 
     @property
     def image_token_id(self) -> int | None:

@@ -127,7 +127,7 @@ class VargptModel(VargptPreTrainedModel):
     @property
     def schedules(self) -> tuple[ScaleSchedule, ...]:
         """The scale schedules that drawn images may have."""
-        return self.config.image_tokenizer_config.scale_schedules
+        return self.config.schedules
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vlm.get_input_embeddings()
