@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import shutil
 
 import pytest
 from repository_helpers import run_without_package
@@ -90,6 +91,22 @@ def test_every_auto_class_loads_it_without_the_package(repository, tmp_path):
     assert {path.name for path in again.iterdir()} == names
     same, different, missing = filecmp.cmpfiles(repository, again, names, shallow=False)
     assert (different, missing) == ([], [])
+
+
+@pytest.mark.parametrize("circumstances", [{"local_files_only": True}, {"local_files_only": False, "token": "hf_told", "revision": "main"}])
+def test_saved_files_do_not_tell_how_they_were_loaded(repository, tmp_path, circumstances):
+    """Nothing of being online or offline, of tokens, folders and revisions: the same files each time."""
+    moved, again = tmp_path / "moved", tmp_path / "again"
+    shutil.copytree(repository, moved)
+    for kind in (VargptForConditionalGeneration, VargptProcessor):
+        kind.from_pretrained(moved, **circumstances, cache_dir=tmp_path / "cache", force_download=True).save_pretrained(again)
+    names = {path.name for path in repository.iterdir()}
+    assert {path.name for path in again.iterdir()} == names
+    _, different, missing = filecmp.cmpfiles(repository, again, names, shallow=False)
+    assert (different, missing) == ([], [])
+    written = "".join(path.read_text() for path in again.iterdir() if path.suffix in (".json", ".jinja"))
+    for told in ("is_local", "local_files_only", "hf_told", "_name_or_path", "cache_dir", "force_download", str(tmp_path)):
+        assert told not in written, told
 
 
 def test_the_installed_package_needs_no_remote_code(repository):

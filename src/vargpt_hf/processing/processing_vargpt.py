@@ -8,6 +8,7 @@ In text a picture to understand is `<image>`, repeated `image_seq_length` times 
 """
 
 import bisect
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -87,6 +88,16 @@ class VargptProcessor(ProcessorMixin):
     def unused_input_names(self) -> list[str]:
         """`token_type_ids`, which some tokenizers make and the model does not read."""
         return ["token_type_ids"]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves image processor, tokenizer and chat template as Transformers does, with the code that defines them.
+
+        Not saved is how the tokenizer happened to be loaded, which Transformers would note among its settings: the same processor makes
+        the same files, whether it came from a folder or from the Hub, online or offline.
+        """
+        for circumstance in ("is_local", "local_files_only"):
+            self.tokenizer.init_kwargs.pop(circumstance, None)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     # -- text and pictures to tensors ---------------------------------------------------------------------------------
 
