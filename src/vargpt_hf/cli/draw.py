@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, Seed, check_model, load, prompt_inputs
+from .options import Device, DType, Model, Seed, check_device, check_model, load, prompt_inputs
 
 
 class Guidance(str, Enum):
@@ -73,10 +73,10 @@ def draw(
         raise ValueError(f"--num-processes is {num_processes}, but one TEXT is drawn by one process; it goes with --prompts.")
     output = output or Path("out.png")
     check_writable(output, scales_strip)
+    vargpt, processor = load(model, device, dtype)
     import torch
     from tqdm import tqdm
 
-    vargpt, processor = load(model, device, dtype)
     inputs = prompt_inputs(processor, [{"role": "user", "content": text}], vargpt.device)
     with tqdm(total=len(vargpt.config.vq_config.scales), desc="Drawing", unit="scale", leave=False) as progress:
         result = vargpt.generate(
@@ -95,12 +95,12 @@ def draw(
         save(processor.image_processor.post_process(torch.cat(steps, dim=3))[0], scales_strip, enlarge)
 
 
-def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, **options) -> None:
+def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device: str, **options) -> None:
     """Draws the prompts of a file; raises a ValueError at the end if some could not be drawn."""
+    model, dtype = check_model(model, dtype)
     from ..inference.prompts import RESULTS, draw_prompts
 
-    model, dtype = check_model(model, dtype)
-    results = draw_prompts(prompts, model, output, dtype=dtype, **options)
+    results = draw_prompts(prompts, model, output, dtype=dtype, device=check_device(device), **options)
     broken = sum(row["error"] is not None for row in results)
     if broken:
         raise ValueError(f"{broken} of {len(results)} prompts could not be drawn; {output / RESULTS} says why. The others are there.")
