@@ -7,7 +7,7 @@ from datasets import Dataset
 from PIL import Image as PILImage
 
 from vargpt_hf.training.data import load_rows
-from vargpt_hf.training.readers import parts_of_text
+from vargpt_hf.training.rows import parts_of_text
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -44,7 +44,7 @@ def test_marks_become_parts_and_sort_the_pictures(pictures):
 
 def test_marks_without_pictures_are_refused(pictures):
     file = write(pictures, [{"messages": conversation("<image> what", "red"), "images": ["red.png", "blue.png"]}])
-    with pytest.raises(ValueError, match="Row 0: 1 marks of pictures in the texts, but 2 pictures"):
+    with pytest.raises(ValueError, match="Row 0 of .*rows.json: 1 marks of pictures in the texts, but 2 pictures"):
         load_rows(file)
 
 
@@ -85,5 +85,5 @@ def test_codes_pass_and_the_column_of_pictures_is_added(tmp_path):
 def test_what_is_no_dataset_of_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="There is no dataset at .*nothing"):
         load_rows(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="have the columns text, of which none tells what to do"):
+    with pytest.raises(ValueError, match="Row 0 of .*rows.json: rows have the columns text, of which none tells what to do"):
         load_rows(write(tmp_path, [{"text": "a"}]))

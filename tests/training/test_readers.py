@@ -195,10 +195,10 @@ def test_webdataset(tmp_path, read, caption):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": INSTRUCT[0]["messages"], "images": []}, "Row 0: 1 marks of pictures in the texts, but 0 pictures"),
+        ({"messages": INSTRUCT[0]["messages"], "images": []}, "Row 0 of .*rows.json: 1 marks of pictures in the texts, but 0 pictures"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "text": None}]}], "images": []},
-            "Row 0: the turns have 1 pictures to understand and 0 to generate, but there are 0 `images`",
+            "Row 0 of .*rows.json: the turns have 1 pictures to understand and 0 to generate, but there are 0 `images`",
         ),
         ({"question": "?", "answer": "!"}, "have the columns answer, question, of which none tells what to do"),
     ],

@@ -1,5 +1,7 @@
 """The chat format of VARGPT: its Jinja template, and checks of conversations before they are rendered."""
 
+from collections.abc import Mapping
+
 IMAGE_TOKEN = "<image>"
 IMAGE_START_TOKEN = "<|image_gen_start|>"
 IMAGE_PLACE_TOKEN = "<|image_gen_pad|>"
@@ -12,6 +14,9 @@ RELEASED_SYSTEM_PROMPT = (
 
 # The prompt of guidance by an unconditional prompt.
 UNCONDITIONAL_CHAT = [{"role": "user", "content": ""}]
+
+# What LLaVA's conversations call the roles.
+ROLES = {"human": "user", "gpt": "assistant"}
 
 # The keys under which a content part may carry its picture, in order of preference.
 PICTURE_KEYS = ("image", "url", "path", "base64")
@@ -83,24 +88,25 @@ def clean_chat(chat: list[dict], special_tokens: set[str], continued: bool) -> t
     In the copy all contents are lists of parts, empty texts are left out and `image_gen` parts keep their type only.
 
     Args:
-        chat: messages.
+        chat: messages, in either form of `clean_message`.
         special_tokens: what no text may contain.
         continued: whether the last message is to be continued.
 
     Raises:
-        ValueError: for an unknown role or part, or a special token in a text.
+        ValueError: for an unknown role or part, a system message that is not the first, or a special token in a text.
+        TypeError: for a conversation, message, content or text of a wrong type.
     """
+    if not isinstance(chat, (list, tuple)):
+        raise TypeError(f"A conversation is a {type(chat).__name__}; it must be a list of messages.")
     if not chat:
         raise ValueError("A conversation is empty.")
     cleaned, drawings = [], []
     for index, message in enumerate(chat):
         where = f"Message {index}"
-        if message.get("role") not in ("user", "assistant", "system"):
-            raise ValueError(f"{where} has role {message.get('role')!r}; roles are user, assistant and system.")
-        content = message.get("content")
-        if content is None or isinstance(content, str):
-            content = [{"type": "text", "text": content or ""}]
-        parts = [clean_part(part, where) for part in content]
+        message = clean_message(message, where)
+        if message["role"] == "system" and index:
+            raise ValueError(f"{where} has role 'system': system comes first, before the other messages.")
+        parts = message["content"]
         drawings += [part for part in parts if part["type"] == "image_gen"]
         parts = [{"type": "image_gen"} if part["type"] == "image_gen" else part for part in parts]
         refuse_special_tokens(parts, special_tokens, where)
@@ -108,19 +114,47 @@ def clean_chat(chat: list[dict], special_tokens: set[str], continued: bool) -> t
         if last_to_continue and last_to_continue[0]["type"] != "text":
             raise ValueError("continue_final_message needs a final message that ends in a text part (it may be empty).")
         kept = [part for part in parts if part["type"] != "text" or part["text"] or part in last_to_continue]
-        cleaned.append({**{key: value for key, value in message.items() if value is not None}, "content": kept})
+        cleaned.append({**message, "content": kept})
     return cleaned, drawings
 
 
+def clean_message(message: dict, where: str) -> dict:
+    """A message without its None values, its content as a list of checked parts.
+
+    Two forms circulate, and both are taken: `{"role", "content"}`, and LLaVA's `{"from", "value"}`, in which "human" is the user and "gpt"
+    the assistant. A content is a text, None or a list of parts.
+
+    Raises:
+        ValueError: for an unknown role or part.
+        TypeError: for a message, content, part or text of a wrong type.
+    """
+    if not isinstance(message, Mapping):
+        raise TypeError(f"{where} is a {type(message).__name__}; a message is a dict with `role` and `content`.")
+    rest = {key: value for key, value in message.items() if value is not None}
+    names = ("from", "value") if "role" not in rest and "from" in rest else ("role", "content")
+    role, content = (rest.pop(name, None) for name in names)
+    role = ROLES.get(role, role) if isinstance(role, str) else role
+    if role not in ("user", "assistant", "system"):
+        raise ValueError(f"{where} has role {role!r}; roles are user, assistant and system.")
+    if content is None or isinstance(content, str):
+        content = [{"type": "text", "text": content or ""}]
+    if not isinstance(content, (list, tuple)):
+        raise TypeError(f"{where} has a content of type {type(content).__name__}; it must be a text or a list of parts.")
+    return {**rest, "role": role, "content": [clean_part(part, where) for part in content]}
+
+
 def clean_part(part: dict, where: str) -> dict:
-    """A content part without its None values; `ValueError` unless it is of a kind that the model knows."""
-    if not isinstance(part, dict):
-        raise ValueError(f"{where}: a content part must be a dict, got {type(part).__name__}.")
+    """A content part without its None values; of a kind that the model knows, else `ValueError` (`TypeError`: of a wrong type)."""
+    if not isinstance(part, Mapping):
+        raise TypeError(f"{where}: a content part must be a dict, got {type(part).__name__}.")
     part = {key: value for key, value in part.items() if value is not None}
     kind = part.get("type")
     if kind == "image_url":  # OpenAI's form
         url = part.get("image_url")
-        part, kind = {"type": "image", "url": url["url"] if isinstance(url, dict) else url}, "image"
+        url = url.get("url") if isinstance(url, Mapping) else url
+        if url is not None and not isinstance(url, str):
+            raise TypeError(f"{where} has an image_url of type {type(url).__name__}; it must be a text, or a dict with a text `url`.")
+        part, kind = {"type": "image", **({} if url is None else {"url": url})}, "image"
     if kind not in ("text", "image", "image_gen"):
         raise ValueError(f"{where} has a content part of type {kind!r}; types are text, image and image_gen.")
     if kind == "text" and not isinstance(part.get("text"), str):

@@ -75,7 +75,7 @@ def names_of(sources: Sequence[DataSource]) -> list[str]:
 def load_rows(path: str | Path, split: str | None = None, streaming: bool = False, **options) -> AnyDataset:
     """The rows of one dataset: [`open_dataset`], then [`to_rows`], whose options follow."""
     dataset, folder = open_dataset(path, split, streaming)
-    return to_rows(dataset, folder, **options)
+    return to_rows(dataset, folder, name=path, **options)
 
 
 def mix_rows(sources: Sequence[DataSource], seed: int = 0, streaming: bool = False, stop: str = "all_exhausted") -> AnyDataset:

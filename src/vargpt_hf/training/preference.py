@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from datasets import Features, Value
 from peft import PeftModel
 from torch import nn
 from trl import DPOConfig, DPOTrainer
@@ -22,19 +21,14 @@ from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION, VargptDecoderLa
 from ..modeling.vq_vargpt import VargptVQModel
 from .collator import VargptDataCollator, pictures_of
 from .packing import IGNORE_INDEX
-from .readers import CODES, ROW_FEATURES
+from .readers import PREFERENCE_CODES_FEATURES, PREFERENCE_FEATURES, for_trainer, to_pairs
 from .safety import TrainingGuard
 from .trainer import AnyMachineDefaults, number_of_drawings, part_of
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
-_MESSAGES, _PICTURES = ROW_FEATURES["messages"], ROW_FEATURES["images"]
 _SIDES = ("chosen", "rejected")
-_TEXTS = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES, "images": _PICTURES}
-# The features of a dataset of pairs whose answers have pictures, or codes of such.
-PREFERENCE_FEATURES = Features({**_TEXTS, "chosen_images": _PICTURES, "rejected_images": _PICTURES})
-PREFERENCE_CODES_FEATURES = Features({**_TEXTS, "chosen_codes": CODES, "rejected_codes": CODES, "vq_fingerprint": Value("string")})
 _COLUMNS = tuple({**PREFERENCE_FEATURES, **PREFERENCE_CODES_FEATURES})
 
 
@@ -239,8 +233,8 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
             ref_model=ref_model,
             args=args,
             data_collator=data_collator or VargptPreferenceCollator(processing_class, args.max_length),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=for_trainer(train_dataset, to_pairs),
+            eval_dataset=for_trainer(eval_dataset, to_pairs),
             processing_class=processing_class,
             peft_config=peft_config,
             **kwargs,

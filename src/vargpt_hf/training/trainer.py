@@ -14,6 +14,7 @@ from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.vq_vargpt import VargptVQModel
 from .collator import VargptDataCollator
 from .packing import IGNORE_INDEX, num_tokens
+from .readers import for_trainer, to_rows
 from .safety import TrainingGuard
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -66,8 +67,9 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
 
     Of a mixture whose rows have a `source`, its number, `rows_of_NAME` tells how many rows of each of `source_names` have been trained on.
 
-    Takes the arguments of `SFTTrainer`; the processor is needed as `processing_class`, and `data_collator` is a
-    [`VargptDataCollator`] by default. Evaluation uses it without what is random in it.
+    Takes the arguments of `SFTTrainer`; datasets may have rows of any form that `readers.to_rows` knows, or be lists of dicts. The processor
+    is needed as `processing_class`, and `data_collator` is a [`VargptDataCollator`] by default. Evaluation uses it without what is random in
+    it.
 
     Raises:
         ValueError: settings of `SFTConfig` that this loss does not know.
@@ -97,8 +99,8 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
             model,
             args=args,
             data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=for_trainer(train_dataset, to_rows),
+            eval_dataset=for_trainer(eval_dataset, to_rows),
             processing_class=processing_class,
             **kwargs,
         )
@@ -124,7 +126,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         if isinstance(collator, VargptDataCollator):
             self.data_collator = collator.for_evaluation()
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            return super().get_eval_dataloader(for_trainer(eval_dataset, to_rows))
         finally:
             self.data_collator = collator
 
