@@ -95,10 +95,10 @@ def assert_golden_choices(
 
 
 @torch.no_grad()
-def assert_golden_codes(vq_model: VargptVQModel, pixels: torch.Tensor, actual: torch.LongTensor, expected: torch.LongTensor) -> bool:
+def assert_golden_codes(image_tokenizer: VargptVQModel, pixels: torch.Tensor, actual: torch.LongTensor, expected: torch.LongTensor) -> bool:
     """[`assert_golden_choices`] of the codes (B, L) that an image tokenizer with the golden weights makes of pixels, scale by scale."""
-    quantizer = vq_model.quantizer
-    latents, codebook = vq_model.encode_latents(pixels), quantizer.codebook.weight
+    quantizer = image_tokenizer.quantizer
+    latents, codebook = image_tokenizer.encode_latents(pixels), quantizer.codebook.weight
     scores = []
     for index in range(len(quantizer.scales)):  # the residual after the golden codes of the coarser scales
         residual = latents - (quantizer.accumulate(expected, num_scales=index) if index else 0)
@@ -128,7 +128,7 @@ def released_config() -> dict:
         "vocab_size": sizes["text"]["vocab_size"],
         "image_token_index": special["image_token_index"],
         "pad_token_id": special["pad_token_id"],
-        "special_tokens": {name: token for name, token in special.items() if name.startswith("image_gen")},
+        "special_tokens": {name: token for name, token in special.items() if name.startswith("output_image")},
         "image_seq_length": sizes["derived"]["n_image_tokens"],
         "vision_feature_layer": sizes["derived"]["vision_feature_layer"],
         "vision_feature_select_strategy": sizes["derived"]["vision_feature_select_strategy"],

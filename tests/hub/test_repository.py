@@ -46,7 +46,7 @@ chat = [{"role": "user", "content": "draw a red circle above a blue square"}]
 inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
 output = model.float().generate(**inputs, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
 assert "vargpt_hf" not in sys.modules
-print(json.dumps({"classes": {name: type(value).__name__ for name, value in found.items()}, "codes": output.image_codes.tolist()}))
+print(json.dumps({"classes": {name: type(value).__name__ for name, value in found.items()}, "codes": output.output_image_codes.tolist()}))
 """
 
 PIPELINE = """
@@ -86,7 +86,7 @@ def test_every_auto_class_loads_it_without_the_package(repository, tmp_path):
     chat = [{"role": "user", "content": "draw a red circle above a blue square"}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
-    assert printed["codes"] == output.image_codes.tolist() and len(printed["codes"]) == 1
+    assert printed["codes"] == output.output_image_codes.tolist() and len(printed["codes"]) == 1
     names = {path.name for path in repository.iterdir()}
     assert {path.name for path in again.iterdir()} == names
     same, different, missing = filecmp.cmpfiles(repository, again, names, shallow=False)

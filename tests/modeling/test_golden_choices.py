@@ -29,12 +29,12 @@ def test_any_other_choice_fails(found, message):
 def test_no_golden_code_may_be_another(golden_model):
     """None of the shipped codes is near enough to a tie to be taken for one: each must be met exactly."""
     codes = torch.cat([golden(f"vqvae/idx_{index}") for index in range(4)], dim=1)
-    pixels, vq_model = golden("vqvae/pixels"), golden_model.model.vq_model
+    pixels, image_tokenizer = golden("vqvae/pixels"), golden_model.model.image_tokenizer
     for place in range(codes.shape[1]):
         others = codes.clone()
-        others[0, place] = (others[0, place] + 1) % vq_model.config.codebook_size
+        others[0, place] = (others[0, place] + 1) % image_tokenizer.config.codebook_size
         with pytest.raises(AssertionError, match="1 of"):
-            assert_golden_codes(vq_model, pixels, others, codes)
+            assert_golden_codes(image_tokenizer, pixels, others, codes)
 
 
 @pytest.mark.parametrize("case", golden_json("meta")["generation"])

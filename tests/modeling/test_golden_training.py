@@ -21,7 +21,7 @@ def batch(case: str) -> dict[str, torch.Tensor]:
         "input_ids": golden(f"training/{case}.input_ids"),
         "attention_mask": golden(f"training/{case}.attention_mask"),
         "labels": golden(f"training/{case}.text_targets"),
-        "image_codes": golden(f"training/{case}.image_targets"),
+        "output_image_codes": golden(f"training/{case}.image_targets"),
     }
     if case == "mixed_fixed":
         inputs["pixel_values"] = golden("understanding/pixel_values")[:1]
@@ -40,10 +40,10 @@ def model(request, golden_folder, golden_model):
 @pytest.mark.parametrize("case", CASES)
 def test_codes_of_pictures_to_generate(golden_model, case):
     inputs = batch(case)
-    codes = inputs.pop("image_codes")
+    codes = inputs.pop("output_image_codes")
     pixels = golden("training/pixel_gen_values")[: len(codes)]
     output = golden_model(**inputs, output_pixel_values=pixels)
-    if assert_golden_codes(golden_model.model.vq_model, pixels, output.image_codes, codes):
+    if assert_golden_codes(golden_model.model.image_tokenizer, pixels, output.output_image_codes, codes):
         assert torch.equal(output.loss, golden_model(**batch(case)).loss)
 
 
@@ -56,17 +56,17 @@ def test_forward(model, case):
     assert_close_to_golden(f"training/{case}.inputs_embeds", output.hidden_states[0])
     assert_close_to_golden(f"training/{case}.hidden", output.hidden_states[-1], where=real)
     assert_close_to_golden(f"training/{case}.logits", output.logits, where=real)
-    assert_close_to_golden(f"training/{case}.image_logits", output.image_logits)
-    assert_close_to_golden(f"training/{case}.image_loss", output.image_loss)
+    assert_close_to_golden(f"training/{case}.output_image_logits", output.output_image_logits)
+    assert_close_to_golden(f"training/{case}.output_image_loss", output.output_image_loss)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 def test_decoder_side(model, case):
     output = model.model(**{name: value for name, value in batch(case).items() if name != "labels"})
-    decoder_inputs = model.model.generation_projector_out(output.image_place_hidden_states)
+    decoder_inputs = model.model.projector_to_decoder(output.image_place_hidden_states)
     assert_close_to_golden(f"training/{case}.decoder_in", decoder_inputs)
-    condition = model.model.visual_decoder.condition_embedding(output.image_condition_ids)
+    condition = model.model.visual_decoder.condition_embedding(output.output_image_condition_ids)
     assert_close_to_golden(f"training/{case}.cond_BD", condition)
 
 
@@ -96,10 +96,10 @@ def test_losses_where_a_picture_to_understand_is_a_target(model):
     losses = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), targets, reduction="none")
     kept = targets != -100
     assert_close_to_golden("training/mixed_fixed.text_loss", losses[kept].mean())
-    assert_close_to_golden("training/mixed_fixed.loss", losses[kept].mean() + output.image_loss)
+    assert_close_to_golden("training/mixed_fixed.loss", losses[kept].mean() + output.output_image_loss)
     kept &= targets != model.config.image_token_id
     torch.testing.assert_close(output.text_loss, losses[kept].mean())
-    torch.testing.assert_close(output.loss, output.text_loss + output.image_loss)
+    torch.testing.assert_close(output.loss, output.text_loss + output.output_image_loss)
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def test_text_alone(model):
     assert_close_to_golden("training/text_only.hidden", output.hidden_states[-1])
     assert_close_to_golden("training/text_only.logits", output.logits)
     assert_close_to_golden("training/text_only.loss", output.loss)
-    assert output.image_loss is None
+    assert output.output_image_loss is None
 
 
 @pytest.fixture(scope="module")

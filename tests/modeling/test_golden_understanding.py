@@ -19,7 +19,7 @@ def padded():
 @torch.no_grad()
 def test_picture_features(golden_model):
     pixels = golden("understanding/pixel_values")
-    states = golden_model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    states = golden_model.model.vlm.vision_tower(pixels, output_hidden_states=True).hidden_states
     assert_close_to_golden("understanding/vision_selected", states[-2])
     features = golden_model.get_image_features(pixels).pooler_output
     assert_close_to_golden("understanding/image_features", torch.stack(list(features)))

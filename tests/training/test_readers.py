@@ -108,8 +108,8 @@ INSTRUCT = [
     },
 ]
 INSTRUCT_ROWS = [
-    ([("user", ["Draw a blue thing."]), ("assistant", ["Here it is: ", "image_gen"])], [], [BLUE]),
-    ([("user", ["image", "Make this blue."]), ("assistant", ["image_gen"])], [RED], [BLUE]),
+    ([("user", ["Draw a blue thing."]), ("assistant", ["Here it is: ", "output_image"])], [], [BLUE]),
+    ([("user", ["image", "Make this blue."]), ("assistant", ["output_image"])], [RED], [BLUE]),
 ]
 
 
@@ -144,8 +144,8 @@ def test_columns_of_trl(folder, read):
 
 
 DRAWN = [
-    ([("user", ["a blue thing"]), ("assistant", ["image_gen"])], [], [BLUE]),
-    ([("user", ["a red thing"]), ("assistant", ["image_gen"])], [], [RED]),
+    ([("user", ["a blue thing"]), ("assistant", ["output_image"])], [], [BLUE]),
+    ([("user", ["a red thing"]), ("assistant", ["output_image"])], [], [RED]),
 ]
 
 

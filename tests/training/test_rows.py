@@ -76,7 +76,7 @@ def test_every_form_of_a_picture(form, listed, column):
     assert shown(read_row({"conversations": llava, **row})) == (ASKED, [expected], [])
     assert shown(read_row({"conversations": turns("<image>\nwhat?"), **row})) == (ASKED, [expected], [])
     assert shown(read_row({"prompt": "what?", "completion": "red", **row})) == (ASKED, [expected], [])
-    assert shown(read_row({**row, "text": "red"})) == ([("user", ["red"]), ("assistant", ["image_gen"])], [], [expected])
+    assert shown(read_row({**row, "text": "red"})) == ([("user", ["red"]), ("assistant", ["output_image"])], [], [expected])
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_every_form_of_a_picture(form, listed, column):
     ],
 )
 def test_parts_that_carry_their_pictures(seen):
-    chat = turns([seen, part("text", text="what?")], [part("text", text="red"), part("image_gen", image=BLUE)])
-    assert shown(read_row({"messages": chat, "images": None})) == ([ASKED[0], ("assistant", ["red", "image_gen"])], ["red"], ["blue"])
+    chat = turns([seen, part("text", text="what?")], [part("text", text="red"), part("output_image", image=BLUE)])
+    assert shown(read_row({"messages": chat, "images": None})) == ([ASKED[0], ("assistant", ["red", "output_image"])], ["red"], ["blue"])
     with_listed = turns([seen, part("image"), part("text", text="what?")])
     assert shown(read_row({"messages": with_listed, "image": "b.png"}))[1] == ["red", "b.png"]
     with pytest.raises(ValueError, match="have 0 pictures to understand and 0 to generate, but there are 1 `images`"):
@@ -100,14 +100,14 @@ def test_parts_that_carry_their_pictures(seen):
 
 def test_marks_with_pictures_in_one_list_or_in_two():
     chat = turns("<image> make it blue", "<image_gen>")
-    expected = ([("user", ["image", " make it blue"]), ("assistant", ["image_gen"])], ["red"], ["blue"])
+    expected = ([("user", ["image", " make it blue"]), ("assistant", ["output_image"])], ["red"], ["blue"])
     assert shown(read_row({"messages": chat, "images": [RED, BLUE]})) == expected
     assert shown(read_row({"messages": chat, "images": [RED], "output_images": [BLUE]})) == expected
     assert shown(read_row({"messages": chat, "image": RED, "output_image": BLUE})) == expected
-    codes = read_row({"messages": chat, "images": [RED], "image_codes": [[1, 2]], "vq_fingerprint": "a"})
-    assert shown(codes) == (expected[0], ["red"], []) and (codes["image_codes"], codes["vq_fingerprint"]) == ([[1, 2]], "a")
-    carried = read_row({"messages": turns("draw", [part("image_gen", codes=[1, 2])])})
-    assert carried["image_codes"] == [[1, 2]] and carried["output_images"] == []
+    codes = read_row({"messages": chat, "images": [RED], "output_image_codes": [[1, 2]], "image_tokenizer_fingerprint": "a"})
+    assert shown(codes) == (expected[0], ["red"], []) and (codes["output_image_codes"], codes["image_tokenizer_fingerprint"]) == ([[1, 2]], "a")
+    carried = read_row({"messages": turns("draw", [part("output_image", codes=[1, 2])])})
+    assert carried["output_image_codes"] == [[1, 2]] and carried["output_images"] == []
 
 
 @pytest.mark.parametrize("packed", [dict, str])
@@ -118,7 +118,7 @@ def test_a_chat_or_caption_in_the_column_json(packed):
         return value if packed is dict else json.dumps(value)
 
     assert shown(read_row({"jpg": RED, "json": pack({"conversations": turns("<image>\nwhat?"), "id": 3})})) == (ASKED, ["red"], [])
-    drawn = ([("user", ["a red thing"]), ("assistant", ["image_gen"])], [], ["red"])
+    drawn = ([("user", ["a red thing"]), ("assistant", ["output_image"])], [], ["red"])
     assert shown(read_row({"jpg": RED, "json": pack({"caption": "a red thing", "url": "https://x.org/a.jpg"}), "__key__": "0"})) == drawn
 
 
@@ -152,8 +152,8 @@ def test_a_chat_or_caption_in_the_column_json(packed):
         ({"messages": [{"from": "narrator", "value": "a"}]}, "role 'narrator'; roles are user"),
         ({"messages": [{"text": "a"}]}, "role None"),
         ({"messages": turns([part("audio")])}, "type 'audio'; types are text, image and image_gen"),
-        ({"messages": turns("draw", [part("image_gen", codes=[1]), part("image_gen")])}, "some image_gen parts have codes and others not"),
-        ({"messages": turns("draw", "<image_gen>"), "output_images": [RED], "image_codes": [[1]]}, "both output_images and image_codes"),
+        ({"messages": turns("draw", [part("output_image", codes=[1]), part("output_image")])}, "some image_gen parts have codes and others not"),
+        ({"messages": turns("draw", "<image_gen>"), "output_images": [RED], "output_image_codes": [[1]]}, "both output_images and output_image_codes"),
         ({}, r"rows have the columns \(none\)"),
         ([], "a row is a list; it must be a dict of columns"),
     ],
@@ -181,15 +181,15 @@ def test_every_form_of_a_pair():
 
 
 def test_pairs_that_draw():
-    given = {"prompt": "draw", "chosen": "<image_gen>", "rejected": [{"role": "assistant", "content": [part("image_gen", image=BLUE)]}]}
+    given = {"prompt": "draw", "chosen": "<image_gen>", "rejected": [{"role": "assistant", "content": [part("output_image", image=BLUE)]}]}
     pair = read_pair({**given, "chosen_images": RED})
     assert [colour(each) for each in pair["chosen_images"]] == ["red"] and [colour(each) for each in pair["rejected_images"]] == ["blue"]
-    coded = read_pair({**given, "rejected": "<image_gen>", "chosen_codes": [[1]], "rejected_codes": [[2]], "vq_fingerprint": "a"})
-    assert (coded["chosen_codes"], coded["rejected_codes"], coded["vq_fingerprint"]) == ([[1]], [[2]], "a")
+    coded = read_pair({**given, "rejected": "<image_gen>", "chosen_codes": [[1]], "rejected_codes": [[2]], "image_tokenizer_fingerprint": "a"})
+    assert (coded["chosen_codes"], coded["rejected_codes"], coded["image_tokenizer_fingerprint"]) == ([[1]], [[2]], "a")
     for row, message in (
         ({"prompt": "draw", "chosen": "a"}, "rejected is missing or empty"),
         ({"chosen": "a", "rejected": "b"}, "needs a `prompt`"),
-        ({**given, "prompt": [{"role": "user", "content": [part("image_gen", image=RED)]}]}, "prompt of a pair draws"),
+        ({**given, "prompt": [{"role": "user", "content": [part("output_image", image=RED)]}]}, "prompt of a pair draws"),
         ({**given, "photo": RED, "chosen_images": RED}, "column 'photo' holds a picture"),
         (given, "1 marks of pictures in the texts, but 0 pictures|0 `chosen_images`"),
     ):

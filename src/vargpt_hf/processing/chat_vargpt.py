@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 IMAGE_TOKEN = "<image>"
-IMAGE_START_TOKEN = "<|image_gen_start|>"
-IMAGE_PLACE_TOKEN = "<|image_gen_pad|>"
-IMAGE_END_TOKEN = "<|image_gen_end|>"
+OUTPUT_IMAGE_START_TOKEN = "<|image_gen_start|>"
+OUTPUT_IMAGE_TOKEN = "<|image_gen_pad|>"
+OUTPUT_IMAGE_END_TOKEN = "<|image_gen_end|>"
 
 RELEASED_SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -35,7 +35,7 @@ _CHAT_TEMPLATE = """\
             {%- elif part['type'] == 'image' -%}
                 {{- (first_gap if loop.first else '') + IMAGE -}}
                 {{- '\\n' if loop.nextitem is defined and loop.nextitem['type'] == 'text' else '' -}}
-            {%- elif part['type'] == 'image_gen' -%}
+            {%- elif part['type'] == 'output_image' -%}
                 {{- DRAWING -}}
             {%- else -%}
                 {{- raise_exception('Unknown content part type: ' + part['type']) -}}
@@ -65,9 +65,9 @@ _CHAT_TEMPLATE = """\
 def make_chat_template(
     default_system: str | None = None,
     image_token: str = IMAGE_TOKEN,
-    image_start_token: str = IMAGE_START_TOKEN,
-    image_place_token: str = IMAGE_PLACE_TOKEN,
-    image_end_token: str = IMAGE_END_TOKEN,
+    output_image_start_token: str = OUTPUT_IMAGE_START_TOKEN,
+    output_image_token: str = OUTPUT_IMAGE_TOKEN,
+    output_image_end_token: str = OUTPUT_IMAGE_END_TOKEN,
 ) -> str:
     """The chat template (Jinja) for given special tokens.
 
@@ -76,16 +76,16 @@ def make_chat_template(
     """
     literals = {
         "IMAGE": image_token,
-        "DRAWING": image_start_token + image_place_token + image_end_token,
+        "DRAWING": output_image_start_token + output_image_token + output_image_end_token,
         "DEFAULT_SYSTEM": default_system or "",
     }
     return "".join(f"{{%- set {name} = {text!r} -%}}\n" for name, text in literals.items()) + _CHAT_TEMPLATE
 
 
 def clean_chat(chat: list[dict], special_tokens: set[str], continued: bool) -> tuple[list[dict], list[dict]]:
-    """A checked copy of one conversation without None values, and its `image_gen` parts in reading order.
+    """A checked copy of one conversation without None values, and its `output_image` parts in reading order.
 
-    In the copy all contents are lists of parts, empty texts are left out and `image_gen` parts keep their type only.
+    In the copy all contents are lists of parts, empty texts are left out and `output_image` parts keep their type only.
 
     Args:
         chat: messages, in either form of `clean_message`.
@@ -107,8 +107,8 @@ def clean_chat(chat: list[dict], special_tokens: set[str], continued: bool) -> t
         if message["role"] == "system" and index:
             raise ValueError(f"{where} has role 'system': system comes first, before the other messages.")
         parts = message["content"]
-        drawings += [part for part in parts if part["type"] == "image_gen"]
-        parts = [{"type": "image_gen"} if part["type"] == "image_gen" else part for part in parts]
+        drawings += [part for part in parts if part["type"] == "output_image"]
+        parts = [{"type": "output_image"} if part["type"] == "output_image" else part for part in parts]
         refuse_special_tokens(parts, special_tokens, where)
         last_to_continue = parts[-1:] if continued and index == len(chat) - 1 else []
         if last_to_continue and last_to_continue[0]["type"] != "text":
@@ -155,7 +155,7 @@ def clean_part(part: dict, where: str) -> dict:
         if url is not None and not isinstance(url, str):
             raise TypeError(f"{where} has an image_url of type {type(url).__name__}; it must be a text, or a dict with a text `url`.")
         part, kind = {"type": "image", **({} if url is None else {"url": url})}, "image"
-    if kind not in ("text", "image", "image_gen"):
+    if kind not in ("text", "image", "output_image"):
         raise ValueError(f"{where} has a content part of type {kind!r}; types are text, image and image_gen.")
     if kind == "text" and not isinstance(part.get("text"), str):
         raise ValueError(f"{where} has a text part without a text.")
@@ -179,7 +179,7 @@ def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: st
 
 
 def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
-    """The pictures or codes that `image_gen` parts carry, as `{"output_images" or "image_codes": one list a row}`.
+    """The pictures or codes that `output_image` parts carry, as `{"output_images" or "output_image_codes": one list a row}`.
 
     Codes are taken if every part that carries anything has them, else the pictures; {} if no part carries anything.
     """
@@ -188,11 +188,11 @@ def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
     if not every:
         return {}
     if all("codes" in part for part in every):
-        return {"image_codes": [[part["codes"] for part in row] for row in carrying]}
+        return {"output_image_codes": [[part["codes"] for part in row] for row in carrying]}
     keys = [next((key for key in PICTURE_KEYS if key in part), None) for part in every]
     if None in keys:
         raise ValueError(
             "Some image_gen parts carry only codes and some only pictures; one call takes one kind. Give the others "
-            "their codes too: model.model.vq_model.encode(pixels), with pixels from image_processor.preprocess_output."
+            "their codes too: model.model.image_tokenizer.encode(pixels), with pixels from image_processor.preprocess_output."
         )
     return {"output_images": [[next(part[key] for key in PICTURE_KEYS if key in part) for part in row] for row in carrying]}

@@ -193,7 +193,7 @@ def _has_codes(file: str) -> bool:
     if Path(file).stat().st_size == 0:
         return False
     with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return any(content.find(name) >= 0 for name in (b'"image_codes"', b'"codes"'))
+        return any(content.find(name) >= 0 for name in (b'"output_image_codes"', b'"codes"'))
 
 
 def _json_rows(files: list[tuple[str, int, int]], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:

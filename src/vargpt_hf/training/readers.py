@@ -17,11 +17,11 @@ _UNREAD_PICTURES = List(Image(decode=False))
 _MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 ROW_FEATURES = Features({"messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
 CODES = List(List(Value("int32")))
-_KEPT = {"image_codes": CODES, "vq_fingerprint": Value("string")}  # columns of rows whose pictures were encoded ahead
+_KEPT = {"output_image_codes": CODES, "image_tokenizer_fingerprint": Value("string")}  # columns of rows whose pictures were encoded ahead
 _TEXTS = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES, "images": _PICTURES}
 # The features of a dataset of pairs whose answers have pictures, or codes of such.
 PREFERENCE_FEATURES = Features({**_TEXTS, "chosen_images": _PICTURES, "rejected_images": _PICTURES})
-PREFERENCE_CODES_FEATURES = Features({**_TEXTS, "chosen_codes": CODES, "rejected_codes": CODES, "vq_fingerprint": Value("string")})
+PREFERENCE_CODES_FEATURES = Features({**_TEXTS, "chosen_codes": CODES, "rejected_codes": CODES, "image_tokenizer_fingerprint": Value("string")})
 
 
 def to_rows(
@@ -35,7 +35,7 @@ def to_rows(
 ) -> AnyDataset:
     """Rows `{"messages", "images", "output_images"}`, of parts, from whatever the columns tell: see [`rows.read_row`].
 
-    Pictures are opened when they are read. `image_codes` and `vq_fingerprint` (`vargpt encode`) are kept; so are whole numbers in `source` and
+    Pictures are opened when they are read. `output_image_codes` and `image_tokenizer_fingerprint` (`vargpt encode`) are kept; so are whole numbers in `source` and
     `length`, which mixtures and batches of like lengths need; other columns go.
 
     Args:
@@ -57,7 +57,7 @@ def to_rows(
     with in_words(name or "given"):
         columns = set(dataset.column_names or next(iter(dataset), {}))
     features = undecoded(dataset).features or {}
-    if pictures is None and _is_ready(features, ("messages", "images"), ("output_images", "image_codes")):  # nothing to copy
+    if pictures is None and _is_ready(features, ("messages", "images"), ("output_images", "output_image_codes")):  # nothing to copy
         added = {} if "output_images" in columns else {"output_images": ([], _PICTURES)}
         added |= {"fault": (None, Value("string"))} if keep_faults else {}
         return with_constants(dataset, added) if added else dataset
@@ -77,7 +77,7 @@ def to_pairs(dataset: AnyDataset | Sequence[Row], folder: Path = Path(), name: s
     Raises:
         ValueError: a row that cannot be read: names row, file and cause.
     """
-    codes = {name: PREFERENCE_CODES_FEATURES[name] for name in ("chosen_codes", "rejected_codes", "vq_fingerprint")}
+    codes = {name: PREFERENCE_CODES_FEATURES[name] for name in ("chosen_codes", "rejected_codes", "image_tokenizer_fingerprint")}
     if not isinstance(dataset, (Dataset, IterableDataset)):
         return _rows_of_list(dataset, PREFERENCE_FEATURES, codes, partial(read_pair, find=_Finder(folder, None)), name)
     with in_words(name or "given"):

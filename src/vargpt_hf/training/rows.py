@@ -28,7 +28,7 @@ CAPTION_COLUMNS = ("text", "caption", "txt", "prompt")
 PROMPTS = {"draw": "{}", "describe": "describe the picture"}
 SIDES = ("chosen", "rejected")
 
-_MARKS = {"<image>": "image", "<image_gen>": "image_gen"}
+_MARKS = {"<image>": "image", "<image_gen>": "output_image"}
 _NAMED_PICTURES = {*CAPTIONED_COLUMNS, *DRAWN_COLUMNS, *(f"{side}_{name}" for side in SIDES for name in ("images", "image"))}
 
 
@@ -55,7 +55,7 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
         prompt: what the user says of a captioned picture; "{}" stands for the caption where it is to be drawn.
 
     Returns:
-        Parts have a `type` and a `text`, None of pictures. `image_codes` and `vq_fingerprint` are kept, where there are some.
+        Parts have a `type` and a `text`, None of pictures. `output_image_codes` and `image_tokenizer_fingerprint` are kept, where there are some.
 
     Raises:
         ValueError: columns of none of these kinds, other numbers of pictures than places for them, or a column with pictures that nothing uses.
@@ -70,14 +70,14 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
     pictures, drawn = _listed(given, CAPTIONED_COLUMNS), _listed(given, DRAWN_COLUMNS)
     _refuse_unused(given, {*used, *CAPTIONED_COLUMNS, *DRAWN_COLUMNS})
     chat = _Chat(turns)
-    return _with_codes(chat.sorted(pictures, drawn, given.get("image_codes"), find or stored_picture), given)
+    return _with_codes(chat.sorted(pictures, drawn, given.get("output_image_codes"), find or stored_picture), given)
 
 
 def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
     """A row `{"prompt", "chosen", "rejected", "images", "chosen_images", "rejected_images"}` of parts, for preference tuning.
 
     Prompt and answers are texts, with marks or without, or lists of messages, as in [`read_row`]; where there is no prompt, it is what both
-    answers begin with. Codes (`chosen_codes`, `rejected_codes`, `vq_fingerprint`) are kept.
+    answers begin with. Codes (`chosen_codes`, `rejected_codes`, `image_tokenizer_fingerprint`) are kept.
 
     Raises:
         ValueError: no answers, other numbers of pictures than places for them, or a column with pictures that nothing uses.
@@ -92,7 +92,7 @@ def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
         raise ValueError("a pair needs a `prompt`, or answers that begin with the same messages.")
     read = _Chat(prompt).sorted(_listed(given, PICTURE_COLUMNS), None, None, find)
     if read["output_images"]:
-        raise ValueError("the prompt of a pair draws (type 'image_gen'); only answers may draw. Show it as a picture to understand.")
+        raise ValueError("the prompt of a pair draws (type 'output_image'); only answers may draw. Show it as a picture to understand.")
     pair = {"prompt": read["messages"], "images": read["images"]}
     used = {"prompt", *SIDES, *PICTURE_COLUMNS}
     for side in SIDES:
@@ -100,10 +100,10 @@ def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
         used |= {*columns}
         answer = _Chat(answers[side]).sorted([], _listed(given, columns), codes, find, names=(f"{side}'s images", columns[0], f"{side}_codes"))
         pair |= {side: answer["messages"], f"{side}_images": answer["output_images"]}
-        if codes or "image_codes" in answer:
-            pair[f"{side}_codes"] = answer.get("image_codes", codes)
+        if codes or "output_image_codes" in answer:
+            pair[f"{side}_codes"] = answer.get("output_image_codes", codes)
     _refuse_unused(given, used)
-    return pair | ({"vq_fingerprint": given["vq_fingerprint"]} if "vq_fingerprint" in given else {})
+    return pair | ({"image_tokenizer_fingerprint": given["image_tokenizer_fingerprint"]} if "image_tokenizer_fingerprint" in given else {})
 
 
 def parts_of_text(text: str) -> list[dict[str, str | None]]:
@@ -174,18 +174,18 @@ class _Chat:
         drawn: list[Any] | None,
         codes: Any,
         find: Find,
-        names: tuple[str, str, str] = ("images", "output_images", "image_codes"),
+        names: tuple[str, str, str] = ("images", "output_images", "output_image_codes"),
     ) -> Row:
         """The row: each part's own picture, or the next that is listed for it, after their numbers were held against each other."""
         if self.has_texts and pictures and not self.parts():
             first = next((message for message in self.messages if message["role"] == "user"), self.messages[0])
             first["content"] = [{"type": "image", "text": None} for _ in pictures] + first["content"]
         codes = [] if codes is None else list(codes)
-        own_codes = [part["codes"] for part in self.parts("image_gen") if "codes" in part]
-        if own_codes and (codes or drawn or len(own_codes) < len(self.parts("image_gen"))):
+        own_codes = [part["codes"] for part in self.parts("output_image") if "codes" in part]
+        if own_codes and (codes or drawn or len(own_codes) < len(self.parts("output_image"))):
             raise ValueError(f"some image_gen parts have codes and others not, or there is a column {names[1]} or {names[2]} besides.")
         num_codes = len(codes or own_codes)
-        waiting = {kind: [part for part in self.parts(kind) if _own(part) is None] for kind in ("image", "image_gen")}
+        waiting = {kind: [part for part in self.parts(kind) if _own(part) is None] for kind in ("image", "output_image")}
         counts = {kind: len(parts) for kind, parts in waiting.items()}
         if num_codes and drawn:
             raise ValueError(f"there are both {names[1]} and {names[2]}: leave one of them out.")
@@ -193,24 +193,24 @@ class _Chat:
             every = [part for part in self.parts() if _own(part) is None]
             if len(every) != len(pictures):
                 raise ValueError(f"{len(every)} marks of pictures in the texts, but {len(pictures)} pictures.")
-            listed = {"image": [], "image_gen": []}
+            listed = {"image": [], "output_image": []}
             for part, picture in zip(every, pictures):
                 listed[part["type"]].append(picture)
         else:
-            listed = {"image": pictures, "image_gen": drawn or []}
-            given = {"image": len(pictures), "image_gen": num_codes or len(listed["image_gen"])}
+            listed = {"image": pictures, "output_image": drawn or []}
+            given = {"image": len(pictures), "output_image": num_codes or len(listed["output_image"])}
             if given != counts:
                 raise ValueError(
-                    f"the turns have {counts['image']} pictures to understand and {counts['image_gen']} to generate, but there are "
-                    f"{given['image']} `{names[0]}` and {given['image_gen']} `{names[2] if num_codes else names[1]}`."
+                    f"the turns have {counts['image']} pictures to understand and {counts['output_image']} to generate, but there are "
+                    f"{given['image']} `{names[0]}` and {given['output_image']} `{names[2] if num_codes else names[1]}`."
                 )
-        found = {kind: list(self._in_order(kind, listed[kind], find)) if not (num_codes and kind == "image_gen") else [] for kind in listed}
+        found = {kind: list(self._in_order(kind, listed[kind], find)) if not (num_codes and kind == "output_image") else [] for kind in listed}
         messages = [
             {"role": message["role"], "content": [{"type": part["type"], "text": part.get("text")} for part in message["content"]]}
             for message in self.messages
         ]
-        row = {"messages": messages, "images": found["image"], "output_images": found["image_gen"]}
-        return row | ({"image_codes": own_codes} if own_codes else {})
+        row = {"messages": messages, "images": found["image"], "output_images": found["output_image"]}
+        return row | ({"output_image_codes": own_codes} if own_codes else {})
 
     def _in_order(self, kind: str, listed: list[Any], find: Find) -> Iterator[Any]:
         rest = iter(listed)
@@ -341,11 +341,11 @@ def _captioned(given: Row, find: Find, task: str, prompt: str) -> Row:
     shown = [find(pictures[0])]
     text = {"type": "text", "text": words.strip() if task == "describe" else prompt.replace("{}", words.strip())}
     if task == "draw":
-        turns = [("user", [text]), ("assistant", [{"type": "image_gen", "text": None}])]
+        turns = [("user", [text]), ("assistant", [{"type": "output_image", "text": None}])]
         return {"messages": [{"role": role, "content": parts} for role, parts in turns], "images": [], "output_images": shown}
     turns = [("user", [{"type": "image", "text": None}, {"type": "text", "text": prompt}]), ("assistant", [text])]
     return {"messages": [{"role": role, "content": parts} for role, parts in turns], "images": shown, "output_images": []}
 
 
 def _with_codes(row: Row, given: Row) -> Row:
-    return {**{name: given[name] for name in ("image_codes", "vq_fingerprint") if name in given}, **row}
+    return {**{name: given[name] for name in ("output_image_codes", "image_tokenizer_fingerprint") if name in given}, **row}
