@@ -51,7 +51,7 @@ def _prompt(model: PreTrainedModel, rows: int) -> dict[str, torch.Tensor]:
 
 def _draw(rows: int, guided: bool) -> Callable[[PreTrainedModel], Work]:
     def prepare(model: PreTrainedModel) -> Work:
-        guidance = {"image_guidance_type": "prompt", "image_unconditional_ids": [1]} if guided else {"image_guidance_type": "none"}
+        guidance = {"output_image_guidance_type": "prompt", "output_image_unconditional_ids": [1]} if guided else {"output_image_guidance_type": "none"}
         options = {"generation_mode": "image", "max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True, **guidance}
         inputs = _prompt(model, rows)
         return lambda: model.generate(**inputs, **options)
@@ -104,10 +104,10 @@ def write_cost(tokens: int) -> Callable[[Costs], Cost]:
 def _mixed(model: PreTrainedModel) -> Work:
     """Four rows that write; two of them draw first, since their prompts end in image-start."""
     inputs = _prompt(model, 4)
-    inputs["input_ids"][:2, -1] = model.config.image_start_token_id
-    options = {"image_guidance_type": "none", "max_images": 1, "do_sample": False, "return_dict_in_generate": True}
+    inputs["input_ids"][:2, -1] = model.config.output_image_start_token_id
+    options = {"output_image_guidance_type": "none", "max_output_images": 1, "do_sample": False, "return_dict_in_generate": True}
     # A row that draws spends one of its tokens on image-end; the others must neither draw nor end.
-    options |= {"suppress_tokens": [model.config.image_start_token_id], "min_new_tokens": MIXED_TOKENS, "max_new_tokens": MIXED_TOKENS}
+    options |= {"suppress_tokens": [model.config.output_image_start_token_id], "min_new_tokens": MIXED_TOKENS, "max_new_tokens": MIXED_TOKENS}
     return lambda: model.generate(**inputs, generation_mode="auto", **options)
 
 
@@ -123,23 +123,23 @@ def _mixed_cost(costs: Costs) -> Cost:
 
 
 def _random_pictures(model: PreTrainedModel, number: int) -> torch.Tensor:
-    side = model.config.vq_config.image_size
+    side = model.config.image_tokenizer_config.image_size
     return torch.rand(number, 3, side, side, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(model.device)
 
 
 def _random_codes(model: PreTrainedModel, number: int) -> torch.LongTensor:
-    vq = model.config.vq_config
+    vq = model.config.image_tokenizer_config
     return torch.randint(vq.codebook_size, (number, vq.num_image_tokens), generator=torch.Generator().manual_seed(0)).to(model.device)
 
 
 def _encode(model: PreTrainedModel) -> Work:
     pictures = _random_pictures(model, PICTURES)
-    return lambda: model.model.vq_model.encode(pictures)
+    return lambda: model.model.image_tokenizer.encode(pictures)
 
 
 def _decode(model: PreTrainedModel) -> Work:
     codes = _random_codes(model, PICTURES)
-    return lambda: model.model.vq_model.decode(codes)
+    return lambda: model.model.image_tokenizer.decode(codes)
 
 
 def _train(rows: int, codes_ahead: bool) -> Callable[[PreTrainedModel], Work]:
@@ -147,16 +147,16 @@ def _train(rows: int, codes_ahead: bool) -> Callable[[PreTrainedModel], Work]:
 
     def prepare(model: PreTrainedModel) -> Work:
         model.train()
-        for part in (model.model.vq_model, model.model.vision_tower, model.model.multi_modal_projector):
+        for part in (model.model.image_tokenizer, model.model.vlm.vision_tower, model.model.vlm.multi_modal_projector):
             part.requires_grad_(False)
-        config, places = model.config, model.config.vq_config.num_image_tokens
+        config, places = model.config, model.config.schedules[0].num_positions
         before, after = PROMPT, trained_tokens(config) - PROMPT - places
         ids = _prompt(model, rows)["input_ids"]
-        ids[:, -1] = config.image_start_token_id
-        ids = torch.cat([ids, ids.new_full((rows, places), config.image_place_token_id), ids[:, :after]], dim=1)
+        ids[:, -1] = config.output_image_start_token_id
+        ids = torch.cat([ids, ids.new_full((rows, places), config.output_image_token_id), ids[:, :after]], dim=1)
         labels = ids.clone()
         labels[:, : before - 1] = -100
-        pictures = {"image_codes": _random_codes(model, rows)} if codes_ahead else {"output_pixel_values": _random_pictures(model, rows)}
+        pictures = {"output_image_codes": _random_codes(model, rows)} if codes_ahead else {"output_pixel_values": _random_pictures(model, rows)}
         optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-5, fused=True)  # as Trainer's
 
         def step() -> None:
@@ -171,7 +171,7 @@ def _train(rows: int, codes_ahead: bool) -> Callable[[PreTrainedModel], Work]:
 
 def trained_tokens(config) -> int:
     """Tokens of a row of the training step: as much text beside the places as in the paper's size."""
-    return TRAINED_TOKENS - 680 + config.vq_config.num_image_tokens
+    return TRAINED_TOKENS - 680 + config.schedules[0].num_positions
 
 
 def _train_cost(rows: int, codes_ahead: bool) -> Callable[[Costs], Cost]:

@@ -53,7 +53,7 @@ def build(depth: int, side: int) -> VargptForConditionalGeneration:
     text = {"intermediate_size": 768, "num_hidden_layers": 6, "num_key_value_heads": 4, "head_dim": 64, "max_position_embeddings": 32768}
     config = tiny_config(
         text_config={**small["text_config"], **width, **text},
-        vq_config={
+        image_tokenizer_config={
             "image_size": side,
             "scales": SCALES[side],
             "codebook_size": 1024,
@@ -72,11 +72,11 @@ def build(depth: int, side: int) -> VargptForConditionalGeneration:
 def measure(batch: int, prompt: int, pictures: int, depth: int, side: int) -> tuple[float, float]:
     """Processor seconds of one call of `generate`, the best of several, and the MiB that the first added to the process at its peak."""
     model = build(depth, side)
-    start = model.config.image_start_token_id
+    start = model.config.output_image_start_token_id
     settings = {
         "input_ids": torch.randint(3, 60, (batch, prompt), generator=torch.Generator().manual_seed(0)),
         "logits_processor": [ForcedPictures(start)],
-        "max_images": pictures,
+        "max_output_images": pictures,
         "max_new_tokens": 2 * pictures,
         "do_sample": False,
         "return_dict_in_generate": True,
@@ -89,7 +89,7 @@ def measure(batch: int, prompt: int, pictures: int, depth: int, side: int) -> tu
         times.append(time.process_time() - began)
         if repeat == 0:
             peak = memory("VmHWM") - before
-    assert len(output.images) == batch * pictures
+    assert len(output.output_images) == batch * pictures
     return min(times[1:]), peak
 
 

@@ -32,7 +32,7 @@ class Costs:
     """Costs of the parts of one model, whose numbers have `width` bytes."""
 
     def __init__(self, config: VargptConfig, width: int):
-        self.text, self.decoder, self.vq = config.text_config, config.visual_decoder_config, config.vq_config
+        self.text, self.decoder, self.vq = config.text_config, config.visual_decoder_config, config.image_tokenizer_config
         self.width = width
         self.sizes = [side * side for side in self.vq.scales]
 

@@ -69,7 +69,7 @@ def processing() -> tuple[float, float]:
     pictures = [Image.fromarray(random.integers(0, 256, (480, 640, 3), dtype=np.uint8)) for _ in range(2 * ROWS)]
     chat = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it? draw it smaller"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}, {"type": "image_gen"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}, {"type": "output_image"}]},
     ]
     rows = [{"messages": chat, "images": [one], "output_images": [other]} for one, other in zip(pictures[:ROWS], pictures[ROWS:])]
     processor = VargptProcessor(VargptImageProcessor(), AutoTokenizer.from_pretrained(TINY_FOLDER))

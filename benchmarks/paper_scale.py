@@ -34,16 +34,16 @@ PARTS = {
     "vision_tower": "vision tower",
     "multi_modal_projector": "CLIP's projector",
     "visual_decoder": "visual decoder",
-    "generation_projector_in": "generation projector, in",
-    "generation_projector_out": "generation projector, out",
-    "vq_model": "image tokenizer",
+    "projector_to_llm": "generation projector, in",
+    "projector_to_decoder": "generation projector, out",
+    "image_tokenizer": "image tokenizer",
 }
 
 
 def paper_model() -> VargptForConditionalGeneration:
     """The paper's model without memory for its weights."""
     with torch.device("meta"):
-        return VargptForConditionalGeneration(VargptConfig.paper())
+        return VargptForConditionalGeneration(VargptConfig.v1())
 
 
 def settings(stage: str) -> dict:
@@ -115,9 +115,9 @@ def time(model: VargptForConditionalGeneration) -> str:
 
 def encoding(model: VargptForConditionalGeneration) -> str:
     """Operations of the image tokenizer's encoder, which `vargpt encode` runs ahead."""
-    side = model.config.vq_config.image_size
+    side = model.config.image_tokenizer_config.image_size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.model.vq_model.encoder(torch.empty(1, model.config.vq_config.in_channels, side, side, device="meta"))
+        model.model.image_tokenizer.encoder(torch.empty(1, model.config.image_tokenizer_config.in_channels, side, side, device="meta"))
     return f"The image tokenizer's encoder takes {counter.get_total_flops() / 1e12:.2f} · 10¹² operations a picture."
 
 

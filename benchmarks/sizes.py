@@ -8,7 +8,7 @@ from vargpt_hf.testing import tiny_config
 from vargpt_hf.tiny import TINY_FOLDER
 
 SIZES = ("micro", "vargpt-tiny", "medium", "paper")
-PICTURE_TOKENS = ("image_token_id", "image_start_token_id", "image_end_token_id", "image_place_token_id")
+PICTURE_TOKENS = ("image_token_id", "output_image_start_token_id", "output_image_end_token_id", "output_image_token_id")
 MEDIUM_TEXT = {
     "model_type": "llama",
     "vocab_size": 4096,
@@ -50,12 +50,12 @@ def config_of(size: str) -> VargptConfig:
                 "image_size": 224,
                 "patch_size": 16,
             },
-            vq_config={"base_channels": 64},
+            image_tokenizer_config={"base_channels": 64},
             visual_decoder_config={"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8},
             **dict(zip(PICTURE_TOKENS, range(vocabulary - 4, vocabulary))),  # the last ones, as in the released vocabulary
         )
     if size == "paper":
-        return VargptConfig.paper()
+        return VargptConfig.v1()
     raise ValueError(f"Unknown size {size!r}: give one of {', '.join(SIZES)}.")
 
 
@@ -66,5 +66,5 @@ def model_of(size: str, dtype: torch.dtype = torch.float32, device: str = "cpu")
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForMultimodalLM.from_config(config_of(size), dtype=dtype).eval()
-    model.model.vq_model.quantizer.float()
+    model.model.image_tokenizer.quantizer.float()
     return model

@@ -32,7 +32,7 @@ from vargpt_hf.training.preference import PREFERENCE_CODES_FEATURES, VargptDPOCo
 
 TEMPERATURE, DRAWINGS, BATCH = 1.0, 8, 25
 MIXTURE = {"draw_digit": 3.0, "draw": 1.0}  # what is trained on; most shapes are drawn rightly, so that they make few pairs
-ANSWER = [{"role": "assistant", "content": [{"type": "image_gen"}]}]
+ANSWER = [{"role": "assistant", "content": [{"type": "output_image"}]}]
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     measured = {kind: some_rows({kind: 1.0}, arguments.evaluate, seed=5, split="test", held_out=True) for kind in MIXTURE}
 
     def drawn(model) -> dict[str, list[PILImage.Image]]:
-        settings = {"seed": 6, "batch_size": BATCH, "image_temperature": TEMPERATURE}
+        settings = {"seed": 6, "batch_size": BATCH, "output_image_temperature": TEMPERATURE}
         return {kind: draw_rows(model.eval(), processor, asked, **settings) for kind, asked in measured.items()}
 
     before = drawn(model)
@@ -98,16 +98,16 @@ def make_pairs(model, processor, asked: list[dict], judge: DigitJudge) -> list[d
         batch = asked[start : start + BATCH]
         options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
         inputs = processor.apply_chat_template([row["messages"][:1] for row in batch], **options, processor_kwargs={"padding": True})
-        settings = {"image_temperature": TEMPERATURE, "num_return_sequences": DRAWINGS, "generator": generator}
+        settings = {"output_image_temperature": TEMPERATURE, "num_return_sequences": DRAWINGS, "generator": generator}
         output = model.generate(**inputs, **settings, generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
-        pictures = processor.image_processor.post_process(output.images)
-        for picture, codes, index in zip(pictures, output.image_codes.tolist(), output.image_rows.tolist()):
+        pictures = processor.image_processor.post_process(output.output_images)
+        for picture, codes, index in zip(pictures, output.output_image_codes.tolist(), output.output_image_rows.tolist()):
             row = batch[index // DRAWINGS]
             found[words(row)][right(picture, row, judge)].append(codes)
-    fingerprint = model.model.vq_model.fingerprint()
+    fingerprint = model.model.image_tokenizer.fingerprint()
     return [
         {"prompt": [{"role": "user", "content": [{"type": "text", "text": text}]}], "chosen": ANSWER, "rejected": ANSWER, "images": []}
-        | {"chosen_codes": [good], "rejected_codes": [bad], "vq_fingerprint": fingerprint}
+        | {"chosen_codes": [good], "rejected_codes": [bad], "image_tokenizer_fingerprint": fingerprint}
         for text, judged in found.items()
         for good, bad in zip(judged[True], judged[False])
     ]

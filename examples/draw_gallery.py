@@ -42,9 +42,9 @@ def main() -> None:
         generator=[torch.Generator().manual_seed(arguments.seed) for _ in chats],
         return_dict_in_generate=True,
     )
-    drawn = processor.image_processor.post_process(output.images)
-    scales = model.config.vq_config.scales
-    grown = [model.model.vq_model.decode(output.image_codes[:1], num_scales=count) for count in range(1, len(scales) + 1)]
+    drawn = processor.image_processor.post_process(output.output_images)
+    scales = model.config.image_tokenizer_config.scales
+    grown = [model.model.image_tokenizer.decode(output.output_image_codes[:1], num_scales=count) for count in range(1, len(scales) + 1)]
     rows = [
         list(zip(drawn, SENTENCES, strict=True)),
         [(picture, f"after scale {side}x{side}") for side, picture in zip(scales, processor.image_processor.post_process(torch.cat(grown)))],

@@ -56,7 +56,7 @@ SHARDS = 2  # of every dataset: as many processes make it
 TRAINING = {"bf16": True, "use_cpu": True, "dataloader_num_workers": 1}
 EXAMPLE = "a red circle above a blue square"
 DATA = ("drawn scenes of coloured shapes (vargpt_hf.tiny.shapes)", "handwritten digits (scikit-learn's)")
-GENERATION = {"do_sample": True, "top_k": 1, "image_temperature": 0.2, "image_top_k": 0, "image_top_p": 0.0}
+GENERATION = {"do_sample": True, "top_k": 1, "output_image_temperature": 0.2, "output_image_top_k": 0, "output_image_top_p": 0.0}
 
 
 def main() -> None:
@@ -116,8 +116,8 @@ def make_parts(folder: Path, scale: float) -> None:
             learning_rate=1.5e-3,
             **TRAINING,
         )
-    vq_model = VargptVQModel.from_pretrained(folder / "vq")
-    print("image tokenizer:", evaluate_vq(vq_model, test_pictures))
+    image_tokenizer = VargptVQModel.from_pretrained(folder / "vq")
+    print("image tokenizer:", evaluate_vq(image_tokenizer, test_pictures))
     if not (folder / "clip" / "model.safetensors").exists():
         config = CLIPConfig(
             text_config={**CLIP_TOWER, "vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 48}
@@ -127,7 +127,7 @@ def make_parts(folder: Path, scale: float) -> None:
         )
         train_clip(config, tokenizer, train_pictures, folder / "clip", test_pictures, max_steps=max(int(600 * scale), 5), **TRAINING)
     vision_tower = CLIPVisionModel.from_pretrained(folder / "clip")
-    build_base(folder / "base", tokenizer, vq_model, vision_tower, TEXT_CONFIG, DECODER_CONFIG, GENERATION)
+    build_base(folder / "base", tokenizer, image_tokenizer, vision_tower, TEXT_CONFIG, DECODER_CONFIG, GENERATION)
 
 
 def make_rows(folder: Path, mixture: dict[str, float], number: int, seed: int) -> None:

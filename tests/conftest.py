@@ -2,12 +2,15 @@
 
 import os
 
-import pytest
-import torch
-from golden_helpers import released_weights, write_released_folder
+# Before Hugging Face's libraries, which read it once, when they are imported: no test, and nothing that a test starts, looks for the Hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
-from vargpt_hf import VargptForConditionalGeneration
-from vargpt_hf.conversion.convert import convert_checkpoint
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from golden_helpers import released_weights, write_released_folder  # noqa: E402
+
+from vargpt_hf import VargptForConditionalGeneration  # noqa: E402
+from vargpt_hf.conversion.convert import convert_checkpoint  # noqa: E402
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads, here or in what tests start, would wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"

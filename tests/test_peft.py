@@ -23,7 +23,7 @@ from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 READS, DRAWS = [60] * 4, [61, *[63] * 21, 62]
-PROJECTORS = ("generation_projector_in", "generation_projector_out")
+PROJECTORS = ("projector_to_llm", "projector_to_decoder")
 # Of each preset: modules whose linear maps get adapters, modules that are trained whole.
 WANTED = {
     "understand": (("language_model",), ("multi_modal_projector",)),
@@ -37,7 +37,7 @@ def inputs() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.tensor([[1, 5, *READS, 7, *DRAWS, 9, 2]])
     pixels, codes = torch.randn(1, 3, 16, 16, generator=generator), torch.randint(0, 24, (1, 21), generator=generator)
-    return {"input_ids": ids, "labels": ids, "pixel_values": pixels, "image_codes": codes}
+    return {"input_ids": ids, "labels": ids, "pixel_values": pixels, "output_image_codes": codes}
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def results(model) -> tuple[torch.Tensor, ...]:
     output = model(**inputs())
     prompt = {"input_ids": torch.tensor([[1, 5, *READS, 7]]), "pixel_values": inputs()["pixel_values"]}
     drawn = model.generate(**prompt, generation_mode="image", do_sample=False, max_new_tokens=2, return_dict_in_generate=True)
-    return output.logits, output.image_logits, drawn.image_codes
+    return output.logits, output.output_image_logits, drawn.output_image_codes
 
 
 def same(first, second) -> bool:
@@ -124,7 +124,7 @@ def test_overrides_stay_inside_the_preset():
 @pytest.mark.parametrize(
     ("targets", "parts"),
     [
-        (r"model\.language_model\..*_proj", ("language_model",)),
+        (r"model\.vlm\.language_model\..*_proj", ("language_model",)),
         (r"model\.visual_decoder\..*(_proj|fc\d|modulation|embedding|head)", ("visual_decoder",)),
         (["fc1", "fc2", "linear_1", "linear_2"], ("multi_modal_projector", *PROJECTORS)),
     ],

@@ -3,34 +3,21 @@
 Importing it registers the classes below with Transformers' Auto classes, and does nothing else.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    AutoProcessor,
-)
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .modeling.configuration_vargpt import VargptConfig
-from .modeling.decoding_vargpt import VargptImageStreamer
-from .modeling.generation_vargpt import VargptGenerateOutput, VargptGenerationConfig
-from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
-from .modeling.scales_vargpt import ScaleSchedule
-from .modeling.var_decoder_vargpt import VargptVARDecoder, VargptVARDecoderConfig
-from .modeling.vq_vargpt import VargptVQConfig, VargptVQModel
-from .processing.image_processing_vargpt import VargptImageProcessor
-from .processing.processing_vargpt import VargptProcessor
-
-AutoConfig.register("vargpt", VargptConfig)
-AutoConfig.register("vargpt_vq", VargptVQConfig)
-AutoModel.register(VargptConfig, VargptModel)
-AutoModel.register(VargptVQConfig, VargptVQModel)
-for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-    auto_class.register(VargptConfig, VargptForConditionalGeneration)
-AutoImageProcessor.register(VargptConfig, image_processor_classes={"pil": VargptImageProcessor})
-AutoProcessor.register(VargptConfig, VargptProcessor)
+if TYPE_CHECKING:
+    from .modeling.configuration_vargpt import VargptConfig
+    from .modeling.decoding_vargpt import VargptImageStreamer
+    from .modeling.generation_vargpt import VargptGenerateOutput, VargptGenerationConfig
+    from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
+    from .modeling.pipeline_vargpt import VargptPipeline
+    from .modeling.scales_vargpt import ScaleSchedule
+    from .modeling.var_decoder_vargpt import VargptVARDecoder, VargptVARDecoderConfig
+    from .modeling.vq_vargpt import VargptVQConfig, VargptVQModel
+    from .processing.image_processing_vargpt import VargptImageProcessor
+    from .processing.processing_vargpt import VargptProcessor
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,12 +36,34 @@ __all__ = [
     "VargptVQConfig",
     "VargptVQModel",
 ]
+_HOMES = {
+    "modeling.configuration_vargpt": ("VargptConfig",),
+    "modeling.decoding_vargpt": ("VargptImageStreamer",),
+    "modeling.generation_vargpt": ("VargptGenerateOutput", "VargptGenerationConfig"),
+    "modeling.modeling_vargpt": ("VargptForConditionalGeneration", "VargptModel"),
+    "modeling.pipeline_vargpt": ("VargptPipeline",),
+    "modeling.scales_vargpt": ("ScaleSchedule",),
+    "modeling.var_decoder_vargpt": ("VargptVARDecoder", "VargptVARDecoderConfig"),
+    "modeling.vq_vargpt": ("VargptVQConfig", "VargptVQModel"),
+    "processing.image_processing_vargpt": ("VargptImageProcessor",),
+    "processing.processing_vargpt": ("VargptProcessor",),
+}
 
 
 def __getattr__(name: str):
-    """The pipeline, on demand: Transformers' pipelines take a while to import."""
-    if name != "VargptPipeline":
+    """A public class, imported when it is first asked for."""
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .modeling.pipeline_vargpt import VargptPipeline
+    return getattr(import_module(f".{home}", __name__), name)
 
-    return VargptPipeline
+
+def __dir__() -> list[str]:
+    """The public names alone, without modules that happen to be imported."""
+    return [*__all__, "__version__"]
+
+
+# The `vargpt` command postpones this: see vargpt_hf_command.py.
+_command = sys.modules.get("vargpt_hf_command")
+if _command is None or not _command.starting:
+    from . import registration as _registration  # noqa: F401

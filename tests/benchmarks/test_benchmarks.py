@@ -44,7 +44,7 @@ def test_operations_are_those_that_torch_counts(name):
 
 def test_weights_are_all_that_draws():
     model = model_of("micro")
-    idle = [model.model.vision_tower, model.model.multi_modal_projector]
+    idle = [model.model.vlm.vision_tower, model.model.vlm.multi_modal_projector]
     weights = sum(p.numel() for p in model.parameters()) - sum(p.numel() for part in idle for p in part.parameters())
     small = sum(p.numel() for p in model.parameters() if p.ndim == 1)  # biases and norms, which the count leaves out
     counted = Costs(model.config, 4).weights_bytes() / 4
@@ -68,7 +68,7 @@ def test_rates_and_floors():
 @pytest.mark.parametrize("peer", [janus, emu3])
 def test_peers_draw(peer):
     config = config_of("micro")
-    config.vq_config.base_channels = 32  # theirs have 32 groups
+    config.image_tokenizer_config.base_channels = 32  # theirs have 32 groups
     assert torch.isfinite(peer(config)()).all()
 
 

@@ -105,16 +105,16 @@ def test_decoder_and_image_tokenizer_are_vars(model, golden_model):
     for name, tensor in golden_model.model.visual_decoder.state_dict().items():
         expected = conditions if name == "condition_embedding.weight" else tensor
         assert torch.equal(model.model.visual_decoder.state_dict()[name], expected), name
-    assert model.config.vq_config.scales == (1, 2, 3, 4)
-    for name, tensor in golden_model.model.vq_model.state_dict().items():
-        assert torch.equal(model.model.vq_model.state_dict()[name], tensor), name
+    assert model.config.image_tokenizer_config.scales == (1, 2, 3, 4)
+    for name, tensor in golden_model.model.image_tokenizer.state_dict().items():
+        assert torch.equal(model.model.image_tokenizer.state_dict()[name], tensor), name
 
 
 def test_draws_a_picture(model, processor):
     torch.manual_seed(0)
     output = model.generate(**chat_inputs(processor), generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
-    assert output.images.shape == (1, 3, 64, 64)
-    assert torch.isfinite(output.images).all()
+    assert output.output_images.shape == (1, 3, 64, 64)
+    assert torch.isfinite(output.output_images).all()
 
 
 def test_folder_is_complete(composed):
@@ -126,11 +126,11 @@ def test_folder_is_complete(composed):
 def test_processor_and_settings(model, processor):
     assert [processor.tokenizer.convert_tokens_to_ids(token) for token in NEW] == [317, 318, 319]
     config, settings = model.config, model.generation_config
-    assert (config.image_token_id, config.image_start_token_id, config.image_end_token_id, config.image_place_token_id) == (310, 317, 318, 319)
+    assert (config.image_token_id, config.output_image_start_token_id, config.output_image_end_token_id, config.output_image_token_id) == (310, 317, 318, 319)
     assert (processor.image_processor.output_size, list(processor.image_processor.image_mean)) == (64, [0.1, 0.2, 0.3])
     empty = processor(text=f"{RELEASED_SYSTEM_PROMPT} USER: ASSISTANT:")
-    assert settings.image_unconditional_ids == empty["input_ids"][0]
-    assert (settings.image_guidance_type, settings.pad_token_id, settings.eos_token_id) == ("prompt", 0, 2)
+    assert settings.output_image_unconditional_ids == empty["input_ids"][0]
+    assert (settings.output_image_guidance_type, settings.pad_token_id, settings.eos_token_id) == ("prompt", 0, 2)
 
 
 def test_new_tokens_of_the_real_vocabulary_have_the_released_ids(tmp_path):
@@ -146,7 +146,7 @@ def test_new_tokens_of_the_real_vocabulary_have_the_released_ids(tmp_path):
 def test_tables_without_room_grow_by_means(own_sources, tmp_path, model):
     write_word_tokenizer(own_sources / "llava", {IMAGE: "<image>"}, size=320)
     grown = VargptForConditionalGeneration.from_pretrained(compose(own_sources, tmp_path / "start"))
-    assert grown.config.image_start_token_id == 320
+    assert grown.config.output_image_start_token_id == 320
     for new, old in ((grown.lm_head, model.lm_head), (grown.get_input_embeddings(), model.get_input_embeddings())):
         assert new.weight.shape[0] == 384
         assert torch.equal(new.weight[:320], old.weight)
@@ -193,7 +193,7 @@ def test_checkpoints_of_vars_own_training_are_read(own_sources, tmp_path, compos
 
 def test_tensors_are_not_copied(model):
     """What is handed to be written is the very memory that was read; mapped, it is that of the files."""
-    inner = {"model.visual_decoder": part("vargpt_gen."), "model.vq_model": part("vae_local.")}
+    inner = {"model.visual_decoder": part("vargpt_gen."), "model.image_tokenizer": part("vae_local.")}
     llava = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith((*inner, *FRESH))}
     tables = [LLAVA_NAMES, DECODER_NAMES, VQ_NAMES]
     prefixes = ["", *(f"{name}." for name in inner)]
@@ -330,15 +330,15 @@ def test_every_golden_name_of_a_part_is_in_its_table():
 
 def test_sizes_of_the_paper_are_read_off_its_shapes():
     """Off shapes alone, on the meta device: 2 billion parameters need no memory."""
-    paper = VargptConfig.paper()
+    paper = VargptConfig.v1()
     with torch.device("meta"):
         ours = VargptForConditionalGeneration(paper).state_dict()
-    decoder, image_tokenizer = Part({}, DECODER_NAMES, "model.visual_decoder."), Part({}, VQ_NAMES, "model.vq_model.")
+    decoder, image_tokenizer = Part({}, DECODER_NAMES, "model.visual_decoder."), Part({}, VQ_NAMES, "model.image_tokenizer.")
     shapes = {}
     for released in (decoder, image_tokenizer):
         found = {released.released(name): tensor for name, tensor in ours.items() if name.startswith(released.prefix)}
         shapes[released.prefix] = TensorShapes(found)
     scales = scales_of(shapes[decoder.prefix])
-    assert scales == paper.vq_config.scales
+    assert scales == paper.image_tokenizer_config.scales
     assert decoder_config_of(shapes[decoder.prefix]).to_dict() == paper.visual_decoder_config.to_dict()
-    assert vq_config_of(shapes[image_tokenizer.prefix], scales).to_dict() == paper.vq_config.to_dict()
+    assert vq_config_of(shapes[image_tokenizer.prefix], scales).to_dict() == paper.image_tokenizer_config.to_dict()

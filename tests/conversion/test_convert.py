@@ -35,14 +35,14 @@ def converted(tmp_path, weights):
 
 def test_sizes_are_read_off_the_shapes(golden_model):
     sizes, config = golden_json("config"), golden_model.config
-    vq, decoder = config.vq_config, config.visual_decoder_config
+    vq, decoder = config.image_tokenizer_config, config.visual_decoder_config
     assert (vq.codebook_size, vq.latent_channels, vq.base_channels) == (64, 8, 32)
     assert vq.scales == tuple(sizes["var"]["patch_nums"])
     assert vq.channel_multipliers == tuple(sizes["derived"]["vae_ch_mult"])
     assert (vq.image_size, vq.num_res_blocks, vq.num_residual_convs, vq.quant_conv_kernel_size) == (64, 2, 4, 3)
     assert (decoder.hidden_size, decoder.num_hidden_layers, decoder.num_attention_heads, decoder.mlp_ratio) == (128, 2, 2, 4)
-    assert (config.image_token_id, config.image_start_token_id) == (310, 311)
-    assert (config.image_end_token_id, config.image_place_token_id, config.image_seq_length) == (312, 313, 4)
+    assert (config.image_token_id, config.output_image_start_token_id) == (310, 311)
+    assert (config.output_image_end_token_id, config.output_image_token_id, config.image_seq_length) == (312, 313, 4)
     assert config.text_config.num_key_value_heads == 2
     assert config.vision_config.hidden_act == "quick_gelu"
 
@@ -50,8 +50,8 @@ def test_sizes_are_read_off_the_shapes(golden_model):
 def test_released_settings_of_generation(golden_folder):
     found = GenerationConfig.from_pretrained(golden_folder)
     assert (found.bos_token_id, found.eos_token_id, found.pad_token_id, found.do_sample) == (1, 2, 0, True)
-    assert (found.image_guidance_type, found.image_guidance_scale) == ("noise", 1.5)
-    assert (found.image_top_k, found.image_top_p) == (900, 0.96)
+    assert (found.output_image_guidance_type, found.output_image_guidance_scale) == ("noise", 1.5)
+    assert (found.output_image_top_k, found.output_image_top_p) == (900, 0.96)
 
 
 def test_folder_is_complete_and_says_the_licence(golden_folder):
@@ -127,7 +127,7 @@ def test_scales_must_be_given_where_nothing_tells_them(converted, weights, tmp_p
         converted(without_scale_buffer(weights))
     shutil.rmtree(tmp_path / "source")
     config = json.loads((converted(without_scale_buffer(weights), scales=[1, 2, 3, 4]) / "config.json").read_text())
-    assert config["vq_config"]["scales"] == [1, 2, 3, 4]
+    assert config["image_tokenizer_config"]["scales"] == [1, 2, 3, 4]
 
 
 def test_scales_that_do_not_fit_are_refused(converted):
@@ -293,5 +293,5 @@ def test_tokenizer_that_disagrees_with_the_config_is_refused(tmp_path, weights):
     source = write_released_folder(tmp_path / "source", weights)
     swapped = {**PICTURE_TOKENS, 311: PICTURE_TOKENS[312], 312: PICTURE_TOKENS[311]}
     write_word_tokenizer(source, swapped)
-    with pytest.raises(ValueError, match="`image_start_token_id` is 312 in the one, 311 in the other"):
+    with pytest.raises(ValueError, match="`output_image_start_token_id` is 312 in the one, 311 in the other"):
         convert_checkpoint(source, tmp_path / "ours")

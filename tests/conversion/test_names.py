@@ -31,7 +31,7 @@ def test_what_nothing_reads_is_dropped():
 
 @pytest.mark.parametrize("prefix, table", [("vae_local.", VQ_NAMES), ("vargpt_gen.", DECODER_NAMES)])
 def test_parts_have_the_names_of_the_whole(prefix, table):
-    ours = {"vae_local.": "model.vq_model.", "vargpt_gen.": "model.visual_decoder."}[prefix]
+    ours = {"vae_local.": "model.image_tokenizer.", "vargpt_gen.": "model.visual_decoder."}[prefix]
     for name in (name for name in RELEASED if name.startswith(prefix)):
         part = rename(name.removeprefix(prefix), table)
         assert rename(name, WHOLE_NAMES) == (part and ours + part)

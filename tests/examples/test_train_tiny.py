@@ -33,7 +33,7 @@ def test_every_step_runs_and_a_stopped_run_goes_on(tmp_path):
     assert Image.open(tmp_path / "vargpt-tiny" / "drawn.png").size == (48, 48)
     model = VargptForConditionalGeneration.from_pretrained(tmp_path / "vargpt-tiny")
     VargptProcessor.from_pretrained(tmp_path / "vargpt-tiny")
-    assert model.generation_config.image_unconditional_ids
+    assert model.generation_config.output_image_unconditional_ids
     finished = {stage: (tmp_path / stage / "model.safetensors").stat().st_mtime_ns for stage in STAGES[:3]}
 
     shutil.rmtree(tmp_path / "stage3")

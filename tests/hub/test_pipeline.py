@@ -68,7 +68,7 @@ def test_text_mode_is_the_stock_one(pipe, picture):
     (ids,) = pipe(chat, generation_mode="text", max_new_tokens=10, return_tensors=True)
     assert pipe.tokenizer.decode(ids["generated_token_ids"], skip_special_tokens=True).endswith("two")
     (undrawn,) = pipe(user(text(f"draw {SENTENCE}")), generation_mode="text", max_new_tokens=5, return_tensors=True)
-    assert pipe.model.config.image_start_token_id not in undrawn["generated_token_ids"]
+    assert pipe.model.config.output_image_start_token_id not in undrawn["generated_token_ids"]
 
 
 def test_text_with_pictures_needs_no_chat(pipe, picture):
@@ -87,7 +87,7 @@ def test_batches_give_what_single_chats_give(pipe, picture):
         left, right = alone[0]["generated_content"], together[0]["generated_content"]
         assert [part.get("text") for part in left] == [part.get("text") for part in right]
         assert [seen(part["image"]) for part in left if "image" in part] == [seen(part["image"]) for part in right if "image" in part]
-    assert [part["type"] for part in batched[0][0]["generated_content"]] == ["image_gen"]
+    assert [part["type"] for part in batched[0][0]["generated_content"]] == ["output_image"]
     questions = [
         user({"type": "image", "image": picture}, text(asked)) for asked in ("how many objects are there", "what colour is the background")
     ]
@@ -96,7 +96,7 @@ def test_batches_give_what_single_chats_give(pipe, picture):
 
 def test_generate_kwargs_reach_the_model(pipe):
     chat = user(text(SENTENCE))
-    given = {"generator": torch.Generator().manual_seed(1), "num_return_sequences": 3, "max_new_tokens": 2, "image_temperature": 1.5}
+    given = {"generator": torch.Generator().manual_seed(1), "num_return_sequences": 3, "max_new_tokens": 2, "output_image_temperature": 1.5}
     records = pipe(chat, generation_mode="image", generate_kwargs=given)
     assert len({record["generated_image"].tobytes() for record in records}) == 3
 
@@ -105,7 +105,7 @@ def test_settings_of_the_pipeline_hold_until_a_call_says_otherwise():
     model, processor = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER), VargptProcessor.from_pretrained(TINY_FOLDER)
     pipe = model.float().as_pipeline(processor, generation_mode="image", generate_kwargs={"max_new_tokens": 2})
     assert isinstance(pipe(user(text(SENTENCE)))[0]["generated_image"], Image.Image)
-    assert isinstance(pipe(user(text(SENTENCE)), generate_kwargs={"image_temperature": 0.1})[0]["generated_image"], Image.Image)
+    assert isinstance(pipe(user(text(SENTENCE)), generate_kwargs={"output_image_temperature": 0.1})[0]["generated_image"], Image.Image)
     assert pipe(user(text("hello")), generation_mode="text", max_new_tokens=20, return_full_text=False)[0]["generated_text"].strip()
 
 

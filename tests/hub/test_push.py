@@ -28,7 +28,7 @@ processor = AutoProcessor.from_pretrained("me/drawer", trust_remote_code=True)
 chat = [{"role": "user", "content": "a red circle above a blue square"}]
 inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
-print(json.dumps(output.image_codes.tolist()))
+print(json.dumps(output.output_image_codes.tolist()))
 """
 
 
@@ -55,7 +55,7 @@ def test_what_was_pushed_draws_the_same_without_the_package(hub, tmp_path):
     )
     chat = [{"role": "user", "content": "a red circle above a blue square"}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
-    codes = model.generate(**inputs, max_new_tokens=5, do_sample=False, return_dict_in_generate=True).image_codes.tolist()
+    codes = model.generate(**inputs, max_new_tokens=5, do_sample=False, return_dict_in_generate=True).output_image_codes.tolist()
     assert len(codes) == 1 and json.loads(printed) == codes
 
 

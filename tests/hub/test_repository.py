@@ -2,6 +2,7 @@
 
 import filecmp
 import json
+import shutil
 
 import pytest
 from repository_helpers import run_without_package
@@ -45,7 +46,7 @@ chat = [{"role": "user", "content": "draw a red circle above a blue square"}]
 inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
 output = model.float().generate(**inputs, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
 assert "vargpt_hf" not in sys.modules
-print(json.dumps({"classes": {name: type(value).__name__ for name, value in found.items()}, "codes": output.image_codes.tolist()}))
+print(json.dumps({"classes": {name: type(value).__name__ for name, value in found.items()}, "codes": output.output_image_codes.tolist()}))
 """
 
 PIPELINE = """
@@ -85,11 +86,27 @@ def test_every_auto_class_loads_it_without_the_package(repository, tmp_path):
     chat = [{"role": "user", "content": "draw a red circle above a blue square"}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
-    assert printed["codes"] == output.image_codes.tolist() and len(printed["codes"]) == 1
+    assert printed["codes"] == output.output_image_codes.tolist() and len(printed["codes"]) == 1
     names = {path.name for path in repository.iterdir()}
     assert {path.name for path in again.iterdir()} == names
     same, different, missing = filecmp.cmpfiles(repository, again, names, shallow=False)
     assert (different, missing) == ([], [])
+
+
+@pytest.mark.parametrize("circumstances", [{"local_files_only": True}, {"local_files_only": False, "token": "hf_told", "revision": "main"}])
+def test_saved_files_do_not_tell_how_they_were_loaded(repository, tmp_path, circumstances):
+    """Nothing of being online or offline, of tokens, folders and revisions: the same files each time."""
+    moved, again = tmp_path / "moved", tmp_path / "again"
+    shutil.copytree(repository, moved)
+    for kind in (VargptForConditionalGeneration, VargptProcessor):
+        kind.from_pretrained(moved, **circumstances, cache_dir=tmp_path / "cache", force_download=True).save_pretrained(again)
+    names = {path.name for path in repository.iterdir()}
+    assert {path.name for path in again.iterdir()} == names
+    _, different, missing = filecmp.cmpfiles(repository, again, names, shallow=False)
+    assert (different, missing) == ([], [])
+    written = "".join(path.read_text() for path in again.iterdir() if path.suffix in (".json", ".jinja"))
+    for told in ("is_local", "local_files_only", "hf_told", "_name_or_path", "cache_dir", "force_download", str(tmp_path)):
+        assert told not in written, told
 
 
 def test_the_installed_package_needs_no_remote_code(repository):

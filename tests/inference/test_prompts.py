@@ -171,7 +171,7 @@ def test_a_prompt_may_be_as_long_as_the_model_has_room(tmp_path):
     [
         ({"seed": 6}, "pictures of something else: prompts "),
         ({"enlarge": 2}, r"enlarge 1 \(here 2\)"),
-        ({"image_top_k": 3}, r"settings \{'do_sample': True\} \(here \{'do_sample': True, 'image_top_k': 3\}\)"),
+        ({"output_image_top_k": 3}, r"settings \{'do_sample': True\} \(here \{'do_sample': True, 'output_image_top_k': 3\}\)"),
         ({"dtype": "bfloat16"}, "dtype float32"),
     ],
 )

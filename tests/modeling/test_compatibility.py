@@ -24,7 +24,7 @@ def model():
 @pytest.fixture(scope="module")
 def expected(model):
     output = model.generate(PROMPTS, **SETTINGS)
-    assert len(output.image_codes) > 1
+    assert len(output.output_image_codes) > 1
     return output
 
 
@@ -35,7 +35,7 @@ def tiny():
 
 def assert_equal(output, expected):
     assert torch.equal(output.sequences, expected.sequences)
-    assert torch.equal(output.image_codes, expected.image_codes)
+    assert torch.equal(output.output_image_codes, expected.output_image_codes)
 
 
 @pytest.mark.parametrize("name", ["dynamic", "static", "offloaded", "offloaded_static"])
@@ -65,7 +65,7 @@ FLEX = pytest.param(
 def test_attention_implementations(model, expected, kind, tmp_path):
     model.save_pretrained(tmp_path)
     other = VargptForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=kind)
-    assert {layer.self_attn.config._attn_implementation for layer in other.model.language_model.layers} == {kind}
+    assert {layer.self_attn.config._attn_implementation for layer in other.model.vlm.language_model.layers} == {kind}
     assert_equal(other.generate(PROMPTS, **SETTINGS), expected)
 
 
@@ -76,13 +76,13 @@ def test_half_precision(model, dtype, tmp_path):
     for name, parameter in half.named_parameters():
         assert parameter.dtype == (torch.float32 if "quantizer" in name else dtype), name
     output = half.generate(PROMPTS, generation_mode="image", **SETTINGS)
-    assert output.image_codes.shape == (3, 21) and output.images.isfinite().all()
-    codes = output.image_codes
-    assert torch.equal(*(m.model.vq_model.quantizer.accumulate(codes) for m in (model, half)))
+    assert output.output_image_codes.shape == (3, 21) and output.output_images.isfinite().all()
+    codes = output.output_image_codes
+    assert torch.equal(*(m.model.image_tokenizer.quantizer.accumulate(codes) for m in (model, half)))
     ids = torch.tensor([[1, 5, 61, *[63] * 21, 62, 8]])
-    whole, halved = (m(ids, image_codes=codes[:1], labels=ids) for m in (model, half))
+    whole, halved = (m(ids, output_image_codes=codes[:1], labels=ids) for m in (model, half))
     torch.testing.assert_close(halved.loss.float(), whole.loss, rtol=0.03, atol=0)
-    torch.testing.assert_close(halved.image_logits.float(), whole.image_logits, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(halved.output_image_logits.float(), whole.output_image_logits, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("device_map", ["auto", "disk"])
@@ -92,10 +92,10 @@ def test_device_maps(model, expected, device_map, tmp_path):
         device_map = {
             "lm_head": "cpu",
             **{f"model.{name}": "cpu" for name, _ in model.model.named_children()},
-            "model.language_model.layers": "disk",
+            "model.vlm.language_model.layers": "disk",
         }
-        del device_map["model.language_model"]
-        device_map |= {f"model.language_model.{name}": "cpu" for name, _ in model.model.language_model.named_children() if name != "layers"}
+        del device_map["model.vlm.language_model"]
+        device_map |= {f"model.vlm.language_model.{name}": "cpu" for name, _ in model.model.vlm.language_model.named_children() if name != "layers"}
     loaded = VargptForConditionalGeneration.from_pretrained(tmp_path / "saved", device_map=device_map, offload_folder=tmp_path / "offloaded")
     assert_equal(loaded.generate(PROMPTS, **SETTINGS), expected)
 
@@ -108,7 +108,7 @@ def test_compiling_breaks_no_graph(model):
     whole = torch.compile(model.forward, fullgraph=True, backend="eager")
     text = torch.tensor([[1, 5, 6]])
     torch.testing.assert_close(whole(text).logits, model(text).logits)
-    torch.testing.assert_close(whole(ids, image_codes=codes).image_logits, model(ids, image_codes=codes).image_logits)
+    torch.testing.assert_close(whole(ids, output_image_codes=codes).output_image_logits, model(ids, output_image_codes=codes).output_image_logits)
     conditions = torch.zeros(1, dtype=torch.long)
     hidden = torch.randn(1, 21, model.config.visual_decoder_config.hidden_size, generator=torch.Generator().manual_seed(0))
     decoder = model.model.visual_decoder
@@ -125,8 +125,8 @@ def test_vocabulary_can_grow(model, tmp_path):
     torch.testing.assert_close(grown(text).logits[..., :64], model(text).logits)
     grown.save_pretrained(tmp_path / "grown")
     again = VargptForConditionalGeneration.from_pretrained(tmp_path / "grown")
-    codes = again.generate(PROMPTS, generation_mode="image", **SETTINGS).image_codes
-    assert torch.equal(codes, model.generate(PROMPTS, generation_mode="image", **SETTINGS).image_codes)
+    codes = again.generate(PROMPTS, generation_mode="image", **SETTINGS).output_image_codes
+    assert torch.equal(codes, model.generate(PROMPTS, generation_mode="image", **SETTINGS).output_image_codes)
 
 
 def test_stop_strings(tiny):

@@ -1,19 +1,19 @@
 import pytest
 import torch
 
-from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptVisualDecoderConfig, VargptVQConfig
+from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptVARDecoderConfig, VargptVQConfig
 from vargpt_hf.testing import tiny_config
 
 
 def test_paper_sizes_on_the_meta_device():
     with torch.device("meta"):
-        model = VargptForConditionalGeneration(VargptConfig.paper())
+        model = VargptForConditionalGeneration(VargptConfig.v1())
     sizes = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.model.named_children()}
     assert sizes["language_model"] == 6_607_605_760  # Vicuna-7B with 32064 token embeddings, without its head
     assert 2.0e9 < sizes["visual_decoder"] < 2.02e9
-    assert sizes["vq_model"] == pytest.approx(109e6, rel=0.01)
+    assert sizes["image_tokenizer"] == pytest.approx(109e6, rel=0.01)
     assert sizes["vision_tower"] == pytest.approx(0.303e9, rel=0.01)
-    assert model.config.vq_config.num_image_tokens == 680
+    assert model.config.schedules[0].num_positions == 680
     assert model.config.image_seq_length == 576
 
 
@@ -24,10 +24,10 @@ def test_paper_sizes_on_the_meta_device():
         (VargptVQConfig, {"scales": (1, 4, 2, 16)}, "must be side lengths that rise"),
         (VargptVQConfig, {"base_channels": 100}, "divisible by norm_num_groups=32"),
         (VargptVQConfig, {"residual_conv_ratio": 1.5}, r"must be in \[0, 1\], got 1.5"),
-        (VargptVisualDecoderConfig, {"hidden_size": 100}, "hidden_size 100 is not divisible by its 30"),
-        (VargptVisualDecoderConfig, {"condition_dropout": 1.0}, r"`condition_dropout` must be in \[0, 1\), got 1.0"),
-        (VargptConfig, {"image_start_token_id": 40_000}, "`image_start_token_id` is 40000, beyond the vocabulary of 32064"),
-        (VargptConfig, {"image_start_token_id": 32_003}, "must differ from one another"),
+        (VargptVARDecoderConfig, {"hidden_size": 100}, "hidden_size 100 is not divisible by its 30"),
+        (VargptVARDecoderConfig, {"condition_dropout": 1.0}, r"`condition_dropout` must be in \[0, 1\), got 1.0"),
+        (VargptConfig, {"output_image_start_token_id": 40_000}, "`output_image_start_token_id` is 40000, beyond the vocabulary of 32064"),
+        (VargptConfig, {"output_image_start_token_id": 32_003}, "must differ from one another"),
         (VargptConfig, {"image_loss_weight": -1.0}, "`image_loss_weight` must not be negative"),
         (VargptConfig, {"image_scale_power": -1.0}, "`image_scale_power` must not be negative"),
         (VargptConfig, {"image_seq_length": 0}, "`image_seq_length` must be at least 1"),
@@ -43,7 +43,7 @@ def test_round_trip(tmp_path):
     config.save_pretrained(tmp_path)
     loaded = VargptConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
-    assert loaded.vq_config.scales == (1, 2, 4)
+    assert loaded.image_tokenizer_config.scales == (1, 2, 4)
     assert loaded.visual_decoder_config.drop_path_rate == config.visual_decoder_config.drop_path_rate
 
 

@@ -9,7 +9,7 @@ from vargpt_hf.testing import drawing_model
 
 START, END, PLACE, L = 61, 62, 63, 21
 PROMPTS = [[1, 5, 6, 7], [1, 9, 10, 11, 12, 13], [1, 20], [1, 33, 34, START], [1, 60, 60, 60, 60, 8]]
-SETTINGS = {"do_sample": False, "max_new_tokens": 12, "image_unconditional_ids": [1, 3, 4, 5, 6, 7, 8], "image_guidance_scale": 2.0}
+SETTINGS = {"do_sample": False, "max_new_tokens": 12, "output_image_unconditional_ids": [1, 3, 4, 5, 6, 7, 8], "output_image_guidance_scale": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def assert_rows_equal_single_calls(model, prompts=PROMPTS, **settings):
     for row, prompt in enumerate(prompts):
         own_length, alone = generate(model, [prompt], **settings)
         assert generated(together, length, row) == generated(alone, own_length, 0)
-        own = together.image_rows == row
-        assert torch.equal(together.image_codes[own], alone.image_codes)
-        assert (together.image_positions[own] - length).tolist() == (alone.image_positions - own_length).tolist()
-        torch.testing.assert_close(together.images[own], alone.images)
+        own = together.output_image_rows == row
+        assert torch.equal(together.output_image_codes[own], alone.output_image_codes)
+        assert (together.output_image_positions[own] - length).tolist() == (alone.output_image_positions - own_length).tolist()
+        torch.testing.assert_close(together.images[own], alone.output_images)
     return together
 
 
@@ -54,27 +54,27 @@ def assert_rows_equal_single_calls(model, prompts=PROMPTS, **settings):
 @pytest.mark.parametrize("guidance", ["none", "prompt", "noise"])
 def test_a_row_does_not_depend_on_its_neighbours(model, guidance, mode, cache_implementation):
     output = assert_rows_equal_single_calls(
-        model, image_guidance_type=guidance, generation_mode=mode, cache_implementation=cache_implementation
+        model, output_image_guidance_type=guidance, generation_mode=mode, cache_implementation=cache_implementation
     )
-    assert len(output.images) == {"auto": 2, "text": 0, "image": 5}[mode]
+    assert len(output.output_images) == {"auto": 2, "text": 0, "image": 5}[mode]
 
 
 def test_pictures_stand_in_the_sequences(model):
     length, output = generate(model, PROMPTS)
-    for row, position in zip(output.image_rows.tolist(), output.image_positions.tolist()):
+    for row, position in zip(output.output_image_rows.tolist(), output.output_image_positions.tolist()):
         ids = output.sequences[row].tolist()
         assert ids[position] == START
         assert ids[position + 1 : position + 1 + L] == [PLACE] * L
         assert ids[position + 1 + L] == END
-    assert torch.equal(output.images, model.model.vq_model.decode(output.image_codes))
+    assert torch.equal(output.output_images, model.model.image_tokenizer.decode(output.output_image_codes))
 
 
 def test_what_was_generated_can_be_fed_back(model):
     """Teacher forcing on a result predicts its own codes and tokens: places, positions and caches agree."""
     length, output = generate(model, PROMPTS[:1])
-    assert len(output.image_codes) == 1
-    again = model(input_ids=output.sequences, image_codes=output.image_codes)
-    assert torch.equal(again.image_logits.argmax(-1), output.image_codes)
+    assert len(output.output_image_codes) == 1
+    again = model(input_ids=output.sequences, output_image_codes=output.output_image_codes)
+    assert torch.equal(again.output_image_logits.argmax(-1), output.output_image_codes)
     ids, predicted = output.sequences[0, 1:], again.logits[0, :-1].argmax(-1)
     chosen = (ids != PLACE) & (ids != END)
     assert torch.equal(predicted[chosen][length - 1 :], ids[chosen][length - 1 :])
@@ -84,9 +84,9 @@ def test_a_drawn_picture_in_the_prompt(model):
     """The next turn starts from pictures of the last one, given as codes or repeated for several samples."""
     _, first = generate(model, [[1, 5, START]], generation_mode="image")
     prompt = [*first.sequences[0].tolist(), 9, 10]
-    _, output = generate(model, [prompt], image_codes=first.image_codes, max_new_tokens=3)
+    _, output = generate(model, [prompt], output_image_codes=first.output_image_codes, max_new_tokens=3)
     _, several = generate(
-        model, [prompt, prompt], image_codes=first.image_codes.repeat(2, 1), max_new_tokens=3, num_return_sequences=2, do_sample=True, top_k=1
+        model, [prompt, prompt], output_image_codes=first.output_image_codes.repeat(2, 1), max_new_tokens=3, num_return_sequences=2, do_sample=True, top_k=1
     )
     assert all(several.sequences[row].tolist() == output.sequences[0].tolist() for row in range(4))
 
@@ -112,13 +112,13 @@ def test_text_one_picture_two_pictures_in_one_batch(model):
     for row, plan in enumerate(plans):
         ids = [token for token in generated(output, length, row) if token != PLACE]
         assert ids == [*plan, 2]
-    assert output.image_rows.tolist() == [1, 2, 2]
+    assert output.output_image_rows.tolist() == [1, 2, 2]
     assert output.sequences[2].tolist().count(PLACE) == 2 * L
 
 
 def test_pictures_take_one_call_for_each_scale(model):
     calls = []
-    hook = model.model.language_model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(1), with_kwargs=True)
+    hook = model.model.vlm.language_model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(1), with_kwargs=True)
     heads = model.lm_head.register_forward_pre_hook(lambda module, args: calls.append(0))
     generate(model, [[1, 5, 6]], generation_mode="image")
     hook.remove()
@@ -131,20 +131,20 @@ def test_max_new_tokens_never_cuts_a_picture(model):
         length, output = generate(model, [[1, 5]], logits_processor=force(model, [8, START, END, 9, 9, 9]), max_new_tokens=budget)
         ids = [token for token in generated(output, length, 0) if token != PLACE]
         assert len(ids) <= budget
-        assert ids.count(START) == ids.count(END) == len(output.images)
-        assert (len(output.images) == 1) == (budget >= 3)
+        assert ids.count(START) == ids.count(END) == len(output.output_images)
+        assert (len(output.output_images) == 1) == (budget >= 3)
 
 
 def test_max_images(model):
     plan = [START, END, START, END, START, END]
     for limit in (0, 1, 2):
-        _, output = generate(model, [[1, 5]], logits_processor=force(model, plan), max_new_tokens=8, max_images=limit)
-        assert len(output.images) == limit
+        _, output = generate(model, [[1, 5]], logits_processor=force(model, plan), max_new_tokens=8, max_output_images=limit)
+        assert len(output.output_images) == limit
 
 
 def test_sampling_is_reproducible(model):
     def draw(**settings):
-        return generate(model, PROMPTS[:2], do_sample=True, generation_mode="image", **settings)[1].image_codes
+        return generate(model, PROMPTS[:2], do_sample=True, generation_mode="image", **settings)[1].output_image_codes
 
     first = draw(generator=torch.Generator().manual_seed(1))
     assert torch.equal(first, draw(generator=torch.Generator().manual_seed(1)))
@@ -159,12 +159,12 @@ def test_a_generator_for_each_row_makes_samples_independent(model):
     def generators(rows):
         return [torch.Generator().manual_seed(row) for row in rows]
 
-    length, together = generate(model, PROMPTS, do_sample=True, generator=generators(range(5)), image_guidance_type="noise")
+    length, together = generate(model, PROMPTS, do_sample=True, generator=generators(range(5)), output_image_guidance_type="noise")
     assert len(together.images) > 0
     for row, prompt in enumerate(PROMPTS):
-        own_length, alone = generate(model, [prompt], do_sample=True, generator=generators([row]), image_guidance_type="noise")
+        own_length, alone = generate(model, [prompt], do_sample=True, generator=generators([row]), output_image_guidance_type="noise")
         assert generated(together, length, row) == generated(alone, own_length, 0)
-        assert torch.equal(together.image_codes[together.image_rows == row], alone.image_codes)
+        assert torch.equal(together.output_image_codes[together.output_image_rows == row], alone.output_image_codes)
 
 
 def test_text_only_equals_transformers_own_loop(model):
@@ -211,11 +211,11 @@ class Notes(VargptImageStreamer):
 
 def test_picture_streamer(model):
     notes = Notes()
-    _, output = generate(model, PROMPTS[:2], generation_mode="image", image_streamer=notes)
+    _, output = generate(model, PROMPTS[:2], generation_mode="image", output_image_streamer=notes)
     assert [(rows, scale) for _, rows, scale in notes.seen] == [([0, 1], 0), ([0, 1], 1), ([0, 1], 2)]
     assert notes.ended == 1
-    torch.testing.assert_close(notes.seen[-1][0], output.images)
-    torch.testing.assert_close(notes.seen[0][0], model.model.vq_model.decode(output.image_codes, num_scales=1))
+    torch.testing.assert_close(notes.seen[-1][0], output.output_images)
+    torch.testing.assert_close(notes.seen[0][0], model.model.image_tokenizer.decode(output.output_image_codes, num_scales=1))
 
 
 def test_text_streamer(model):
@@ -236,19 +236,19 @@ def test_text_streamer(model):
 
 def test_guidance_changes_the_picture_and_strength_zero_does_not(model):
     def codes(**settings):
-        return generate(model, PROMPTS[:1], generation_mode="image", **settings)[1].image_codes
+        return generate(model, PROMPTS[:1], generation_mode="image", **settings)[1].output_image_codes
 
-    plain = codes(image_guidance_type="none")
-    assert torch.equal(plain, codes(image_guidance_type="prompt", image_guidance_scale=0.0))
-    strong = codes(image_guidance_type="prompt", image_guidance_scale=8.0, image_guidance_ramp=False)
+    plain = codes(output_image_guidance_type="none")
+    assert torch.equal(plain, codes(output_image_guidance_type="prompt", output_image_guidance_scale=0.0))
+    strong = codes(output_image_guidance_type="prompt", output_image_guidance_scale=8.0, output_image_guidance_ramp=False)
     assert not torch.equal(plain, strong)
 
 
 def test_settings_come_from_the_generation_config(model, tmp_path):
-    config = VargptGenerationConfig(max_new_tokens=2, generation_mode="image", image_top_k=3)
+    config = VargptGenerationConfig(max_new_tokens=2, generation_mode="image", output_image_top_k=3)
     config.save_pretrained(tmp_path)
     loaded = VargptGenerationConfig.from_pretrained(tmp_path)
-    assert (loaded.generation_mode, loaded.image_top_k, loaded.image_top_p) == ("image", 3, None)
+    assert (loaded.generation_mode, loaded.output_image_top_k, loaded.output_image_top_p) == ("image", 3, None)
     output = model.generate(torch.tensor([[1, 5]]), generation_config=loaded)
     assert output[0].tolist() == [1, 5, START, *[PLACE] * L, END]
 
@@ -259,12 +259,12 @@ def test_settings_come_from_the_generation_config(model, tmp_path):
         ({"num_beams": 2}, "cannot be drawn under beam_search: it reorders"),
         ({"use_cache": False}, "cannot be drawn with `use_cache=False`"),
         ({"generation_mode": "picture"}, "`generation_mode` must be one of"),
-        ({"image_guidance_type": "cfg"}, "`image_guidance_type` must be one of"),
-        ({"image_temperature": 0.0}, "`image_temperature` must be positive"),
-        ({"image_top_p": 1.5}, r"`image_top_p` must be in \[0, 1\]"),
-        ({"max_images": -1}, "`max_images` must not be negative"),
+        ({"output_image_guidance_type": "cfg"}, "`output_image_guidance_type` must be one of"),
+        ({"output_image_temperature": 0.0}, "`output_image_temperature` must be positive"),
+        ({"output_image_top_p": 1.5}, r"`output_image_top_p` must be in \[0, 1\]"),
+        ({"max_output_images": -1}, "`max_output_images` must not be negative"),
         ({"generation_mode": "image", "max_new_tokens": 1}, "leaves 1 tokens, but a picture takes 2"),
-        ({"generation_mode": "image", "max_images": 0}, "`max_images=0` forbids it"),
+        ({"generation_mode": "image", "max_output_images": 0}, "`max_output_images=0` forbids it"),
         ({"generator": [torch.Generator()]}, "1 generators for 2 rows"),
     ],
 )

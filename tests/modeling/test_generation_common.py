@@ -33,7 +33,7 @@ def prompt(*rows: list[int]) -> dict[str, torch.Tensor]:
     if read:
         inputs["pixel_values"] = torch.randn(read, 3, 16, 16, generator=generator)
     if held:
-        inputs["image_codes"] = torch.randint(0, 24, (held, L), generator=generator)
+        inputs["output_image_codes"] = torch.randint(0, 24, (held, L), generator=generator)
     return inputs
 
 
@@ -46,7 +46,7 @@ def generate(model, inputs, seed=0, **settings):
 def assert_same(one, other, **tolerances):
     """The same tokens and pictures, from the same scores."""
     assert torch.equal(one.sequences, other.sequences)
-    assert torch.equal(one.image_codes, other.image_codes)
+    assert torch.equal(one.output_image_codes, other.output_image_codes)
     assert len(one.scores) == len(other.scores)
     for ours, theirs in zip(one.scores, other.scores):
         torch.testing.assert_close(ours, theirs, **{"atol": 1e-4, "rtol": 1e-4, **tolerances})
@@ -83,7 +83,7 @@ def test_left_padding_changes_no_scores(model, mode):
 def test_dict_output(model, mode):
     """Scores and raw logits of every step, the tokens that they name, and a cache that holds all but the last token."""
     inputs = prompt([1, 9, 10, 11], [1, 20])
-    output = generate(model, inputs, generation_mode=mode, output_logits=True, max_images=0)
+    output = generate(model, inputs, generation_mode=mode, output_logits=True, max_output_images=0)
     assert output.sequences.shape == (2, 12)
     assert len(output.scores) == len(output.logits) == 8
     for step, (scores, logits) in enumerate(zip(output.scores, output.logits)):
@@ -99,7 +99,7 @@ def test_dict_output(model, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_scores_are_those_of_one_forward_pass(model, mode):
     inputs = prompt([1, 9, 10, 11])
-    output = generate(model, inputs, generation_mode=mode, output_logits=True, max_images=0)
+    output = generate(model, inputs, generation_mode=mode, output_logits=True, max_output_images=0)
     expected = model(output.sequences).logits[0, 3:-1]
     torch.testing.assert_close(torch.cat(output.logits), expected, atol=1e-4, rtol=1e-4)
 
@@ -110,7 +110,7 @@ def test_attentions_and_hidden_states_of_every_step(mode, cache_implementation):
     """The first step has the whole prompt's, later ones those of one token over all that came."""
     model = tiny_model()
     model.set_attn_implementation("eager")
-    settings = {"generation_mode": mode, "max_images": 0, "max_new_tokens": 4, "cache_implementation": cache_implementation}
+    settings = {"generation_mode": mode, "max_output_images": 0, "max_new_tokens": 4, "cache_implementation": cache_implementation}
     output = generate(model, prompt(READS, [1, 20]), output_attentions=True, output_hidden_states=True, **settings)
     assert len(output.attentions) == len(output.hidden_states) == 4
     columns = output.attentions[0][0].shape[-1]
@@ -133,7 +133,7 @@ def test_embeddings_as_the_prompt(model, mode, with_ids):
     embedded = {**inputs, "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"])}
     if not with_ids:
         del embedded["input_ids"]
-    settings = {"generation_mode": mode, "max_images": 0, "do_sample": True, "num_return_sequences": 2}
+    settings = {"generation_mode": mode, "max_output_images": 0, "do_sample": True, "num_return_sequences": 2}
     expected, output = (generate(model, given, **settings) for given in (inputs, embedded))
     assert torch.equal(expected.sequences if with_ids else expected.sequences[:, len(HOLDS) :], output.sequences)
     for ours, theirs in zip(output.scores, expected.scores):
@@ -145,7 +145,7 @@ def test_embeddings_as_the_prompt(model, mode, with_ids):
 def test_generation_goes_on_from_a_past(model, mode, do_sample):
     """Stopped after some tokens and taken up again from the cache, generation ends where it would have ended at once."""
     inputs = prompt(READS, [1, 20, 21])
-    settings = {"generation_mode": mode, "do_sample": do_sample, "top_k": 1, "max_images": 0}
+    settings = {"generation_mode": mode, "do_sample": do_sample, "top_k": 1, "max_output_images": 0}
     at_once = generate(model, inputs, max_new_tokens=8, **settings)
     first = generate(model, inputs, max_new_tokens=3, **settings)
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
@@ -159,11 +159,11 @@ def test_generation_goes_on_from_a_past(model, mode, do_sample):
 def test_generation_goes_on_from_a_past_with_a_drawing(model):
     """The cache that a drawing left behind stands for the drawing: its codes need not be given again."""
     inputs = prompt([1, 5, 6, START])
-    drawn = generate(model, inputs, max_new_tokens=1, max_images=1)
+    drawn = generate(model, inputs, max_new_tokens=1, max_output_images=1)
     assert drawn.sequences[0, -1] == END
     anew = {"input_ids": drawn.sequences, "attention_mask": torch.ones_like(drawn.sequences)}
     past = {**anew, "past_key_values": drawn.past_key_values}
-    expected, output = (generate(model, given, max_images=0) for given in ({**anew, "image_codes": drawn.image_codes}, past))
+    expected, output = (generate(model, given, max_output_images=0) for given in ({**anew, "output_image_codes": drawn.output_image_codes}, past))
     assert_same(output, expected)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_helpers import assert_close_to_golden, golden, golden_json
 
-from vargpt_hf.modeling.visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION, VargptDecoderCache
+from vargpt_hf.modeling.visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION, DecoderCache
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
@@ -23,15 +23,15 @@ def condition_ids():
     return torch.tensor([GENERATE_CONDITION, NULL_CONDITION])
 
 
-def new_cache(model) -> VargptDecoderCache:
-    return VargptDecoderCache(model.config, num_pictures=2, dtype=torch.float32, device=torch.device("cpu"))
+def new_cache(model) -> DecoderCache:
+    return DecoderCache(model.config, num_pictures=2, dtype=torch.float32, device=torch.device("cpu"))
 
 
 @torch.no_grad()
 def test_embeddings(model, condition_ids):
     decoder = model.visual_decoder
     assert_close_to_golden("decoder/cond_BD", decoder.condition_embedding(condition_ids))
-    assert_close_to_golden("decoder/lvl_pos", decoder.place_embeddings()[None])
+    assert_close_to_golden("decoder/lvl_pos", decoder.position_embeddings()[None])
     assert_close_to_golden("decoder/embed_x_BLC", decoder.embed(golden("vqvae/var_input"), condition_ids))
 
 
@@ -68,5 +68,5 @@ def test_without_a_mask_every_place_sees_all(model, condition_ids):
 
 @torch.no_grad()
 def test_generation_projectors(model):
-    assert_close_to_golden("decoder/proj_in", model.generation_projector_in(golden("decoder/x_BLC")))
-    assert_close_to_golden("decoder/proj_out", model.generation_projector_out(golden("decoder/h_BLH")))
+    assert_close_to_golden("decoder/proj_in", model.projector_to_llm(golden("decoder/x_BLC")))
+    assert_close_to_golden("decoder/proj_out", model.projector_to_decoder(golden("decoder/h_BLH")))

@@ -47,7 +47,7 @@ def batch(names: list[str], side: str = "right") -> dict[str, torch.Tensor]:
     if len(torch.cat(read)):
         inputs["pixel_values"] = torch.cat(read)
     if len(torch.cat(codes)):
-        inputs["image_codes"] = torch.cat(codes)
+        inputs["output_image_codes"] = torch.cat(codes)
     if side == "left":
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return inputs
@@ -62,9 +62,9 @@ def test_a_row_does_not_depend_on_its_batch(model, side):
         torch.testing.assert_close(together.logits[index][mask[index]], alone.logits[0], atol=1e-5, rtol=1e-4)
         count = ROWS[name].count(START)
         if count:
-            torch.testing.assert_close(together.image_logits[drawn : drawn + count], alone.image_logits, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(together.output_image_logits[drawn : drawn + count], alone.output_image_logits, atol=1e-5, rtol=1e-4)
         drawn += count
-    assert drawn == len(together.image_logits) == 3
+    assert drawn == len(together.output_image_logits) == 3
 
 
 def test_losses_are_weighted_means_over_targets():
@@ -77,20 +77,20 @@ def test_losses_are_weighted_means_over_targets():
     kept = targets != IGNORE_INDEX
     by_hand = -logits[kept].gather(1, targets[kept][:, None]).mean()
     torch.testing.assert_close(outputs.text_loss, by_hand)
-    code_logits = outputs.image_logits.log_softmax(-1)
-    torch.testing.assert_close(outputs.image_loss, -code_logits.gather(2, inputs["image_codes"][..., None]).mean())
-    torch.testing.assert_close(outputs.loss, 0.5 * outputs.text_loss + 2 * outputs.image_loss)
+    code_logits = outputs.output_image_logits.log_softmax(-1)
+    torch.testing.assert_close(outputs.output_image_loss, -code_logits.gather(2, inputs["output_image_codes"][..., None]).mean())
+    torch.testing.assert_close(outputs.loss, 0.5 * outputs.text_loss + 2 * outputs.output_image_loss)
 
 
 def test_coarse_scales_can_weigh_more():
     model = tiny_model(image_scale_power=0.5)
     inputs = batch(["draws"])
     outputs = model(**inputs)
-    losses = -outputs.image_logits.log_softmax(-1).gather(2, inputs["image_codes"][..., None]).squeeze(-1)
+    losses = -outputs.output_image_logits.log_softmax(-1).gather(2, inputs["output_image_codes"][..., None]).squeeze(-1)
     sides = torch.tensor([side for side in (1, 2, 4) for _ in range(side * side)])
     weights = 4.0 / sides  # the root of the areas' ratio
-    torch.testing.assert_close(outputs.image_loss, (losses * weights).sum() / weights.sum())
-    assert not torch.isclose(outputs.image_loss, losses.mean())
+    torch.testing.assert_close(outputs.output_image_loss, (losses * weights).sum() / weights.sum())
+    assert not torch.isclose(outputs.output_image_loss, losses.mean())
 
 
 def test_labels_of_both_losses_can_be_smoothed(model):
@@ -99,14 +99,14 @@ def test_labels_of_both_losses_can_be_smoothed(model):
     targets = inputs["labels"][:, 1:].masked_fill(inputs["labels"][:, 1:] == PLACE, IGNORE_INDEX)
     even = -plain.logits[:, :-1].log_softmax(-1).mean(-1)[targets != IGNORE_INDEX].mean()
     torch.testing.assert_close(smoothed.text_loss, 0.8 * plain.text_loss + 0.2 * even)
-    even = -plain.image_logits.log_softmax(-1).mean()
-    torch.testing.assert_close(smoothed.image_loss, 0.8 * plain.image_loss + 0.2 * even)
+    even = -plain.output_image_logits.log_softmax(-1).mean()
+    torch.testing.assert_close(smoothed.output_image_loss, 0.8 * plain.output_image_loss + 0.2 * even)
 
 
 def test_counts_of_the_accumulated_batch_scale_the_losses(model):
     inputs = batch(["draws"])
     whole, half = model(**inputs), model(**inputs, num_items_in_batch=10, num_codes_in_batch=2 * L)
-    torch.testing.assert_close(half.image_loss, whole.image_loss / 2)
+    torch.testing.assert_close(half.output_image_loss, whole.output_image_loss / 2)
     torch.testing.assert_close(half.text_loss, whole.text_loss * 5 / 10)  # the row has 5 text targets
 
 
@@ -118,24 +118,24 @@ def test_without_targets_the_text_loss_is_zero(model):
 
 def test_pixels_to_draw_are_encoded(model):
     inputs = batch(["draws"])
-    del inputs["image_codes"]
+    del inputs["output_image_codes"]
     pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     from_pixels = model(**inputs, output_pixel_values=pixels)
-    from_codes = model(**inputs, image_codes=model.model.vq_model.encode(pixels))
-    torch.testing.assert_close(from_pixels.image_loss, from_codes.image_loss)
+    from_codes = model(**inputs, output_image_codes=model.model.image_tokenizer.encode(pixels))
+    torch.testing.assert_close(from_pixels.output_image_loss, from_codes.output_image_loss)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"pixel_values": None}, "4 places of pictures to understand, but no pictures were given: pass `pixel_values`"),
-        ({"image_codes": None}, "21 places of pictures to generate, but no pictures were given: pass `output_pixel_values`"),
+        ({"output_image_codes": None}, "21 places of pictures to generate, but no pictures were given: pass `output_pixel_values`"),
         ({"pixel_values": torch.zeros(2, 3, 16, 16)}, "4 places of pictures to understand, but 2 pictures were given, which fill 8"),
-        ({"image_codes": torch.zeros(2, L, dtype=torch.long)}, "21 places of pictures to generate, but 2 .* which fill 42"),
-        ({"image_codes": torch.full((1, L), 24)}, r"Codes must lie in \[0, 24\)"),
-        ({"image_codes": torch.zeros(1, 5, dtype=torch.long)}, "must have shape"),
+        ({"output_image_codes": torch.zeros(2, L, dtype=torch.long)}, "21 places of pictures to generate, but 2 .* which fill 42"),
+        ({"output_image_codes": torch.full((1, L), 24)}, r"Codes must lie in \[0, 24\)"),
+        ({"output_image_codes": torch.zeros(1, 5, dtype=torch.long)}, "must have shape"),
         ({"output_pixel_values": torch.zeros(1, 3, 16, 16)}, "not as both"),
-        ({"image_codes": None, "output_pixel_values": torch.zeros(1, 3, 8, 8)}, r"shape \(batch, 3, 16, 16\), got \(1, 3, 8, 8\)"),
+        ({"output_image_codes": None, "output_pixel_values": torch.zeros(1, 3, 8, 8)}, r"shape \(batch, 3, 16, 16\), got \(1, 3, 8, 8\)"),
         ({"inputs_embeds": torch.zeros(1, 2, 32)}, "exactly one of `input_ids` and `inputs_embeds`"),
     ],
 )
@@ -143,7 +143,7 @@ def test_pictures_and_places_must_agree(model, change, message):
     row = [1, *READ, 5, *DRAWN]
     read, codes = pictures(row, 0)
     with pytest.raises(ValueError, match=message):
-        model(**{"input_ids": torch.tensor([row]), "pixel_values": read, "image_codes": codes, **change})
+        model(**{"input_ids": torch.tensor([row]), "pixel_values": read, "output_image_codes": codes, **change})
 
 
 def test_inputs_embeds_find_their_places(model):
@@ -160,7 +160,7 @@ def test_saving_is_exact(model, tmp_path, attn_implementation):
     loaded = VargptForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=attn_implementation).eval()
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     expected, got = model(**batch(["both", "draws"])), loaded(**batch(["both", "draws"]))
-    torch.testing.assert_close(got.image_logits, expected.image_logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(got.output_image_logits, expected.output_image_logits, atol=1e-5, rtol=1e-4)
     assert [file.name for file in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
 
 
@@ -185,7 +185,7 @@ def test_every_part_that_draws_or_speaks_gets_gradients(model):
     fresh = tiny_model(seed=1)
     fresh(**batch(["both"])).loss.backward()
     without = {name for name, p in fresh.named_parameters() if p.grad is None}
-    assert all(name.startswith(("model.vq_model.", "model.vision_tower.")) for name in without)
+    assert all(name.startswith(("model.image_tokenizer.", "model.vlm.vision_tower.")) for name in without)
 
 
 def test_initialisation_is_seeded_and_finite():
@@ -197,7 +197,7 @@ def test_initialisation_is_seeded_and_finite():
 
 def test_weights_that_a_checkpoint_lacks_are_initialised(model):
     """Those of layers whose parent says how to start them, too; what the checkpoint has stays as it is."""
-    lacking = ("model.visual_decoder.layers.", "model.multi_modal_projector.", "model.vision_tower.encoder.")
+    lacking = ("model.visual_decoder.layers.", "model.vlm.multi_modal_projector.", "model.vlm.vision_tower.encoder.")
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith(lacking)}
     loaded = VargptForConditionalGeneration.from_pretrained(None, config=tiny_config(), state_dict=kept).state_dict()
     for name, value in model.state_dict().items():
@@ -223,7 +223,7 @@ def test_shifted_labels_replace_labels(model):
 def test_attention_can_be_chosen_for_every_part():
     fresh = tiny_model()
     fresh.set_attn_implementation("eager")
-    assert {part.config._attn_implementation for part in (fresh, fresh.model.language_model, fresh.model.vq_model)} == {"eager"}
+    assert {part.config._attn_implementation for part in (fresh, fresh.model.vlm.language_model, fresh.model.image_tokenizer)} == {"eager"}
 
 
 def test_another_language_model():
@@ -241,7 +241,7 @@ def test_another_language_model():
     outputs = model(**batch(["both", "text"]))
     assert torch.isfinite(outputs.loss)
     drawn = model.generate(torch.tensor([[1, 5, 6]]), generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
-    assert drawn.images.shape == (1, 3, 16, 16)
+    assert drawn.output_images.shape == (1, 3, 16, 16)
 
 
 def test_block_causal_mask(model):
@@ -254,13 +254,13 @@ def test_block_causal_mask(model):
 def test_codes_do_not_depend_on_autocast(model):
     pixels = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.autocast("cpu", torch.bfloat16):
-        codes = model.model.vq_model.encode(pixels)
-    assert torch.equal(codes, model.model.vq_model.encode(pixels))
+        codes = model.model.image_tokenizer.encode(pixels)
+    assert torch.equal(codes, model.model.image_tokenizer.encode(pixels))
 
 
 @torch.no_grad()
 def test_the_image_tokenizer_takes_a_batch_in_parts(monkeypatch):
-    model = tiny_model().model.vq_model
+    model = tiny_model().model.image_tokenizer
     pixels = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     codes = model.encode(pixels)
     pictures = model.decode(codes)

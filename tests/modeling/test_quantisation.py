@@ -42,7 +42,7 @@ def test_quantised_language_model(plain, quantiser):
         if isinstance(module, torch.nn.Linear):
             weight = model.get_submodule(name).weight
             kept = type(weight) is torch.nn.Parameter and torch.equal(weight, module.weight)
-            assert kept != name.startswith("model.language_model.layers."), name
+            assert kept != name.startswith("model.vlm.language_model.layers."), name
     draw_and_say(model)
 
 

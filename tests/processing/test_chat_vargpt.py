@@ -35,9 +35,9 @@ HI = [user("hi"), assistant("hello")]
         ([user([{"type": "image"}, text("what?")])], f"USER: {IMAGE}\nwhat?"),
         ([user([text("what? "), {"type": "image"}])], f"USER: what? {IMAGE}"),
         ([user([{"type": "image"}, {"type": "image"}])], f"USER: {IMAGE}{IMAGE}"),
-        ([user("draw"), assistant([{"type": "image_gen"}])], f"USER: draw ASSISTANT:{DRAWING}</s>"),
+        ([user("draw"), assistant([{"type": "output_image"}])], f"USER: draw ASSISTANT:{DRAWING}</s>"),
         (
-            [user("draw"), assistant([text("Here:"), {"type": "image_gen"}, text(" done")])],
+            [user("draw"), assistant([text("Here:"), {"type": "output_image"}, text(" done")])],
             f"USER: draw ASSISTANT: Here:{DRAWING} done</s>",
         ),
         ([user([text(""), {"type": "image"}, text("")]), assistant(None)], f"USER: {IMAGE} ASSISTANT:</s>"),
@@ -50,10 +50,10 @@ def test_rendered_text(processor, chat, expected):
 def test_generation_prompt_and_continuation(processor):
     assert processor.apply_chat_template(HI[:1], add_generation_prompt=True) == "USER: hi ASSISTANT:"
     assert processor.apply_chat_template(HI, continue_final_message=True) == "USER: hi ASSISTANT: hello"
-    drawn = [user("hi"), assistant([{"type": "image_gen"}, text("")])]
+    drawn = [user("hi"), assistant([{"type": "output_image"}, text("")])]
     assert processor.apply_chat_template(drawn, continue_final_message=True) == f"USER: hi ASSISTANT:{DRAWING}"
     with pytest.raises(ValueError, match="ends in a text part"):
-        processor.apply_chat_template([user("hi"), assistant([{"type": "image_gen"}])], continue_final_message=True)
+        processor.apply_chat_template([user("hi"), assistant([{"type": "output_image"}])], continue_final_message=True)
 
 
 def test_released_system_line():
@@ -72,17 +72,17 @@ def test_template_takes_the_processors_tokens():
     processor = VargptProcessor(VargptImageProcessor(), tokenizer, image_token="<look>")
     assert processor.apply_chat_template([user([{"type": "image"}])]) == "USER: <look>"
     with pytest.raises(ValueError, match="has no token '<draw>'.*add_tokens"):
-        VargptProcessor(VargptImageProcessor(), tokenizer, image_start_token="<draw>")
+        VargptProcessor(VargptImageProcessor(), tokenizer, output_image_start_token="<draw>")
 
 
 def test_conversation_is_left_as_it_was(processor):
     picture = noise_picture(0)
-    chat = [user([text("a"), {"type": "image", "image": picture, "text": None}]), assistant([{"type": "image_gen"}])]
+    chat = [user([text("a"), {"type": "image", "image": picture, "text": None}]), assistant([{"type": "output_image"}])]
     options = {"padding": True, "output_images": [picture], "images": [picture]}
     processor.apply_chat_template(chat, tokenize=True, return_dict=True, processor_kwargs=options)
     assert chat == [
         user([text("a"), {"type": "image", "image": picture, "text": None}]),
-        assistant([{"type": "image_gen"}]),
+        assistant([{"type": "output_image"}]),
     ]
     assert options == {"padding": True, "output_images": [picture], "images": [picture]}
 
@@ -117,12 +117,12 @@ def test_special_token_spread_over_parts_is_refused(processor):
     ],
 )
 def test_refused_conversations(processor, chat, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         processor.apply_chat_template(chat)
 
 
 def test_system_must_come_first(processor):
-    with pytest.raises(Exception, match="system comes first"):
+    with pytest.raises(ValueError, match="system comes first"):
         processor.apply_chat_template([*HI, {"role": "system", "content": "a"}])
 
 

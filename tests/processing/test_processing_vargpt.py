@@ -34,14 +34,14 @@ def seen(seed):
 
 
 def drawn(seed):
-    return {"type": "image_gen", "image": noise_picture(seed)}
+    return {"type": "output_image", "image": noise_picture(seed)}
 
 
 def coded(seed):
-    return {"type": "image_gen", "codes": codes_of(seed)}
+    return {"type": "output_image", "codes": codes_of(seed)}
 
 
-MARK = {"type": "image_gen"}
+MARK = {"type": "output_image"}
 
 
 def to_tensors(processor, chat, **processor_kwargs):
@@ -91,14 +91,14 @@ def test_codes_in_every_nesting(processor, codes):
         "rows": [[], expected[:1], list(expected[1:])],
         "arrow": [[], expected[:1].tolist(), expected[1:].numpy().astype(np.uint16)],
     }[codes]
-    out = processor(text=["a", DRAWING, DRAWING * 2], image_codes=given, return_tensors="pt", padding=True)
-    assert out["image_codes"].dtype == torch.int64
-    assert torch.equal(out["image_codes"], expected)
+    out = processor(text=["a", DRAWING, DRAWING * 2], output_image_codes=given, return_tensors="pt", padding=True)
+    assert out["output_image_codes"].dtype == torch.int64
+    assert torch.equal(out["output_image_codes"], expected)
 
 
 def test_one_picture_of_codes(processor):
-    out = processor(text=DRAWING, image_codes=codes_of(3).tolist(), return_tensors="pt")
-    assert torch.equal(out["image_codes"], codes_of(3)[None])
+    out = processor(text=DRAWING, output_image_codes=codes_of(3).tolist(), return_tensors="pt")
+    assert torch.equal(out["output_image_codes"], codes_of(3)[None])
 
 
 def test_padding_is_on_the_left_whatever_the_tokenizer_says(tmp_path):
@@ -113,14 +113,14 @@ def test_padding_is_on_the_left_whatever_the_tokenizer_says(tmp_path):
 
 
 def test_sequences_with_all_places_can_be_fed_back(processor):
-    out = processor(text=DRAWING, image_codes=codes_of(0), return_tensors="pt")
-    again = processor(text=processor.decode(out["input_ids"][0]), image_codes=codes_of(0), return_tensors="pt")
+    out = processor(text=DRAWING, output_image_codes=codes_of(0), return_tensors="pt")
+    again = processor(text=processor.decode(out["input_ids"][0]), output_image_codes=codes_of(0), return_tensors="pt")
     assert torch.equal(again["input_ids"], out["input_ids"])
 
 
 def test_forced_picture_needs_none(processor):
-    out = processor(text=[f"a{START}", f"b{DRAWING}{START}"], image_codes=[[], [codes_of(0)]], padding=True)
-    assert [ids[-1] for ids in out["input_ids"]] == [processor.image_start_token_id] * 2
+    out = processor(text=[f"a{START}", f"b{DRAWING}{START}"], output_image_codes=[[], [codes_of(0)]], padding=True)
+    assert [ids[-1] for ids in out["input_ids"]] == [processor.output_image_start_token_id] * 2
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,13 @@ def test_forced_picture_needs_none(processor):
         (dict(text=[IMAGE, "a"], images=[[], [noise_picture(0)]]), "In row 0, .*<image> tokens .*: there are 1 and 0."),
         (dict(text=["a", "b"], images=[[noise_picture(0)]]), "images has 1 rows, but there are 2 texts"),
         (dict(text=["a", IMAGE], images=[[], noise_picture(0)]), "not as a mixture"),
-        (dict(text=DRAWING), "gen_end.> tokens .* in output_images or image_codes: there are 1 and 0."),
-        (dict(text="a", image_codes=[codes_of(0)]), "gen_end.> tokens .* in output.*: there are 0 and 1."),
+        (dict(text=DRAWING), "gen_end.> tokens .* in output_images or output_image_codes: there are 1 and 0."),
+        (dict(text="a", output_image_codes=[codes_of(0)]), "gen_end.> tokens .* in output.*: there are 0 and 1."),
         (dict(text=["a", DRAWING * 2], output_images=[[noise_picture(0)]] * 2), "In row 0, .*: there are 0 and 1."),
-        (dict(text=DRAWING, output_images=[noise_picture(0)], image_codes=[codes_of(0)]), "not both.*vq_model.encode"),
-        (dict(text=DRAWING, image_codes=[codes_of(0)[:-1]]), r"image_codes\[0\] has shape \(5,\).*has 6 codes"),
-        (dict(text=DRAWING, image_codes=[codes_of(0) - 99]), "integers of at least 0"),
-        (dict(text=DRAWING, image_codes=[codes_of(0).float()]), "dtype float32; a picture has 6 codes, integers"),
+        (dict(text=DRAWING, output_images=[noise_picture(0)], output_image_codes=[codes_of(0)]), "not both.*image_tokenizer.encode"),
+        (dict(text=DRAWING, output_image_codes=[codes_of(0)[:-1]]), r"output_image_codes\[0\] has shape \(5,\).*has 6 codes"),
+        (dict(text=DRAWING, output_image_codes=[codes_of(0) - 99]), "integers of at least 0"),
+        (dict(text=DRAWING, output_image_codes=[codes_of(0).float()]), "dtype float32; a picture has 6 codes, integers"),
         (dict(text=["a", PLACE]), "Row 1 of the text has a stray"),
         (dict(text=START + END), "Row 0 of the text has a stray"),
         (dict(text=START + " a"), "Row 0 of the text has a stray"),
@@ -156,7 +156,7 @@ def test_wrong_counts_are_refused(processor, arguments, message):
 def test_truncation_may_not_cut_pictures(processor):
     options = dict(truncation=True, max_length=5, return_tensors="pt")
     with pytest.raises(ValueError, match="4 of the 6 places .* truncation"):
-        processor(text=DRAWING, image_codes=[codes_of(0)], **options)
+        processor(text=DRAWING, output_image_codes=[codes_of(0)], **options)
     with pytest.raises(ValueError, match="[Mm]ismatch in `image` token count"):
         processor(text="a b c " + IMAGE, images=noise_picture(0), **options)
 
@@ -215,12 +215,12 @@ def test_batch_of_chats(processor):
 
 def test_codes_in_chats(processor):
     out = to_tensors(processor, [[user(text("draw")), assistant(coded(1), coded(2))], [user(coded(3), text("why?"))]])
-    assert torch.equal(out["image_codes"], torch.stack([codes_of(1), codes_of(2), codes_of(3)]))
+    assert torch.equal(out["output_image_codes"], torch.stack([codes_of(1), codes_of(2), codes_of(3)]))
     assert "output_pixel_values" not in out
     both = [user(text("draw")), assistant({**drawn(1), **coded(1)})]
-    assert "image_codes" in to_tensors(processor, both)
+    assert "output_image_codes" in to_tensors(processor, both)
     assert "output_pixel_values" in to_tensors(processor, [*both, user(text("more")), assistant(drawn(2))])
-    with pytest.raises(ValueError, match="only codes and some only pictures.*vq_model.encode"):
+    with pytest.raises(ValueError, match="only codes and some only pictures.*image_tokenizer.encode"):
         to_tensors(processor, [user(text("draw")), assistant(coded(1), drawn(2))])
 
 
@@ -228,17 +228,17 @@ def test_training_rows(processor):
     """Parts without pictures (and, from Arrow, with empty keys); the pictures apart."""
     empty = {"text": None, "image": None, "codes": None}
     rows = [
-        [user({**empty, "type": "image"}, {**empty, **text("draw it")}), assistant({**empty, "type": "image_gen"})],
+        [user({**empty, "type": "image"}, {**empty, **text("draw it")}), assistant({**empty, "type": "output_image"})],
         [user({**empty, **text("hi")}), assistant({**empty, **text("hello")})],
     ]
     images, outputs = [[noise_picture(0)], []], [[noise_picture(1)], []]
     out = to_tensors(processor, rows, images=images, output_images=outputs)
     assert out["pixel_values"].shape[0] == 1
     assert torch.equal(out["output_pixel_values"], output_pixels(processor, 1))
-    out = to_tensors(processor, rows[0], images=images[0], image_codes=[codes_of(1).tolist()])
-    assert torch.equal(out["image_codes"], codes_of(1)[None])
+    out = to_tensors(processor, rows[0], images=images[0], output_image_codes=[codes_of(1).tolist()])
+    assert torch.equal(out["output_image_codes"], codes_of(1)[None])
     with pytest.raises(ValueError, match="image_gen parts carry output_images; processor_kwargs must not"):
-        to_tensors(processor, [user(text("draw")), assistant(drawn(1))], image_codes=[codes_of(1)])
+        to_tensors(processor, [user(text("draw")), assistant(drawn(1))], output_image_codes=[codes_of(1)])
     with pytest.raises(ValueError, match="gen_end.> tokens .*: there are 1 and 0."):
         to_tensors(processor, rows[0], images=images[0])
     with pytest.raises(ValueError, match="In row 0, .*: there are 2 and 1."):
@@ -329,7 +329,7 @@ def generated(processor, rows, pad_to=None):
         (row, position, seed)
         for row, (ids, (_, seeds)) in enumerate(zip(sequences, rows, strict=True))
         for position, seed in zip(
-            [i for i, token in enumerate(ids) if token == processor.image_start_token_id][-len(seeds) :] if seeds else [],
+            [i for i, token in enumerate(ids) if token == processor.output_image_start_token_id][-len(seeds) :] if seeds else [],
             seeds,
             strict=True,
         )
@@ -338,9 +338,9 @@ def generated(processor, rows, pad_to=None):
     pictures = [noise_picture(seed) for _, _, seed in entries]
     images = processor.image_processor.preprocess_output(pictures, return_tensors="pt") if pictures else {}
     out = GenerateDecoderOnlyOutput(sequences=torch.tensor(sequences))
-    out["image_codes"] = torch.stack([codes_of(seed) for *_, seed in entries]) if entries else torch.empty(0, CODES).long()
-    out["image_rows"] = torch.tensor([row for row, _, _ in entries], dtype=torch.long)
-    out["image_positions"] = torch.tensor([position for _, position, _ in entries], dtype=torch.long)
+    out["output_image_codes"] = torch.stack([codes_of(seed) for *_, seed in entries]) if entries else torch.empty(0, CODES).long()
+    out["output_image_rows"] = torch.tensor([row for row, _, _ in entries], dtype=torch.long)
+    out["output_image_positions"] = torch.tensor([position for _, position, _ in entries], dtype=torch.long)
     out["images"] = images.get("output_pixel_values", torch.empty(0, 3, SIDE, SIDE))
     return out
 
@@ -350,7 +350,7 @@ WHOLE = START + PLACE * CODES + END
 
 def same(part, seed):
     return (
-        part["type"] == "image_gen" and torch.equal(part["codes"], codes_of(seed)) and part["image"].tobytes() == noise_picture(seed).tobytes()
+        part["type"] == "output_image" and torch.equal(part["codes"], codes_of(seed)) and part["image"].tobytes() == noise_picture(seed).tobytes()
     )
 
 
@@ -362,12 +362,12 @@ def test_interleaved_parts(processor):
         (f" a{WHOLE}{WHOLE}", [4, 5]),
     ]
     first, second, third, fourth = processor.post_process_interleaved(generated(processor, rows))
-    assert [part["type"] for part in first] == ["text", "image_gen", "text", "image_gen", "text"]
+    assert [part["type"] for part in first] == ["text", "output_image", "text", "output_image", "text"]
     assert [part["text"] for part in first[::2]] == ["Here: ", " and ", " done"]
     assert same(first[1], 1) and same(first[3], 2)
     assert second == [text("hello")]
     assert len(third) == 1 and same(third[0], 3)
-    assert [part["type"] for part in fourth] == ["text", "image_gen", "image_gen"] and same(fourth[2], 5)
+    assert [part["type"] for part in fourth] == ["text", "output_image", "output_image"] and same(fourth[2], 5)
 
 
 def test_interleaved_parts_after_a_prompt(processor):
@@ -375,14 +375,14 @@ def test_interleaved_parts_after_a_prompt(processor):
     length = len(processor.tokenizer.encode(prompt))
     out = generated(processor, [(f"{prompt} Yes{WHOLE}.</s>", [1])])
     (parts,) = processor.post_process_interleaved(out, length)
-    assert [part["type"] for part in parts] == ["text", "image_gen", "text"]
+    assert [part["type"] for part in parts] == ["text", "output_image", "text"]
     assert (parts[0]["text"], parts[2]["text"]) == ("Yes", ".") and same(parts[1], 1)
     forced = generated(processor, [(f"{prompt}{WHOLE} done</s>", [2])])
     (parts,) = processor.post_process_interleaved(forced, length + 1)  # the prompt ended in image-start
     assert same(parts[0], 2) and parts[1] == text(" done")
     in_prompt_too = generated(processor, [(f"{prompt} Yes{WHOLE}.</s>", [3, 1])])
     (parts,) = processor.post_process_interleaved(in_prompt_too, length)
-    assert [part["type"] for part in parts] == ["text", "image_gen", "text"] and same(parts[1], 1)
+    assert [part["type"] for part in parts] == ["text", "output_image", "text"] and same(parts[1], 1)
 
 
 def test_picture_tokens_never_show_even_if_the_tokenizer_keeps_them():
@@ -405,11 +405,11 @@ def test_generated_turn_goes_into_the_next(metaspace):
     answer = [f" Here it is: {WHOLE} a red circle. hello</s>", [1]]
     out = generated(processor, [answer])
     out.sequences = torch.cat([prompt, out.sequences], dim=1)
-    out["image_positions"] = out["image_positions"] + prompt.shape[1]
+    out["output_image_positions"] = out["output_image_positions"] + prompt.shape[1]
     (parts,) = processor.post_process_interleaved(out, prompt.shape[1])
     chat += [{"role": "assistant", "content": parts}, user(text("what is in the picture?"))]
     second = to_tensors(processor, chat)
-    assert torch.equal(second["image_codes"], codes_of(1)[None])
+    assert torch.equal(second["output_image_codes"], codes_of(1)[None])
     assert second["pixel_values"].shape[0] == 1
     if not metaspace:  # SentencePiece-like tokenizers write a space of their own after special tokens
         length = out.sequences.shape[1]

@@ -17,7 +17,7 @@ def test_parts_and_pictures_agree(task):
     for row in rows({task: 1.0}, 30, seed=0, split="test"):
         parts = [part["type"] for message in row["messages"] for part in message["content"]]
         assert parts.count("image") == len(row["images"])
-        assert parts.count("image_gen") == len(row["output_images"])
+        assert parts.count("output_image") == len(row["output_images"])
         assert all(picture.size == (48, 48) and picture.mode == "RGB" for picture in row["images"] + row["output_images"])
         json.loads(row["truth"])
 

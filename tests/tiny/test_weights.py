@@ -54,13 +54,13 @@ def test_a_batch_of_four_gives_what_four_calls_give(tiny):
     ]
     processor = tiny[1]
     length, together = generate(tiny, chats)
-    assert together.image_rows.tolist() == [1, 2, 2]
+    assert together.output_image_rows.tolist() == [1, 2, 2]
     parts = processor.post_process_interleaved(together, prompt_length=length)
     for row, one in enumerate(chats):
         own_length, alone = generate(tiny, [one])
-        own = together.image_rows == row
-        assert torch.equal(together.image_codes[own], alone.image_codes)
-        torch.testing.assert_close(together.images[own], alone.images)
+        own = together.output_image_rows == row
+        assert torch.equal(together.output_image_codes[own], alone.output_image_codes)
+        torch.testing.assert_close(together.images[own], alone.output_images)
         texts = [part["text"] for part in parts[row] if part["type"] == "text"]
         alone_parts = processor.post_process_interleaved(alone, prompt_length=own_length)[0]
         assert texts == [part["text"] for part in alone_parts if part["type"] == "text"]

@@ -22,7 +22,7 @@ def base(tmp_path_factory):
     decoder = {**config.visual_decoder_config.to_dict(), "drop_path_rate": 0.0, "condition_dropout": 0.0}
     text = {k: config.text_config.to_dict()[k] for k in ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers")}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
-    build_base(folder, tokenizer, VargptVQModel(config.vq_config), vision, text, decoder)
+    build_base(folder, tokenizer, VargptVQModel(config.image_tokenizer_config), vision, text, decoder)
     return folder
 
 

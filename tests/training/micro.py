@@ -14,25 +14,25 @@ def picture(seed: int) -> PILImage.Image:
 
 
 def row(user: list, assistant: list, seed: int = 0) -> dict:
-    """A row whose parts are texts, "image" or "image_gen"."""
+    """A row whose parts are texts, "image" or "output_image"."""
 
     def parts(given):
-        return [{"type": part} if part in ("image", "image_gen") else {"type": "text", "text": part} for part in given]
+        return [{"type": part} if part in ("image", "output_image") else {"type": "text", "text": part} for part in given]
 
     messages = [{"role": "user", "content": parts(user)}, {"role": "assistant", "content": parts(assistant)}]
     images = [picture(seed + index) for index in range(user.count("image"))]
-    drawings = [picture(seed + 100 + index) for index in range(assistant.count("image_gen"))]
+    drawings = [picture(seed + 100 + index) for index in range(assistant.count("output_image"))]
     return {"messages": messages, "images": images, "output_images": drawings}
 
 
 ROWS = [
     row(["say hello"], ["hello"]),
     row(["image", "what is it"], ["noise"], 1),
-    row(["draw noise"], ["image_gen"], 2),
-    row(["draw two"], ["first", "image_gen", "then", "image_gen"], 3),
-    row(["image", "draw it again and say so"], ["image_gen", "so"], 5),
+    row(["draw noise"], ["output_image"], 2),
+    row(["draw two"], ["first", "output_image", "then", "output_image"], 3),
+    row(["image", "draw it again and say so"], ["output_image", "so"], 5),
     row(["say a longer thing than the others"], ["a longer thing than the others, and longer still"]),
-    row(["draw"], ["image_gen"], 8),
+    row(["draw"], ["output_image"], 8),
     row(["image", "image", "which"], ["the second"], 9),
 ]
 

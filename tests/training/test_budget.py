@@ -42,18 +42,18 @@ def small_model(attention="sdpa", layers=3):
 def batch(config, reads=True, draws=True):
     """Rows that read one picture and draw one, then go on with text; no padding."""
     generator = torch.Generator().manual_seed(0)
-    vq = config.vq_config
+    vq = config.image_tokenizer_config
     ids = []
     for _ in range(ROWS):
         row = [config.image_token_id] * (config.image_seq_length * reads)
-        row += [config.image_start_token_id, *[config.image_place_token_id] * vq.num_image_tokens, config.image_end_token_id] * draws
+        row += [config.output_image_start_token_id, *[config.output_image_token_id] * vq.num_image_tokens, config.output_image_end_token_id] * draws
         ids.append(row + torch.randint(3, 60, (TEXT,), generator=generator).tolist())
     ids = torch.tensor(ids)
     inputs = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
     if reads:
         inputs["pixel_values"] = torch.randn(ROWS, 3, 32, 32, generator=generator)
     if draws:
-        inputs["image_codes"] = torch.randint(vq.codebook_size, (ROWS, vq.num_image_tokens), generator=generator)
+        inputs["output_image_codes"] = torch.randint(vq.codebook_size, (ROWS, vq.num_image_tokens), generator=generator)
     return inputs
 
 

@@ -12,7 +12,7 @@ from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.training.check import check_rows, draw_lengths
 from vargpt_hf.training.data import load_rows
 
-DRAWING = {"role": "assistant", "content": [{"type": "image_gen", "text": None}]}
+DRAWING = {"role": "assistant", "content": [{"type": "output_image", "text": None}]}
 
 
 def user(text, *pictures):

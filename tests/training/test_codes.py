@@ -52,7 +52,7 @@ def test_codes_give_the_batches_that_pixels_give(data, encoded):
     from_pixels, from_codes = (collator(list(load_rows(path))) for path in (data, encoded))
     assert sorted(path.name for path in encoded.glob("*.parquet")) == [f"codes-{shard:05}-of-00004.parquet" for shard in range(4)]
     assert "output_pixel_values" not in from_codes
-    assert torch.equal(model.model.vq_model.encode(from_pixels["output_pixel_values"]), from_codes["image_codes"])
+    assert torch.equal(model.model.image_tokenizer.encode(from_pixels["output_pixel_values"]), from_codes["output_image_codes"])
     for name in ("input_ids", "labels", "pixel_values"):
         assert torch.equal(from_pixels[name], from_codes[name])
 
@@ -68,8 +68,8 @@ def test_codes_are_small(tmp_path):
     codes = [[rng.integers(0, 4096, 680).tolist()] for _ in range(1000)]
     from vargpt_hf.training.codes import FEATURES
 
-    empty = {"messages": [], "images": [], "image_hashes": [], "vq_fingerprint": "0" * 16}
-    Dataset.from_list([{**empty, "image_codes": each} for each in codes], features=FEATURES).to_parquet(tmp_path / "codes.parquet")
+    empty = {"messages": [], "images": [], "image_hashes": [], "image_tokenizer_fingerprint": "0" * 16}
+    Dataset.from_list([{**empty, "output_image_codes": each} for each in codes], features=FEATURES).to_parquet(tmp_path / "codes.parquet")
     smooth = PILImage.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).resize((256, 256), PILImage.Resampling.BICUBIC)
     smooth.save(tmp_path / "picture.jpg", quality=90)
     assert (tmp_path / "codes.parquet").stat().st_size / 1000 < (tmp_path / "picture.jpg").stat().st_size / 10
@@ -118,12 +118,12 @@ def test_other_data_or_another_image_tokenizer_is_refused(data, encoded, tmp_pat
     with pytest.raises(ValueError, match="holds codes of something else: num_rows 30 .here 29., rows_fingerprint"):
         encode_rows(load_rows(data).select(range(29)), TINY_FOLDER, encoded, rows_per_shard=8)
     model = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER)
-    fingerprint = model.model.vq_model.fingerprint()
-    assert {row["vq_fingerprint"] for row in load_rows(encoded)} == {fingerprint}
-    assert VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype=torch.bfloat16).model.vq_model.fingerprint() == fingerprint
-    model.model.vq_model.quantizer.codebook.weight.data[0, 0] += 1
+    fingerprint = model.model.image_tokenizer.fingerprint()
+    assert {row["image_tokenizer_fingerprint"] for row in load_rows(encoded)} == {fingerprint}
+    assert VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype=torch.bfloat16).model.image_tokenizer.fingerprint() == fingerprint
+    model.model.image_tokenizer.quantizer.codebook.weight.data[0, 0] += 1
     collator = VargptDataCollator(VargptProcessor.from_pretrained(TINY_FOLDER))
-    collator.vq_fingerprint = model.model.vq_model.fingerprint()
+    collator.image_tokenizer_fingerprint = model.model.image_tokenizer.fingerprint()
     with pytest.raises(ValueError, match="codes of another image tokenizer"):
         collator([load_rows(encoded)[0]])
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 from PIL import Image as PILImage
 
 from vargpt_hf.training.data import load_rows
-from vargpt_hf.training.readers import parts_of_text
+from vargpt_hf.training.rows import parts_of_text
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -37,21 +37,21 @@ def test_marks_become_parts_and_sort_the_pictures(pictures):
     marked = conversation("<image>\nwhat is it? draw it", "it is red <image_gen> and so")
     rows = load_rows(write(pictures, [{"messages": marked, "images": ["red.png", "blue.png"]}, {"messages": conversation("hi", "hello")}]))
     assert [(part["type"], part["text"]) for part in rows[0]["messages"][0]["content"]] == [("image", None), ("text", "what is it? draw it")]
-    assert [part["type"] for part in rows[0]["messages"][1]["content"]] == ["text", "image_gen", "text"]
+    assert [part["type"] for part in rows[0]["messages"][1]["content"]] == ["text", "output_image", "text"]
     assert (colours(rows[0]["images"]), colours(rows[0]["output_images"])) == ([RED], [BLUE])
     assert (rows[1]["images"], rows[1]["output_images"]) == ([], [])
 
 
 def test_marks_without_pictures_are_refused(pictures):
     file = write(pictures, [{"messages": conversation("<image> what", "red"), "images": ["red.png", "blue.png"]}])
-    with pytest.raises(ValueError, match="Row 0: 1 marks of pictures in the texts, but 2 pictures"):
+    with pytest.raises(ValueError, match="Row 0 of .*rows.json: 1 marks of pictures in the texts, but 2 pictures"):
         load_rows(file)
 
 
 def test_parts_of_text():
     assert parts_of_text("  a<image_gen>\n\nb \n") == [
         {"type": "text", "text": "a"},
-        {"type": "image_gen", "text": None},
+        {"type": "output_image", "text": None},
         {"type": "text", "text": "b"},
     ]
     assert parts_of_text("") == []
@@ -77,13 +77,13 @@ def test_rows_of_parts_come_back_from_every_form(pictures, ending):
 
 
 def test_codes_pass_and_the_column_of_pictures_is_added(tmp_path):
-    messages = [{"role": "assistant", "content": [{"type": "image_gen", "text": None}]}]
-    Dataset.from_list([{"messages": messages, "image_codes": [[1, 2, 3]]}]).save_to_disk(tmp_path / "rows")
-    assert load_rows(tmp_path / "rows")[0] | {"messages": 0} == {"messages": 0, "image_codes": [[1, 2, 3]], "images": [], "output_images": []}
+    messages = [{"role": "assistant", "content": [{"type": "output_image", "text": None}]}]
+    Dataset.from_list([{"messages": messages, "output_image_codes": [[1, 2, 3]]}]).save_to_disk(tmp_path / "rows")
+    assert load_rows(tmp_path / "rows")[0] | {"messages": 0} == {"messages": 0, "output_image_codes": [[1, 2, 3]], "images": [], "output_images": []}
 
 
 def test_what_is_no_dataset_of_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="There is no dataset at .*nothing"):
         load_rows(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="have the columns text, of which none tells what to do"):
+    with pytest.raises(ValueError, match="Row 0 of .*rows.json: rows have the columns text, of which none tells what to do"):
         load_rows(write(tmp_path, [{"text": "a"}]))

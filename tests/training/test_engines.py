@@ -66,7 +66,7 @@ def test_two_processes_make_the_steps_of_one(base, tmp_path, stage, steps, optim
     assert len(results["two"]) == len(results["one"]) == steps
     for two, one in zip(*results.values()):
         assert {key for key in one if key.startswith("rows_of")} == {"rows_of_rows", "rows_of_texts.json"}
-        for key in ("loss", "text_loss", "image_loss", "text_accuracy", "image_accuracy", "num_tokens", "rows_of_rows"):
+        for key in ("loss", "text_loss", "output_image_loss", "text_accuracy", "image_accuracy", "num_tokens", "rows_of_rows"):
             if key in one or key in two:
                 assert math.isclose(two[key], one[key], rel_tol=1e-4, abs_tol=1e-6), key
     assert_same(weights(tmp_path / "two/out"), weights(tmp_path / "one/out"), weights(base))
@@ -93,7 +93,7 @@ apply_stage(model, stage)
 if checkpointed == "True":
     model.activation_checkpointing_enable()
 mesh = init_device_mesh("cpu", (2,))
-ignored = set(model.model.vq_model.parameters())
+ignored = set(model.model.image_tokenizer.parameters())
 names = [name for name, module in model.named_modules() if type(module).__name__ in model._no_split_modules]
 assert {name.rsplit(".", 1)[0] for name in names} >= {
     f"model.{part}layers" for part in ("language_model.", "visual_decoder.", "vision_tower.encoder.")
@@ -102,7 +102,7 @@ for name in names:
     fully_shard(model.get_submodule(name), mesh=mesh, ignored_params=ignored)
 fully_shard([model.lm_head], mesh=mesh, reshard_after_forward=False)
 fully_shard(model, mesh=mesh, ignored_params=ignored)
-assert all(isinstance(p, DTensor) for name, p in model.named_parameters() if ".vq_model." not in name)
+assert all(isinstance(p, DTensor) for name, p in model.named_parameters() if ".image_tokenizer." not in name)
 losses = steps_of(model, batches_of(base, dist.get_rank()), 2)
 dcp.save({"model": get_model_state_dict(model)}, checkpoint_id=out + "/sharded")
 whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
@@ -118,7 +118,7 @@ ROWS_OF_RANKS = [
     ([ROWS[0], ROWS[5]], [ROWS[1], ROWS[4]]),
     ([ROWS[1]], [ROWS[7]]),
     ([ROWS[4], ROWS[6]], [ROWS[4], ROWS[3]]),
-    ([ROWS[0]], [row(["draw"], ["image_gen"], 30)]),
+    ([ROWS[0]], [row(["draw"], ["output_image"], 30)]),
 ]
 
 
@@ -134,7 +134,7 @@ def batches_of(base: str, rank: int | None) -> list[tuple[dict[str, torch.Tensor
         labels = everything["labels"][:, 1:]
         counts = {"num_items_in_batch": int((labels != -100).sum())}
         drawings = len(everything.get("output_pixel_values", ()))
-        counts["num_codes_in_batch"] = max(drawings, 1) * config.vq_config.num_image_tokens
+        counts["num_codes_in_batch"] = max(drawings, 1) * config.schedules[0].num_positions
         batches.append((everything if rank is None else collator(rows[rank]), counts))
     return batches
 
@@ -205,8 +205,8 @@ def test_layers_to_shard_are_found_in_all_parts(base):
     units = {name for name, module in model.named_modules() if is_unit(module)}
     parts = ("language_model.layers", "visual_decoder.layers", "vision_tower.encoder.layers")
     assert units >= {f"model.{part}.{index}" for part in parts for index in range(2)}
-    ignored = get_parameters_from_modules(".*vq_model", model, "cpu")
-    assert ignored == set(model.model.vq_model.parameters())
+    ignored = get_parameters_from_modules(".*image_tokenizer", model, "cpu")
+    assert ignored == set(model.model.image_tokenizer.parameters())
 
 
 @pytest.mark.parametrize("module", ["vargpt_hf", "torch.distributed.run"])
@@ -220,9 +220,9 @@ def test_an_image_tokenizer_that_an_engine_rounded_is_saved_as_it_was(base, tmp_
     model, processor = VargptForConditionalGeneration.from_pretrained(base), VargptProcessor.from_pretrained(base)
     rows, arguments = Dataset.from_list(ROWS, features=ROW_FEATURES), VargptSFTConfig(str(tmp_path), use_cpu=True)
     trainer = VargptSFTTrainer(model, args=arguments, train_dataset=rows, processing_class=processor)
-    trainer._exact = {name: value for name, value in model.state_dict().items() if ".vq_model." in name}  # as where DeepSpeed is in use
+    trainer._exact = {name: value for name, value in model.state_dict().items() if ".image_tokenizer." in name}  # as where DeepSpeed is in use
     trainer._save(tmp_path / "saved", {name: value.bfloat16() for name, value in model.state_dict().items()})
     saved = load_file(tmp_path / "saved/model.safetensors")
-    assert all((value.dtype == torch.float32) == (".vq_model." in name) for name, value in saved.items())
+    assert all((value.dtype == torch.float32) == (".image_tokenizer." in name) for name, value in saved.items())
     loaded = VargptForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype="float32")
-    assert loaded.model.vq_model.fingerprint() == model.model.vq_model.fingerprint()
+    assert loaded.model.image_tokenizer.fingerprint() == model.model.image_tokenizer.fingerprint()

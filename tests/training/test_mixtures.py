@@ -14,10 +14,10 @@ def folders(tmp_path):
     """Two datasets of texts, of 10 and 200 rows; the second has codes."""
     for name, count in (("small", 10), ("large", 200)):
         messages = [[{"role": "user", "content": [{"type": "text", "text": f"{name} {index}"}]}] for index in range(count)]
-        drawn = [{"role": "assistant", "content": [{"type": "image_gen", "text": None}]}]
+        drawn = [{"role": "assistant", "content": [{"type": "output_image", "text": None}]}]
         rows = [{"messages": turns} for turns in messages]
         if name == "large":
-            rows = [{"messages": turns + drawn, "image_codes": [[1, 2, 3]]} for turns in messages]
+            rows = [{"messages": turns + drawn, "output_image_codes": [[1, 2, 3]]} for turns in messages]
         Dataset.from_list(rows).save_to_disk(tmp_path / name)
     return tmp_path
 
@@ -33,8 +33,8 @@ def test_weights_say_how_often_each_is_drawn(folders, streaming):
     counts = Counter(text.split()[0] for text in said(rows))
     assert 130 < counts["large"] < 170
     assert [row["source"] for row in rows] == [int(text.startswith("large")) for text in said(rows)]
-    assert {tuple(map(tuple, row["image_codes"] or ())) for row in rows if row["source"] == 0} == {()}
-    assert all(row["image_codes"] == [[1, 2, 3]] for row in rows if row["source"] == 1)
+    assert {tuple(map(tuple, row["output_image_codes"] or ())) for row in rows if row["source"] == 0} == {()}
+    assert all(row["output_image_codes"] == [[1, 2, 3]] for row in rows if row["source"] == 1)
 
 
 def test_the_seed_fixes_the_order(folders):

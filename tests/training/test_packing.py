@@ -21,8 +21,8 @@ DRAWING = ROWS[3]  # "draw two": "first", a picture, "then", a picture
 def positions(inputs, processor, row=0):
     """Where the row's second picture to generate begins and ends, image-start and image-end included."""
     ids = inputs["input_ids"][row]
-    starts = (ids == processor.image_start_token_id).nonzero().flatten().tolist()
-    ends = (ids == processor.image_end_token_id).nonzero().flatten().tolist()
+    starts = (ids == processor.output_image_start_token_id).nonzero().flatten().tolist()
+    ends = (ids == processor.output_image_end_token_id).nonzero().flatten().tolist()
     return starts[1], ends[1] + 1
 
 
@@ -34,7 +34,7 @@ def test_a_picture_is_never_halved(processor, inside):
     cut = VargptDataCollator(processor, max_length=start + inside)([DRAWING, ROWS[4]])
     assert cut["attention_mask"].sum(1).tolist()[0] == start
     assert torch.equal(cut["labels"][0, :start], whole["labels"][0, :start]) and (cut["labels"][0, start:] == -100).all()
-    assert processor.image_place_token_id not in cut["input_ids"][0, start - 1 :][cut["attention_mask"][0, start - 1 :].bool()]
+    assert processor.output_image_token_id not in cut["input_ids"][0, start - 1 :][cut["attention_mask"][0, start - 1 :].bool()]
     kept = [0, 2] if int(whole["attention_mask"][1].sum()) <= start + inside else [0]  # of both rows
     assert torch.equal(cut["output_pixel_values"], whole["output_pixel_values"][kept])
 
@@ -72,7 +72,7 @@ def test_packed_rows_have_the_losses_of_padded_ones(base, processor, attention, 
     assert len(packed["input_ids"]) == 1 if one_row else 1 < len(packed["input_ids"]) < len(ROWS)
     assert num_tokens(packed) == num_tokens(padded) == padded["attention_mask"].sum()
     ours, theirs = model(**packed), model(**padded)
-    for name in ("loss", "text_loss", "image_loss"):
+    for name in ("loss", "text_loss", "output_image_loss"):
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name))
     ours.loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -93,7 +93,7 @@ def test_packed_rows_do_not_see_one_another(model, processor):
     length = int(num_tokens(collator(rows[:1])))
     assert not torch.equal(first["input_ids"][:, :length], second["input_ids"][:, :length])
     ours, theirs = model.eval()(**first), model(**second)
-    assert torch.equal(ours.logits[:, length:], theirs.logits[:, length:]) and torch.equal(ours.image_logits, theirs.image_logits)
+    assert torch.equal(ours.logits[:, length:], theirs.logits[:, length:]) and torch.equal(ours.output_image_logits, theirs.output_image_logits)
 
 
 def test_the_trainer_packs(base, processor, tmp_path):
@@ -112,7 +112,7 @@ def test_the_trainer_packs(base, processor, tmp_path):
         assert ("position_ids" in batch) == packing
         results.append((trainer.state.log_history[0], {name: p.detach() for name, p in model.named_parameters()}))
     (log, weights), (packed_log, packed_weights) = results
-    for name in ("text_loss", "image_loss", "num_tokens", "text_accuracy", "image_accuracy"):
+    for name in ("text_loss", "output_image_loss", "num_tokens", "text_accuracy", "image_accuracy"):
         assert math.isclose(packed_log[name], log[name], rel_tol=1e-4), name
     for name, weight in weights.items():
         torch.testing.assert_close(packed_weights[name], weight, atol=1e-5, rtol=1e-4)

@@ -27,7 +27,7 @@ from vargpt_hf.training.stages import apply_stage
 
 
 def pair(user: list, chosen: list, rejected: list, seed: int = 0) -> dict:
-    """A pair whose parts are texts, "image" or "image_gen"."""
+    """A pair whose parts are texts, "image" or "output_image"."""
     good, bad = row(user, chosen, seed), row(user, rejected, seed + 50)
     prompt, answer = good["messages"]
     pictures = {"images": good["images"], "chosen_images": good["output_images"], "rejected_images": bad["output_images"]}
@@ -35,9 +35,9 @@ def pair(user: list, chosen: list, rejected: list, seed: int = 0) -> dict:
 
 
 TEXT = pair(["say hello"], ["hello"], ["a longer thing than the others"])
-DRAWN = pair(["draw noise"], ["image_gen"], ["image_gen"], 2)
-ONE_SIDE = pair(["image", "draw it again"], ["image_gen", "so"], ["the second"], 3)
-MIXED = pair(["draw two"], ["first", "image_gen", "then", "image_gen"], ["image_gen"], 4)
+DRAWN = pair(["draw noise"], ["output_image"], ["output_image"], 2)
+ONE_SIDE = pair(["image", "draw it again"], ["output_image", "so"], ["the second"], 3)
+MIXED = pair(["draw two"], ["first", "output_image", "then", "output_image"], ["output_image"], 4)
 PAIRS = [TEXT, DRAWN, ONE_SIDE, MIXED]
 KINDS = {"text": [TEXT], "images": [DRAWN], "one side": [ONE_SIDE], "mixed": [MIXED], "all": PAIRS}
 
@@ -57,7 +57,7 @@ def moved(model):
     """The model, a little way from where it was, with the same image tokenizer."""
     torch.manual_seed(7)
     with torch.no_grad():
-        for parameter in (parameter for name, parameter in model.named_parameters() if "vq_model" not in name):
+        for parameter in (parameter for name, parameter in model.named_parameters() if "image_tokenizer" not in name):
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model
 
@@ -77,17 +77,17 @@ def log_prob_by_hand(model, processor, given: dict, side: str, weights: torch.Te
     start = processor.tokenizer(prompt, return_tensors="pt")["input_ids"].shape[1]
     start += len(given["images"]) * (processor.image_seq_length - 1)
     drawn = len(given[f"{side}_images"])
-    conditions = {"image_condition_ids": torch.full((drawn,), GENERATE_CONDITION)} if drawn else {}
+    conditions = {"output_image_condition_ids": torch.full((drawn,), GENERATE_CONDITION)} if drawn else {}
     with torch.no_grad():
         output = model.eval()(**inputs, **conditions)
     ids, total, count = inputs["input_ids"][0], 0.0, 0
     for place in range(start, len(ids)):
-        if ids[place] != model.config.image_place_token_id:
+        if ids[place] != model.config.output_image_token_id:
             total += output.logits[0, place - 1].log_softmax(-1)[ids[place]].item()
             count += 1
     for number in range(drawn):
-        for place, code in enumerate(output.image_codes[number]):
-            total += weights[place].item() * output.image_logits[number, place].log_softmax(-1)[code].item()
+        for place, code in enumerate(output.output_image_codes[number]):
+            total += weights[place].item() * output.output_image_logits[number, place].log_softmax(-1)[code].item()
             count += 1
     return total, count
 
@@ -179,11 +179,11 @@ def test_codes_stand_in_for_pictures(model, processor, tmp_path):
     trainer, collator = trainer_of(moved(model), processor, tmp_path), VargptPreferenceCollator(processor)
     with torch.no_grad():
         pixels, outputs = trainer.answer_log_probs(model, collator(PAIRS))
-    codes, coded = iter(outputs.image_codes.tolist()), [dict(each) for each in PAIRS]
+    codes, coded = iter(outputs.output_image_codes.tolist()), [dict(each) for each in PAIRS]
     for side in ("chosen", "rejected"):
         for each in coded:
             each[f"{side}_codes"] = [next(codes) for _ in each.pop(f"{side}_images")]
-    dataset = Dataset.from_list([{**each, "vq_fingerprint": None} for each in coded], features=PREFERENCE_CODES_FEATURES)
+    dataset = Dataset.from_list([{**each, "image_tokenizer_fingerprint": None} for each in coded], features=PREFERENCE_CODES_FEATURES)
     with torch.no_grad():
         found, _ = trainer.answer_log_probs(model, collator(list(dataset)))
     torch.testing.assert_close(found.total, pixels.total)
@@ -339,7 +339,7 @@ def test_what_cannot_be_is_refused(model, processor, tmp_path):
     with pytest.raises(ValueError, match="codes of another image tokenizer"):
         coded = {**DRAWN, "chosen_images": [], "rejected_images": [], "chosen_codes": [[0] * 21], "rejected_codes": [[1] * 21]}
         trainer = trainer_of(model, processor, tmp_path)
-        trainer.data_collator([{**coded, "vq_fingerprint": "another"}])
+        trainer.data_collator([{**coded, "image_tokenizer_fingerprint": "another"}])
     with pytest.raises(ValueError, match="There is no loss_type 'aot' for drawings; there are sigmoid, hinge, ipo, apo_zero, sft"):
         trainer_of(model, processor, tmp_path, loss_type=["sigmoid", "aot"])
     for setting in ({"precompute_ref_log_probs": True}, {"ld_alpha": 0.5}, {"use_weighting": True}, {"label_smoothing": 0.1}):

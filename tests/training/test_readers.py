@@ -108,8 +108,8 @@ INSTRUCT = [
     },
 ]
 INSTRUCT_ROWS = [
-    ([("user", ["Draw a blue thing."]), ("assistant", ["Here it is: ", "image_gen"])], [], [BLUE]),
-    ([("user", ["image", "Make this blue."]), ("assistant", ["image_gen"])], [RED], [BLUE]),
+    ([("user", ["Draw a blue thing."]), ("assistant", ["Here it is: ", "output_image"])], [], [BLUE]),
+    ([("user", ["image", "Make this blue."]), ("assistant", ["output_image"])], [RED], [BLUE]),
 ]
 
 
@@ -144,8 +144,8 @@ def test_columns_of_trl(folder, read):
 
 
 DRAWN = [
-    ([("user", ["a blue thing"]), ("assistant", ["image_gen"])], [], [BLUE]),
-    ([("user", ["a red thing"]), ("assistant", ["image_gen"])], [], [RED]),
+    ([("user", ["a blue thing"]), ("assistant", ["output_image"])], [], [BLUE]),
+    ([("user", ["a red thing"]), ("assistant", ["output_image"])], [], [RED]),
 ]
 
 
@@ -195,10 +195,10 @@ def test_webdataset(tmp_path, read, caption):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": INSTRUCT[0]["messages"], "images": []}, "Row 0: 1 marks of pictures in the texts, but 0 pictures"),
+        ({"messages": INSTRUCT[0]["messages"], "images": []}, "Row 0 of .*rows.json: 1 marks of pictures in the texts, but 0 pictures"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "text": None}]}], "images": []},
-            "Row 0: the turns have 1 pictures to understand and 0 to generate, but there are 0 `images`",
+            "Row 0 of .*rows.json: the turns have 1 pictures to understand and 0 to generate, but there are 0 `images`",
         ),
         ({"question": "?", "answer": "!"}, "have the columns answer, question, of which none tells what to do"),
     ],

@@ -17,13 +17,13 @@ def test_the_plan_comes_first(base, tmp_path, capsys):
     train(write_config(tmp_path, base, stage="stage3", max_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2))
     plan = {line[:8].strip(): line[8:] for line in capsys.readouterr().out.splitlines()}
     assert plan["stage"].startswith("stage3: Teaches to draw")
-    assert "generation_projector_in" in plan["trains"] and "language_model" not in plan["trains"]
+    assert "projector_to_llm" in plan["trains"] and "language_model" not in plan["trains"]
     assert plan["memory"].startswith("about 0.0") and plan["time"].startswith("at least 0.") and plan["steps"].startswith("2, ")
     assert plan["data"] == f"8 rows from {tmp_path / 'rows'}: 8 (100.0%)"
 
 
 def test_the_plans_figures(processor):
-    rows = Dataset.from_list([row(["image", "what"], ["noise"]), row(["draw"], ["image_gen", "and", "image_gen"])], features=ROW_FEATURES)
+    rows = Dataset.from_list([row(["image", "what"], ["noise"]), row(["draw"], ["output_image", "and", "output_image"])], features=ROW_FEATURES)
     shape = measure_shape(rows, processor)
     assert (shape.images, shape.drawings) == (0.5, 1.0)
     read, drawn = processor.image_seq_length, 2 * processor.num_image_gen_tokens
@@ -83,7 +83,7 @@ def test_prompts_are_found_in_the_data():
 
 
 def test_a_log_in_one_line():
-    logs = {"loss": 3.0, "text_loss": 1.0, "text_accuracy": 0.5, "image_loss": 2.0, "image_accuracy": 0.25, "learning_rate": 1e-3}
+    logs = {"loss": 3.0, "text_loss": 1.0, "text_accuracy": 0.5, "output_image_loss": 2.0, "image_accuracy": 0.25, "learning_rate": 1e-3}
     assert describe_log(logs) == "text loss 1.0000 (50.0% right), image loss 2.0000 (25.0% right), learning_rate 0.001"
     assert describe_log({"eval_image_loss": 2.0, "eval_image_accuracy": 0.25, "epoch": 1.0}) == "eval_image loss 2.0000 (25.0% right), epoch 1"
 

@@ -38,9 +38,9 @@ def test_a_stage_trains_exactly_its_parameters(stage, model, processor, tmp_path
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     prefixes = {
         "pretrain": ("language_model", "multi_modal_projector", "generation_projector", "visual_decoder", "lm_head"),
-        "stage1": ("generation_projector_in", "generation_projector_out", "visual_decoder.condition_embedding"),
+        "stage1": ("projector_to_llm", "projector_to_decoder", "visual_decoder.condition_embedding"),
         "stage2": ("language_model", "multi_modal_projector", "lm_head"),
-        "stage3": ("generation_projector_in", "generation_projector_out", "visual_decoder"),
+        "stage3": ("projector_to_llm", "projector_to_decoder", "visual_decoder"),
     }[stage]
     wanted = {name for name in before if name.removeprefix("model.").startswith(prefixes)}
     assert changed <= wanted
@@ -68,7 +68,7 @@ def test_a_stage_of_a_wrapped_model_trains_its_adapters_alone(model):
     assert counts[0] == counts[2] and all(".lora_" in name and ".visual_decoder." not in name for name in trained)
     apply_stage(wrapped, "stage1")
     trained = {name.split(".")[3] for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
-    assert trained == {"generation_projector_in", "generation_projector_out", "visual_decoder"}
+    assert trained == {"projector_to_llm", "projector_to_decoder", "visual_decoder"}
     plain = wrapped.merge_and_unload()
     assert apply_stage(plain, "stage2") == apply_stage(VargptForConditionalGeneration(plain.config), "stage2")
 
@@ -82,7 +82,7 @@ def test_linear_layers_of_a_stage(model):
 def test_labels_are_the_assistants_tokens(processor):
     inputs = VargptDataCollator(processor)([ROWS[3]])
     said = processor.tokenizer.decode(inputs["labels"][0][inputs["labels"][0] != -100])
-    start, end = processor.image_start_token, processor.image_end_token
+    start, end = processor.output_image_start_token, processor.output_image_end_token
     assert said == f" first{start}{end}then{start}{end}</s>"
     everything = VargptDataCollator(processor, assistant_only=False)([ROWS[3]])
     assert (everything["labels"] != -100).sum() == (
@@ -100,7 +100,7 @@ def test_prompt_dropout_empties_only_prompts_of_drawings(processor):
 
 
 def test_what_is_random_depends_on_the_batch_alone(processor):
-    rows = [row([f"draw number {number}"], ["image_gen"], number) for number in range(64)]
+    rows = [row([f"draw number {number}"], ["output_image"], number) for number in range(64)]
     rows[0]["output_images"] = [PILImage.linear_gradient("L").resize((16, 64))]  # only what is not square can be cut here or there
     collator = VargptDataCollator(processor, prompt_dropout=0.5, random_crop=True)
     first, again = collator(rows), collator(rows)
@@ -115,11 +115,11 @@ def test_what_is_random_depends_on_the_batch_alone(processor):
 
 def test_missing_pictures_take_any_form(processor):
     for nothing in (None, [], np.zeros((0, 21), dtype=np.int64)):
-        inputs = VargptDataCollator(processor)([{**ROWS[0], "images": nothing, "output_images": None, "image_codes": nothing}])
+        inputs = VargptDataCollator(processor)([{**ROWS[0], "images": nothing, "output_images": None, "output_image_codes": nothing}])
         assert set(inputs) == {"input_ids", "attention_mask", "labels"}
     for kind in (np.array, torch.tensor):
-        inputs = VargptDataCollator(processor)([{**ROWS[2], "output_images": None, "image_codes": kind([[3] * 21])}])
-        assert inputs["image_codes"].tolist() == [[3] * 21]
+        inputs = VargptDataCollator(processor)([{**ROWS[2], "output_images": None, "output_image_codes": kind([[3] * 21])}])
+        assert inputs["output_image_codes"].tolist() == [[3] * 21]
 
 
 def test_rows_without_messages_are_refused(processor):
@@ -130,9 +130,9 @@ def test_rows_without_messages_are_refused(processor):
 def test_codes_stand_in_for_pictures(model, processor):
     collator = VargptDataCollator(processor)
     from_pixels = collator([ROWS[3]])
-    codes = model.model.vq_model.encode(from_pixels["output_pixel_values"])
-    from_codes = collator([{**ROWS[3], "output_images": [], "image_codes": codes.tolist()}])
-    assert torch.equal(from_codes["image_codes"], codes)
+    codes = model.model.image_tokenizer.encode(from_pixels["output_pixel_values"])
+    from_codes = collator([{**ROWS[3], "output_images": [], "output_image_codes": codes.tolist()}])
+    assert torch.equal(from_codes["output_image_codes"], codes)
     torch.testing.assert_close(model(**from_codes).loss, model(**from_pixels).loss)
 
 
@@ -166,9 +166,9 @@ def test_logs(model, processor, tmp_path):
     trainer = trainer_of(model, processor, tmp_path, per_device_train_batch_size=8, max_steps=2)
     trainer.train()
     log = trainer.state.log_history[0]
-    assert math.isclose(log["loss"], log["text_loss"] + log["image_loss"], rel_tol=1e-4)
+    assert math.isclose(log["loss"], log["text_loss"] + log["output_image_loss"], rel_tol=1e-4)
     assert 0 <= log["text_accuracy"] <= 1 and 0 <= log["image_accuracy"] <= 1
-    assert math.isclose(log["code_perplexity"], math.exp(log["image_loss"]), rel_tol=1e-4)
+    assert math.isclose(log["code_perplexity"], math.exp(log["output_image_loss"]), rel_tol=1e-4)
     of_scales = sum(side * side * log[f"image_accuracy_{side}x{side}"] for side in (1, 2, 4)) / 21
     assert math.isclose(log["image_accuracy"], of_scales, rel_tol=1e-4)
     figures = trainer.evaluate(Dataset.from_list(ROWS, features=ROW_FEATURES))
@@ -230,7 +230,7 @@ def test_smoothing_is_for_training_alone(model, processor, tmp_path):
         trainer.train()
         figures.append((trainer.state.log_history[0], trainer.evaluate(rows)))
     (plain, evaluated), (smoothed, evaluated_again) = figures
-    assert smoothed["image_loss"] != plain["image_loss"] and smoothed["text_loss"] != plain["text_loss"]
+    assert smoothed["output_image_loss"] != plain["output_image_loss"] and smoothed["text_loss"] != plain["text_loss"]
     assert math.isclose(smoothed["code_perplexity"], plain["code_perplexity"], rel_tol=1e-5)
     assert evaluated_again["eval_loss"] == evaluated["eval_loss"]
 
@@ -252,7 +252,7 @@ def test_training_lowers_both_losses(model, processor, tmp_path):
     trainer.train()
     first, last = trainer.state.log_history[0], trainer.state.log_history[-2]
     assert last["text_loss"] < 0.7 * first["text_loss"]
-    assert last["image_loss"] < 0.9 * first["image_loss"]
+    assert last["output_image_loss"] < 0.9 * first["output_image_loss"]
 
 
 def test_script_trains_saves_and_resumes(base, tmp_path):
@@ -317,10 +317,10 @@ def test_adapters_are_trained_saved_and_merged_by_the_next_stage(base, tmp_path)
         "language_model.layers",
         "multi_modal_projector.linear_1",
         "multi_modal_projector.linear_2",
-        "generation_projector_in.fc1",
-        "generation_projector_in.fc2",
-        "generation_projector_out.fc1",
-        "generation_projector_out.fc2",
+        "projector_to_llm.fc1",
+        "projector_to_llm.fc2",
+        "projector_to_decoder.fc1",
+        "projector_to_decoder.fc2",
         "visual_decoder.condition_embedding",
     }
 
@@ -329,7 +329,7 @@ def test_a_preset_says_where_adapters_go(base, tmp_path):
     keys = {"stage": "stage3", "max_steps": 1, "save_strategy": "no", "use_peft": True}
     train(write_config(tmp_path, base, **keys, lora_preset="draw", lora_r=2))
     adapted = load_file(tmp_path / "out/adapter_model.safetensors")
-    assert {name.split(".")[3] for name in adapted} == {"visual_decoder", "generation_projector_in", "generation_projector_out"}
+    assert {name.split(".")[3] for name in adapted} == {"visual_decoder", "projector_to_llm", "projector_to_decoder"}
     assert {value.shape[0] for name, value in adapted.items() if "lora_A" in name} == {2}
     assert "base_model.model.model.visual_decoder.head.weight" in adapted
     with pytest.raises(ValueError, match="`lora_preset` is 'paint'; it must be one of understand, draw, all"):
@@ -340,7 +340,7 @@ def test_a_preset_says_where_adapters_go(base, tmp_path):
 
 def test_the_shipped_model_has_a_name(base, tmp_path):
     model_config = parse(write_config(tmp_path, "vargpt-tiny"))[2]
-    assert VargptConfig.from_pretrained(model_config.model_name_or_path).vq_config.image_size == 48
+    assert VargptConfig.from_pretrained(model_config.model_name_or_path).image_tokenizer_config.image_size == 48
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "stage1", "stage2", "stage3"])

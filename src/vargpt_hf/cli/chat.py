@@ -27,9 +27,9 @@ def chat(
     """
     if not output_dir.is_dir():
         raise ValueError(f"The folder {output_dir} does not exist: create it, or give another one.")
+    vargpt, processor = load(model, device, dtype)
     import torch
 
-    vargpt, processor = load(model, device, dtype)
     generator = torch.Generator(vargpt.device).manual_seed(seed)
     typer.echo(HELP)
     messages, attached, drawn = [], [], 0

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, Seed, check_model, load, prompt_inputs
+from .options import Device, DType, Model, Seed, check_device, check_model, load, prompt_inputs
 
 
 class Guidance(str, Enum):
@@ -57,11 +57,11 @@ def draw(
     if (text is None) == (prompts is None):
         raise ValueError("Give either a TEXT to draw or --prompts with a file of them" + (", not both." if text else "."))
     settings = {
-        "image_guidance_type": None if guidance is Guidance.default else guidance.value,
-        "image_guidance_scale": guidance_scale,
-        "image_temperature": temperature,
-        "image_top_k": top_k,
-        "image_top_p": top_p,
+        "output_image_guidance_type": None if guidance is Guidance.default else guidance.value,
+        "output_image_guidance_scale": guidance_scale,
+        "output_image_temperature": temperature,
+        "output_image_top_k": top_k,
+        "output_image_top_p": top_p,
     }
     settings = {"do_sample": not greedy, **{name: value for name, value in settings.items() if value is not None}}
     if prompts is not None:
@@ -73,34 +73,34 @@ def draw(
         raise ValueError(f"--num-processes is {num_processes}, but one TEXT is drawn by one process; it goes with --prompts.")
     output = output or Path("out.png")
     check_writable(output, scales_strip)
+    vargpt, processor = load(model, device, dtype)
     import torch
     from tqdm import tqdm
 
-    vargpt, processor = load(model, device, dtype)
     inputs = prompt_inputs(processor, [{"role": "user", "content": text}], vargpt.device)
-    with tqdm(total=len(vargpt.config.vq_config.scales), desc="Drawing", unit="scale", leave=False) as progress:
+    with tqdm(total=len(vargpt.config.schedules[0]), desc="Drawing", unit="scale", leave=False) as progress:
         result = vargpt.generate(
             **inputs,
             generation_mode="image",
             max_new_tokens=2,
             generator=torch.Generator(vargpt.device).manual_seed(seed),
-            image_streamer=progress_streamer(progress),
+            output_image_streamer=progress_streamer(progress),
             return_dict_in_generate=True,
             **settings,
         )
-    save(processor.image_processor.post_process(result.images)[0], output, enlarge)
+    save(processor.image_processor.post_process(result.output_images)[0], output, enlarge)
     if scales_strip is not None:
-        scales = range(1, len(vargpt.config.vq_config.scales) + 1)
-        steps = [vargpt.model.vq_model.decode(result.image_codes, num_scales=count) for count in scales]
+        scales = range(1, len(vargpt.config.schedules[0]) + 1)
+        steps = [vargpt.model.image_tokenizer.decode(result.output_image_codes, num_scales=count) for count in scales]
         save(processor.image_processor.post_process(torch.cat(steps, dim=3))[0], scales_strip, enlarge)
 
 
-def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, **options) -> None:
+def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device: str, **options) -> None:
     """Draws the prompts of a file; raises a ValueError at the end if some could not be drawn."""
+    model, dtype = check_model(model, dtype)
     from ..inference.prompts import RESULTS, draw_prompts
 
-    model, dtype = check_model(model, dtype)
-    results = draw_prompts(prompts, model, output, dtype=dtype, **options)
+    results = draw_prompts(prompts, model, output, dtype=dtype, device=check_device(device), **options)
     broken = sum(row["error"] is not None for row in results)
     if broken:
         raise ValueError(f"{broken} of {len(results)} prompts could not be drawn; {output / RESULTS} says why. The others are there.")

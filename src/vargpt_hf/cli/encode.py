@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Model, train_extra
+from .options import Model, check_device, hide_bars_of_small, train_extra
 
 
 def encode(
@@ -30,6 +30,8 @@ def encode(
     """
     from ..tiny import TINY_FOLDER
 
+    hide_bars_of_small(model or str(TINY_FOLDER))
+    device = check_device(device)
     with train_extra("Encoding needs"):
         from ..training.codes import encode_rows
         from ..training.data import load_rows

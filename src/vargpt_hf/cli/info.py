@@ -15,7 +15,7 @@ def info(model: Model = None) -> None:
     """
     vargpt, processor = load(model, device="cpu")
     config = vargpt.config
-    vq, decoder, text = config.vq_config, config.visual_decoder_config, config.text_config
+    vq, decoder, text = config.image_tokenizer_config, config.visual_decoder_config, config.text_config
     for name, module in vargpt.model.named_children():
         typer.echo(f"{name:28}{sum(parameter.numel() for parameter in module.parameters()):>16,}")
     typer.echo(f"{'all parameters':28}{vargpt.num_parameters():>16,}")

@@ -1,11 +1,15 @@
 """Options that several commands share, and loading the model they name."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ..tiny import TINY_FOLDER, TINY_NAME
 
 if TYPE_CHECKING:
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
@@ -18,6 +22,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random; the same see
 Scales = Annotated[str | None, typer.Option(help="Side lengths of the scales, such as 1,2,3,4, where they are not VAR's own ten.")]
 StoredDType = Annotated[str | None, typer.Option("--dtype", help="Number format to store, such as bfloat16; as in the source by default.")]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_SMALL = 2**30  # bytes of weights that load before a bar could be read
 
 
 @contextmanager
@@ -42,17 +47,16 @@ def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple
     """The model, ready to generate, and its processor.
 
     Raises:
-        ValueError: an unknown number format, or a folder that holds no VARGPT.
+        ValueError: an unknown number format, a device that is not there, or a folder that holds no VARGPT.
         OSError: a folder or Hub id that cannot be read.
     """
+    model, dtype = check_model(model, dtype)
     # torch and Transformers take seconds to import: `vargpt --help` should not wait for them.
     import torch
 
     from .. import VargptForConditionalGeneration, VargptProcessor
 
-    model, dtype = check_model(model, dtype)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = check_device(device)
     loaded = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
     return loaded.to(device).eval(), VargptProcessor.from_pretrained(model)
 
@@ -61,26 +65,64 @@ def check_model(model: str | None, dtype: str) -> tuple[str, str]:
     """Folder or Hub id of the model, and its number format; vargpt-tiny in float32 by default.
 
     Raises:
-        ValueError: an unknown number format, or a folder that holds no VARGPT.
-        OSError: a folder or Hub id that cannot be read.
+        ValueError: an unknown number format, or a folder or Hub id that is not there or holds no VARGPT.
     """
-    from transformers import AutoConfig
-
-    from ..tiny import TINY_FOLDER
-
     if dtype not in DTYPES:
         raise ValueError(f"--dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
-    if model is None:
+    if model is None or model == TINY_NAME and not Path(model).exists():
         model, dtype = str(TINY_FOLDER), "float32" if dtype == "auto" else dtype
-    elif not Path(model).is_dir() and (model.startswith((".", "/")) or Path(model).exists()):
+    elif not Path(model).is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).exists()):
         raise ValueError(f"--model is {model!r}, which is not a folder: give a folder with config.json, or a Hub id.")
-    config = AutoConfig.from_pretrained(model)
-    if config.model_type != "vargpt":
+    hide_bars_of_small(model)
+    from transformers import AutoConfig
+
+    from .. import VargptConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except OSError as error:
+        if Path(model).is_dir():
+            raise
+        raise ValueError(f"--model is {model!r}: there is no such folder, and from the Hub it cannot be read ({error}).") from error
+    if config.model_type != VargptConfig.model_type:
         raise ValueError(
             f"{model} holds a model of type {config.model_type!r}, not a VARGPT; a checkpoint in the released format is converted "
             "by `vargpt convert`."
         )
     return model, dtype
+
+
+def check_device(device: str) -> str:
+    """The device, where "auto" is "cuda" where torch finds a GPU, else "cpu".
+
+    Raises:
+        ValueError: a device that torch does not know, or that is not there.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'--device is {device!r}; give "auto", "cpu", "cuda" or "cuda:1".') from error
+    if wanted.type == "cpu":
+        return device
+    if found is None or found.type != wanted.type:
+        there = "no accelerator" if found is None else f"an accelerator of type {found.type!r}"
+        raise ValueError(f'--device is {device!r}, but torch {torch.__version__} finds {there} here: give "auto" or "cpu".')
+    if (wanted.index or 0) >= torch.accelerator.device_count():
+        raise ValueError(f"--device is {device!r}, but there are {torch.accelerator.device_count()} here, counted from 0.")
+    return device
+
+
+def hide_bars_of_small(model: str) -> None:
+    """Hides the bars of loading where a folder's weights are small, here and in processes to come; by Hugging Face's own switch."""
+    if Path(model).is_dir() and sum(file.stat().st_size for file in Path(model).glob("*.safetensors")) < _SMALL:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # is read when Transformers is imported
+        if "transformers" in sys.modules:
+            sys.modules["transformers"].utils.logging.disable_progress_bar()
 
 
 def prompt_inputs(processor: "VargptProcessor", chat: list[dict], device) -> dict:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, check_model
+from .options import Device, DType, Model, check_device, check_model
 
 
 def serve(
@@ -22,6 +22,8 @@ def serve(
       curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" \\
         -d '{"messages": [{"role": "user", "content": "what can you do"}]}'
     """
+    folder, dtype = check_model(model, dtype)
+    check_device(device)
     from transformers import AutoModelForMultimodalLM
     from transformers.cli.serve import Serve
     from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
@@ -31,7 +33,6 @@ def serve(
 
     if not is_serve_available():
         raise ValueError("Serving needs more packages: pip install 'vargpt-hf[serve]'.")
-    folder, dtype = check_model(model, dtype)
 
     class VargptTextModel(VargptForConditionalGeneration):
         """A VARGPT whose default is to decode text alone."""

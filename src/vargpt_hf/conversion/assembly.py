@@ -23,10 +23,10 @@ Adapt = Callable[[str, torch.Tensor], Iterable[tuple[str, torch.Tensor]]]
 # How pictures are drawn by the released system.
 RELEASED_GENERATION = {
     "do_sample": True,
-    "image_guidance_type": "noise",
-    "image_guidance_scale": 1.5,
-    "image_top_k": 900,
-    "image_top_p": 0.96,
+    "output_image_guidance_type": "noise",
+    "output_image_guidance_scale": 1.5,
+    "output_image_top_k": 900,
+    "output_image_top_p": 0.96,
 }
 _CLIP_SETTINGS = (
     "do_resize",
@@ -189,13 +189,13 @@ def make_processor(source: Path, tokenizer: PreTrainedTokenizerBase, config: Var
         found = read_json(source / "processor_config.json").get("image_processor") or {}
     settings.update({name: found[name] for name in _CLIP_SETTINGS if found.get(name) is not None})
     processor = VargptProcessor(
-        VargptImageProcessor(**settings, output_size=config.vq_config.image_size),
+        VargptImageProcessor(**settings, output_size=config.image_tokenizer_config.image_size),
         tokenizer,
         chat_template=make_chat_template(RELEASED_SYSTEM_PROMPT),
         image_seq_length=config.image_seq_length,
-        num_image_gen_tokens=config.vq_config.num_image_tokens,
+        num_image_gen_tokens=config.schedules[0].num_positions,
     )
-    for name in ("image_token_id", "image_start_token_id", "image_place_token_id", "image_end_token_id"):
+    for name in ("image_token_id", "output_image_start_token_id", "output_image_token_id", "output_image_end_token_id"):
         if getattr(processor, name) != getattr(config, name):
             raise ValueError(
                 f"The tokenizer in {source} and its config.json disagree: `{name}` is {getattr(processor, name)} in the one, "

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from transformers.utils import logging
 
 from ..modeling.configuration_vargpt import VargptConfig
-from ..processing.chat_vargpt import IMAGE_END_TOKEN, IMAGE_PLACE_TOKEN, IMAGE_START_TOKEN, UNCONDITIONAL_CHAT
+from ..processing.chat_vargpt import OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_TOKEN, OUTPUT_IMAGE_START_TOKEN, UNCONDITIONAL_CHAT
 from .assembly import (
     RELEASED_GENERATION,
     Part,
@@ -33,11 +33,11 @@ LICENCE_NOTE = (
     "Composed of LLaVA-1.5 (with its language model Vicuna and its vision tower CLIP), VAR and VAR's image tokenizer: the weights of "
     "each keep its own terms. The generation projectors are fresh, so that nothing sensible is drawn before training."
 )
-FRESH = ("model.generation_projector_in", "model.generation_projector_out")
+FRESH = ("model.projector_to_llm", "model.projector_to_decoder")
 # In the order in which the released vocabulary has them: 32002, 32003, 32004 after LLaVA-1.5's own.
-NEW_TOKENS = (IMAGE_START_TOKEN, IMAGE_END_TOKEN, IMAGE_PLACE_TOKEN)
+NEW_TOKENS = (OUTPUT_IMAGE_START_TOKEN, OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_TOKEN)
 VOCABULARY_MULTIPLE = 64  # rows of LLaVA-1.5's token embeddings come in such numbers
-_TOKEN_EMBEDDING = "model.language_model.embed_tokens.weight"
+_TOKEN_EMBEDDING = "model.vlm.language_model.embed_tokens.weight"
 _VOCABULARY_TABLES = (_TOKEN_EMBEDDING, "lm_head.weight")
 
 
@@ -96,7 +96,7 @@ def compose_checkpoint(
     parts = [
         understanding._replace(adapt=partial(_with_new_rows, old_rows=old_rows.shape[0], rows=rows)),
         Part(decoder, DECODER_NAMES, "model.visual_decoder.", partial(adapt_decoder, conditions=var_conditions)),
-        Part(image_tokenizer, VQ_NAMES, "model.vq_model."),
+        Part(image_tokenizer, VQ_NAMES, "model.image_tokenizer."),
     ]
     wanted = dtype or llava_config.get("dtype") or llava_config.get("torch_dtype")
     complaint = f"The tensors of {llava}, {var.name} and {vqvae.name} do not make a VARGPT."
@@ -104,7 +104,7 @@ def compose_checkpoint(
     unconditional = processor.apply_chat_template(UNCONDITIONAL_CHAT, add_generation_prompt=True, tokenize=True, return_dict=True)
     model.generation_config = GenerationConfig(
         **{name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        **{**RELEASED_GENERATION, "image_guidance_type": "prompt", "image_unconditional_ids": list(unconditional["input_ids"][0])},
+        **{**RELEASED_GENERATION, "output_image_guidance_type": "prompt", "output_image_unconditional_ids": list(unconditional["input_ids"][0])},
     )
     logger.warning(LICENCE_NOTE)
     write_folder(model, processor, destination, max_shard_size)
@@ -205,12 +205,12 @@ def _composed_config(
     return VargptConfig(
         text_config={"model_type": "llama", **llava_config["text_config"], "vocab_size": rows},
         vision_config={"model_type": "clip_vision_model", **llava_config["vision_config"]},
-        vq_config=vq_config_of(vq_shapes, scales),
+        image_tokenizer_config=vq_config_of(vq_shapes, scales),
         visual_decoder_config=decoder_config_of(decoder_shapes),
         image_token_id=llava_config["image_token_index"],
-        image_start_token_id=tokenizer.convert_tokens_to_ids(IMAGE_START_TOKEN),
-        image_end_token_id=tokenizer.convert_tokens_to_ids(IMAGE_END_TOKEN),
-        image_place_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PLACE_TOKEN),
+        output_image_start_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_START_TOKEN),
+        output_image_end_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_END_TOKEN),
+        output_image_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_TOKEN),
         multimodal_projector_bias=any(name.endswith("multi_modal_projector.linear_1.bias") for name in understanding.tensors),
         tie_word_embeddings=llava_config.get("tie_word_embeddings", False),
         license_note=LICENCE_NOTE,

@@ -66,7 +66,7 @@ def convert_checkpoint(
     tensors = open_checkpoint(source)
     config = released_config(source_config, tensors, scales)
     processor = released_processor(source, config)
-    conditions = partial(released_conditions, generate_row=config.image_start_token_id)
+    conditions = partial(released_conditions, generate_row=config.output_image_start_token_id)
     part = Part(tensors, WHOLE_NAMES, adapt=partial(adapt_decoder, conditions=conditions))
     complaint = f"The tensors in {source} are not those of the released format."
     model = assemble(config, [part], _target_dtype(source_config, tensors, dtype), complaint)
@@ -109,12 +109,12 @@ def released_config(source_config: dict, tensors: dict[str, SourceTensor], scale
     return VargptConfig(
         text_config={"model_type": "llama", **source_config["text_config"]},
         vision_config={"model_type": "clip_vision_model", **source_config["vision_config"]},
-        vq_config=vq_config_of(TensorShapes(opened, "vae_local."), scales),
+        image_tokenizer_config=vq_config_of(TensorShapes(opened, "vae_local."), scales),
         visual_decoder_config=decoder_config_of(decoder_shapes),
         image_token_id=_token_id(source_config, "image_token_index", "image_token_id"),
-        image_start_token_id=_token_id(source_config, "image_gen_start_token_id"),
-        image_end_token_id=_token_id(source_config, "image_gen_end_token_id"),
-        image_place_token_id=_token_id(source_config, "image_gen_pad_token_id"),
+        output_image_start_token_id=_token_id(source_config, "image_gen_start_token_id"),
+        output_image_end_token_id=_token_id(source_config, "image_gen_end_token_id"),
+        output_image_token_id=_token_id(source_config, "image_gen_pad_token_id"),
         multimodal_projector_bias="multi_modal_projector.linear_1.bias" in opened,
         tie_word_embeddings=source_config.get("tie_word_embeddings", False),
         license_note=LICENCE_NOTE,

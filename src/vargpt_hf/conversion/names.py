@@ -60,31 +60,31 @@ _LLAVA_OLD_NAMES = [
     # Buffers that older versions of Transformers saved.
     ("vision_tower.vision_model.embeddings.position_ids", None),
     ("language_model.model.layers.{}.self_attn.rotary_emb.inv_freq", None),
-    ("multi_modal_projector.{}.{}", "model.multi_modal_projector.{}.{}"),
-    ("vision_tower.vision_model.{rest}", "model.vision_tower.{rest}"),
-    ("language_model.model.{rest}", "model.language_model.{rest}"),
+    ("multi_modal_projector.{}.{}", "model.vlm.multi_modal_projector.{}.{}"),
+    ("vision_tower.vision_model.{rest}", "model.vlm.vision_tower.{rest}"),
+    ("language_model.model.{rest}", "model.vlm.language_model.{rest}"),
     ("language_model.lm_head.weight", "lm_head.weight"),
 ]
 
 # All forms of LLaVA-1.5's tensors. Transformers has renamed them since, files keep the names of the version that wrote them.
 LLAVA_NAMES = [
     *_LLAVA_OLD_NAMES,
-    ("vision_tower.{rest}", "model.vision_tower.{rest}"),
-    ("model.vision_tower.vision_model.{rest}", "model.vision_tower.{rest}"),
-    ("model.vision_tower.{rest}", "model.vision_tower.{rest}"),
-    ("model.multi_modal_projector.{}.{}", "model.multi_modal_projector.{}.{}"),
-    ("model.language_model.{rest}", "model.language_model.{rest}"),
+    ("vision_tower.{rest}", "model.vlm.vision_tower.{rest}"),
+    ("model.vlm.vision_tower.vision_model.{rest}", "model.vlm.vision_tower.{rest}"),
+    ("model.vlm.vision_tower.{rest}", "model.vlm.vision_tower.{rest}"),
+    ("model.vlm.multi_modal_projector.{}.{}", "model.vlm.multi_modal_projector.{}.{}"),
+    ("model.vlm.language_model.{rest}", "model.vlm.language_model.{rest}"),
     ("lm_head.weight", "lm_head.weight"),
 ]
 
 # What the whole checkpoint adds to VAR's two parts. `{rest}` stands for anything.
 WHOLE_NAMES = [
-    *((f"vae_local.{released}", ours and f"model.vq_model.{ours}") for released, ours in VQ_NAMES),
+    *((f"vae_local.{released}", ours and f"model.image_tokenizer.{ours}") for released, ours in VQ_NAMES),
     *((f"vargpt_gen.{released}", ours and f"model.visual_decoder.{ours}") for released, ours in DECODER_NAMES),
-    ("image_gen_projector.mlp.0.{}", "model.generation_projector_in.fc1.{}"),
-    ("image_gen_projector.mlp.2.{}", "model.generation_projector_in.fc2.{}"),
-    ("image_gen_projector_out.mlp.0.{}", "model.generation_projector_out.fc1.{}"),
-    ("image_gen_projector_out.mlp.2.{}", "model.generation_projector_out.fc2.{}"),
+    ("image_gen_projector.mlp.0.{}", "model.projector_to_llm.fc1.{}"),
+    ("image_gen_projector.mlp.2.{}", "model.projector_to_llm.fc2.{}"),
+    ("image_gen_projector_out.mlp.0.{}", "model.projector_to_decoder.fc1.{}"),
+    ("image_gen_projector_out.mlp.2.{}", "model.projector_to_decoder.fc2.{}"),
     ("image_gen_projector.ln_q.{}", None),
     ("image_gen_projector_out.ln_q.{}", None),
     *_LLAVA_OLD_NAMES,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..modeling.configuration_vargpt import VAR_SCALES, VargptVisualDecoderConfig, VargptVQConfig
+from ..modeling.configuration_vargpt import VAR_SCALES, VargptVARDecoderConfig, VargptVQConfig
 
 
 class TensorShapes:
@@ -62,10 +62,10 @@ def vq_config_of(shapes: TensorShapes, scales: Sequence[int]) -> VargptVQConfig:
     )
 
 
-def decoder_config_of(shapes: TensorShapes) -> VargptVisualDecoderConfig:
+def decoder_config_of(shapes: TensorShapes) -> VargptVARDecoderConfig:
     """Configuration of the visual decoder with these shapes."""
     width = shapes["word_embed.weight"][0]
-    return VargptVisualDecoderConfig(
+    return VargptVARDecoderConfig(
         hidden_size=width,
         num_hidden_layers=shapes.count("blocks"),
         num_attention_heads=math.prod(shapes["blocks.0.attn.scale_mul_1H11"]),

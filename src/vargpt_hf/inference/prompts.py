@@ -116,7 +116,7 @@ def _checked_text(text: Any) -> str:
 
 def check_prompts(prompts: Sequence[Prompt], processor: VargptProcessor, config: VargptConfig) -> list[Prompt]:
     """The prompts, with an `error` for those that hold a special token or leave no room for a picture."""
-    room = config.text_config.max_position_embeddings - config.vq_config.num_image_tokens - 1
+    room = config.text_config.max_position_embeddings - config.schedules[0].num_positions - 1
 
     def checked(prompt: Prompt) -> Prompt:
         if prompt.error is not None:
@@ -166,7 +166,7 @@ def draw_batch(
         )
     except torch.OutOfMemoryError as error:
         raise ValueError(f"A batch of {len(prompts)} does not fit into the memory of {model.device}: take a smaller batch size.") from error
-    return [enlarged(picture, enlarge) for picture in processor.image_processor.post_process(output.images)]
+    return [enlarged(picture, enlarge) for picture in processor.image_processor.post_process(output.output_images)]
 
 
 def enlarged(picture: Image.Image, times: int) -> Image.Image:

@@ -11,7 +11,7 @@ PARTS = {
     "language_model": "language model",
     "vision_tower": "vision tower, which reads pictures",
     "visual_decoder": "visual decoder, which draws them",
-    "vq_model": "image tokenizer",
+    "image_tokenizer": "image tokenizer",
 }
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -89,12 +89,12 @@ def has_own_card(repo_id: str, token: bool | str | None = None) -> bool:
 
 def _sizes(model: PreTrainedModel) -> str:
     """Parameters by part, and what a picture costs, as a table."""
-    vq_config = model.config.vq_config
+    image_tokenizer_config = model.config.image_tokenizer_config
     rows = [f"| {what} | {sum(p.numel() for p in getattr(model.model, part).parameters()):,} |" for part, what in PARTS.items()]
     rows.append(f"| in all | {model.num_parameters():,} |")
     picture = (
-        f"A picture of {vq_config.image_size}×{vq_config.image_size} pixels has {vq_config.num_image_tokens} codes of "
-        f"{vq_config.codebook_size:,} and takes {len(vq_config.scales)} calls of the language model."
+        f"A picture of {image_tokenizer_config.image_size}×{image_tokenizer_config.image_size} pixels has {image_tokenizer_config.num_image_tokens} codes of "
+        f"{image_tokenizer_config.codebook_size:,} and takes {len(image_tokenizer_config.scales)} calls of the language model."
     )
     return "\n".join(["| part | parameters |", "|---|---|", *rows]) + "\n\n" + picture
 

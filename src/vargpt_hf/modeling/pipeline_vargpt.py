@@ -15,7 +15,7 @@ class VargptPipeline(AnyToAnyPipeline):
     Takes what the stock pipeline takes: a chat or a list of chats, or `text` with `images`. What a record holds beside
     `input_text` depends on `generation_mode`:
 
-    - `"auto"` (default): `generated_content`, the parts `{"type": "text", "text": str}` and `{"type": "image_gen", "image": PIL,
+    - `"auto"` (default): `generated_content`, the parts `{"type": "text", "text": str}` and `{"type": "output_image", "image": PIL,
       "codes": (L,) int64}` that the model made, in order; with `return_full_text=True` the chat with them as its last turn (of a
       text, a list with the text as its first part).
     - `"text"`: `generated_text`, as in the stock pipeline; nothing is drawn.
@@ -74,7 +74,7 @@ class VargptPipeline(AnyToAnyPipeline):
             for parts in self.processor.post_process_interleaved(output, prompt_length=prompt_length):
                 record = {"input_text": prompt.messages if isinstance(prompt, Chat) else prompt}
                 if generation_mode == "image":
-                    record["generated_image"] = next(part["image"] for part in parts if part["type"] == "image_gen")
+                    record["generated_image"] = next(part["image"] for part in parts if part["type"] == "output_image")
                 else:
                     record["generated_content"] = _with_prompt(prompt, parts) if return_type == ReturnType.FULL_TEXT else parts
                 records.append(record)
@@ -83,13 +83,13 @@ class VargptPipeline(AnyToAnyPipeline):
 
 def _rows(output: VargptGenerateOutput, first: int, count: int) -> VargptGenerateOutput:
     """`count` rows of what was generated, with their pictures."""
-    chosen = (output.image_rows >= first) & (output.image_rows < first + count)
+    chosen = (output.output_image_rows >= first) & (output.output_image_rows < first + count)
     return VargptGenerateOutput(
         sequences=output.sequences[first : first + count],
-        image_codes=output.image_codes[chosen],
-        image_rows=output.image_rows[chosen] - first,
-        image_positions=output.image_positions[chosen],
-        images=output.images[chosen],
+        output_image_codes=output.output_image_codes[chosen],
+        output_image_rows=output.output_image_rows[chosen] - first,
+        output_image_positions=output.output_image_positions[chosen],
+        images=output.output_images[chosen],
     )
 
 

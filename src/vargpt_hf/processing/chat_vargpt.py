@@ -1,9 +1,11 @@
 """The chat format of VARGPT: its Jinja template, and checks of conversations before they are rendered."""
 
+from collections.abc import Mapping
+
 IMAGE_TOKEN = "<image>"
-IMAGE_START_TOKEN = "<|image_gen_start|>"
-IMAGE_PLACE_TOKEN = "<|image_gen_pad|>"
-IMAGE_END_TOKEN = "<|image_gen_end|>"
+OUTPUT_IMAGE_START_TOKEN = "<|image_gen_start|>"
+OUTPUT_IMAGE_TOKEN = "<|image_gen_pad|>"
+OUTPUT_IMAGE_END_TOKEN = "<|image_gen_end|>"
 
 RELEASED_SYSTEM_PROMPT = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -12,6 +14,9 @@ RELEASED_SYSTEM_PROMPT = (
 
 # The prompt of guidance by an unconditional prompt.
 UNCONDITIONAL_CHAT = [{"role": "user", "content": ""}]
+
+# What LLaVA's conversations call the roles.
+ROLES = {"human": "user", "gpt": "assistant"}
 
 # The keys under which a content part may carry its picture, in order of preference.
 PICTURE_KEYS = ("image", "url", "path", "base64")
@@ -30,7 +35,7 @@ _CHAT_TEMPLATE = """\
             {%- elif part['type'] == 'image' -%}
                 {{- (first_gap if loop.first else '') + IMAGE -}}
                 {{- '\\n' if loop.nextitem is defined and loop.nextitem['type'] == 'text' else '' -}}
-            {%- elif part['type'] == 'image_gen' -%}
+            {%- elif part['type'] == 'output_image' -%}
                 {{- DRAWING -}}
             {%- else -%}
                 {{- raise_exception('Unknown content part type: ' + part['type']) -}}
@@ -60,9 +65,9 @@ _CHAT_TEMPLATE = """\
 def make_chat_template(
     default_system: str | None = None,
     image_token: str = IMAGE_TOKEN,
-    image_start_token: str = IMAGE_START_TOKEN,
-    image_place_token: str = IMAGE_PLACE_TOKEN,
-    image_end_token: str = IMAGE_END_TOKEN,
+    output_image_start_token: str = OUTPUT_IMAGE_START_TOKEN,
+    output_image_token: str = OUTPUT_IMAGE_TOKEN,
+    output_image_end_token: str = OUTPUT_IMAGE_END_TOKEN,
 ) -> str:
     """The chat template (Jinja) for given special tokens.
 
@@ -71,57 +76,86 @@ def make_chat_template(
     """
     literals = {
         "IMAGE": image_token,
-        "DRAWING": image_start_token + image_place_token + image_end_token,
+        "DRAWING": output_image_start_token + output_image_token + output_image_end_token,
         "DEFAULT_SYSTEM": default_system or "",
     }
     return "".join(f"{{%- set {name} = {text!r} -%}}\n" for name, text in literals.items()) + _CHAT_TEMPLATE
 
 
 def clean_chat(chat: list[dict], special_tokens: set[str], continued: bool) -> tuple[list[dict], list[dict]]:
-    """A checked copy of one conversation without None values, and its `image_gen` parts in reading order.
+    """A checked copy of one conversation without None values, and its `output_image` parts in reading order.
 
-    In the copy all contents are lists of parts, empty texts are left out and `image_gen` parts keep their type only.
+    In the copy all contents are lists of parts, empty texts are left out and `output_image` parts keep their type only.
 
     Args:
-        chat: messages.
+        chat: messages, in either form of `clean_message`.
         special_tokens: what no text may contain.
         continued: whether the last message is to be continued.
 
     Raises:
-        ValueError: for an unknown role or part, or a special token in a text.
+        ValueError: for an unknown role or part, a system message that is not the first, or a special token in a text.
+        TypeError: for a conversation, message, content or text of a wrong type.
     """
+    if not isinstance(chat, (list, tuple)):
+        raise TypeError(f"A conversation is a {type(chat).__name__}; it must be a list of messages.")
     if not chat:
         raise ValueError("A conversation is empty.")
     cleaned, drawings = [], []
     for index, message in enumerate(chat):
         where = f"Message {index}"
-        if message.get("role") not in ("user", "assistant", "system"):
-            raise ValueError(f"{where} has role {message.get('role')!r}; roles are user, assistant and system.")
-        content = message.get("content")
-        if content is None or isinstance(content, str):
-            content = [{"type": "text", "text": content or ""}]
-        parts = [clean_part(part, where) for part in content]
-        drawings += [part for part in parts if part["type"] == "image_gen"]
-        parts = [{"type": "image_gen"} if part["type"] == "image_gen" else part for part in parts]
+        message = clean_message(message, where)
+        if message["role"] == "system" and index:
+            raise ValueError(f"{where} has role 'system': system comes first, before the other messages.")
+        parts = message["content"]
+        drawings += [part for part in parts if part["type"] == "output_image"]
+        parts = [{"type": "output_image"} if part["type"] == "output_image" else part for part in parts]
         refuse_special_tokens(parts, special_tokens, where)
         last_to_continue = parts[-1:] if continued and index == len(chat) - 1 else []
         if last_to_continue and last_to_continue[0]["type"] != "text":
             raise ValueError("continue_final_message needs a final message that ends in a text part (it may be empty).")
         kept = [part for part in parts if part["type"] != "text" or part["text"] or part in last_to_continue]
-        cleaned.append({**{key: value for key, value in message.items() if value is not None}, "content": kept})
+        cleaned.append({**message, "content": kept})
     return cleaned, drawings
 
 
+def clean_message(message: dict, where: str) -> dict:
+    """A message without its None values, its content as a list of checked parts.
+
+    Two forms circulate, and both are taken: `{"role", "content"}`, and LLaVA's `{"from", "value"}`, in which "human" is the user and "gpt"
+    the assistant. A content is a text, None or a list of parts.
+
+    Raises:
+        ValueError: for an unknown role or part.
+        TypeError: for a message, content, part or text of a wrong type.
+    """
+    if not isinstance(message, Mapping):
+        raise TypeError(f"{where} is a {type(message).__name__}; a message is a dict with `role` and `content`.")
+    rest = {key: value for key, value in message.items() if value is not None}
+    names = ("from", "value") if "role" not in rest and "from" in rest else ("role", "content")
+    role, content = (rest.pop(name, None) for name in names)
+    role = ROLES.get(role, role) if isinstance(role, str) else role
+    if role not in ("user", "assistant", "system"):
+        raise ValueError(f"{where} has role {role!r}; roles are user, assistant and system.")
+    if content is None or isinstance(content, str):
+        content = [{"type": "text", "text": content or ""}]
+    if not isinstance(content, (list, tuple)):
+        raise TypeError(f"{where} has a content of type {type(content).__name__}; it must be a text or a list of parts.")
+    return {**rest, "role": role, "content": [clean_part(part, where) for part in content]}
+
+
 def clean_part(part: dict, where: str) -> dict:
-    """A content part without its None values; `ValueError` unless it is of a kind that the model knows."""
-    if not isinstance(part, dict):
-        raise ValueError(f"{where}: a content part must be a dict, got {type(part).__name__}.")
+    """A content part without its None values; of a kind that the model knows, else `ValueError` (`TypeError`: of a wrong type)."""
+    if not isinstance(part, Mapping):
+        raise TypeError(f"{where}: a content part must be a dict, got {type(part).__name__}.")
     part = {key: value for key, value in part.items() if value is not None}
     kind = part.get("type")
     if kind == "image_url":  # OpenAI's form
         url = part.get("image_url")
-        part, kind = {"type": "image", "url": url["url"] if isinstance(url, dict) else url}, "image"
-    if kind not in ("text", "image", "image_gen"):
+        url = url.get("url") if isinstance(url, Mapping) else url
+        if url is not None and not isinstance(url, str):
+            raise TypeError(f"{where} has an image_url of type {type(url).__name__}; it must be a text, or a dict with a text `url`.")
+        part, kind = {"type": "image", **({} if url is None else {"url": url})}, "image"
+    if kind not in ("text", "image", "output_image"):
         raise ValueError(f"{where} has a content part of type {kind!r}; types are text, image and image_gen.")
     if kind == "text" and not isinstance(part.get("text"), str):
         raise ValueError(f"{where} has a text part without a text.")
@@ -145,7 +179,7 @@ def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: st
 
 
 def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
-    """The pictures or codes that `image_gen` parts carry, as `{"output_images" or "image_codes": one list a row}`.
+    """The pictures or codes that `output_image` parts carry, as `{"output_images" or "output_image_codes": one list a row}`.
 
     Codes are taken if every part that carries anything has them, else the pictures; {} if no part carries anything.
     """
@@ -154,11 +188,11 @@ def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
     if not every:
         return {}
     if all("codes" in part for part in every):
-        return {"image_codes": [[part["codes"] for part in row] for row in carrying]}
+        return {"output_image_codes": [[part["codes"] for part in row] for row in carrying]}
     keys = [next((key for key in PICTURE_KEYS if key in part), None) for part in every]
     if None in keys:
         raise ValueError(
             "Some image_gen parts carry only codes and some only pictures; one call takes one kind. Give the others "
-            "their codes too: model.model.vq_model.encode(pixels), with pixels from image_processor.preprocess_output."
+            "their codes too: model.model.image_tokenizer.encode(pixels), with pixels from image_processor.preprocess_output."
         )
     return {"output_images": [[next(part[key] for key in PICTURE_KEYS if key in part) for part in row] for row in carrying]}

@@ -13,9 +13,13 @@ checks and colour conversions are made in one place, and refusals name the pictu
 
 import base64
 import binascii
+import http.client
 import io
 import os
+import stat
+import time
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,12 +30,29 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
-URL_TIMEOUT_SECONDS = 30
+# Only what cameras, editors and data sets write: other readers of Pillow start programs (EPS), or are not worth their risks.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
+BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A")  # of PNG, JPEG, GIF, WebP, BMP, TIFF
+MAX_FILE_BYTES = 256 * 2**20
+URL_TIMEOUT_SECONDS = 30  # without an answer
+URL_SECONDS_IN_ALL = 120
 # Resizing the short side of a longer strip than this would blow it up beyond any use (and memory).
 MAX_ASPECT_RATIO = 200
 EXIF_ORIENTATION = 0x0112
 # PIL also calls these 32 bit ("I"), but only 16-bit files open so.
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+_OPENER = urllib.request.OpenerDirector()
+for _handler in (
+    urllib.request.ProxyHandler,
+    urllib.request.UnknownHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPErrorProcessor,
+):
+    _OPENER.add_handler(_handler())
 
 
 class VargptImageProcessorKwargs(ImagesKwargs, total=False):
@@ -162,12 +183,12 @@ def flatten(nested: Any) -> list[Any]:
 
 def open_picture(source: Any, name: str) -> Image.Image:
     """Opens any accepted form of a picture (see `VargptImageProcessor.fetch_images`) without decoding files yet."""
+    if isinstance(source, Mapping):
+        source = next((source[key] for key in ("bytes", "path", "url", "base64", "image") if source.get(key) is not None), source)
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return picture_from_array(source, name)
-    if isinstance(source, dict) and (source.get("bytes") is not None or source.get("path") is not None):
-        source = source["bytes"] if source.get("bytes") is not None else source["path"]
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
     if isinstance(source, str):
@@ -176,31 +197,33 @@ def open_picture(source: Any, name: str) -> Image.Image:
         raise ValueError(
             f"{name} is a {type(source).__name__}, which is no picture. Pass a PIL picture, path, URL, bytes, base64, numpy array or tensor."
         )
+    source = bytes(source)
+    Image.init()
     try:
-        return Image.open(io.BytesIO(source))
+        return Image.open(io.BytesIO(source), formats=[known for known in FORMATS if known in Image.OPEN])
     except Image.DecompressionBombError as error:  # Pillow's own limit, by which it protects whole programs
         raise ValueError(f"{name} is too large: {error} Make it smaller.") from error
     except Exception as error:  # PIL's readers raise many kinds; all mean that these bytes are of no use
         raise ValueError(
             f"{name} cannot be read as a picture ({len(source)} bytes): {error}. Check that the file is complete and "
-            "of a format that Pillow reads."
+            f"of a format that is read: {', '.join(FORMATS)}."
         ) from error
 
 
 def read_string(text: str, name: str) -> tuple[bytes, str]:
-    """Encoded bytes behind a URL, a path or base64 text, and the picture's name with its origin added."""
+    """Encoded bytes behind a URL, a path or base64 text, and the picture's name with its origin added.
+
+    Raises:
+        ValueError: none of these, something that is no regular file, more than `MAX_FILE_BYTES`, or an address that does not answer in time.
+    """
     shown = text if len(text) <= 80 else text[:77] + "..."
     name = f"{name} ({shown!r})"
     try:
         if text.startswith(("http://", "https://")):
-            # Some servers refuse Python's default agent.
-            request = urllib.request.Request(text, headers={"User-Agent": "Mozilla/5.0 (compatible; transformers)"})
-            with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
-                return response.read(), name
-        if os.path.isfile(text):
-            with open(text, "rb") as file:
-                return file.read(), name
-    except (OSError, ValueError) as error:
+            return read_url(text), name
+        if "\0" not in text and os.path.exists(text):
+            return read_file(text), name
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ValueError(f"{name} cannot be fetched: {error}. Check the address or path and try again.") from error
     encoded = text.split(",", 1)[-1] if text.startswith("data:") else text
     try:
@@ -209,6 +232,58 @@ def read_string(text: str, name: str) -> tuple[bytes, str]:
         raise ValueError(
             f"{name} is neither an existing file, nor an http(s) URL, nor base64. Check the path (relative paths start at {os.getcwd()!r})."
         ) from error
+
+
+def read_url(url: str) -> bytes:
+    """The body that an address answers with; OSError or ValueError unless it ends in time, and within the limit of bytes."""
+    end = time.monotonic() + URL_SECONDS_IN_ALL
+    # Redirections stay with http(s): no handler here knows files or FTP. Some servers refuse Python's default agent.
+    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (compatible; transformers)"})
+    with _OPENER.open(request, timeout=URL_TIMEOUT_SECONDS) as response:
+        body = bytearray()
+        # One piece at a time, since a time-out counts anew for each: a server that sends a byte now and then would never end.
+        while piece := response.read1(2**16):
+            body += piece
+            if len(body) > MAX_FILE_BYTES:
+                raise ValueError(f"it sends more than {MAX_FILE_BYTES:,} bytes")
+            if time.monotonic() > end:
+                raise TimeoutError(f"it has not sent all within {URL_SECONDS_IN_ALL} seconds")
+        return bytes(body)
+
+
+def read_file(path: str) -> bytes:
+    """What a regular file holds; OSError or ValueError of anything else (a pipe would wait, a device never end), and beyond the limit."""
+    if not os.path.isfile(path):  # before it is opened, which may already do something; after that once more, of what was opened
+        raise ValueError("it is no regular file")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"it holds more than {MAX_FILE_BYTES:,} bytes")
+    return content
+
+
+def bytes_of_base64(text: str) -> bytes | None:
+    """The picture that a text holds in base64 or as a `data:` URL; None of a text that is an address or path.
+
+    Raises:
+        ValueError: a `data:` URL without base64.
+    """
+    is_url = text.startswith("data:")
+    encoded = text.split(",", 1)[-1] if is_url else text
+    if not is_url and not (len(text) >= 64 and text.lstrip().startswith(BASE64_STARTS)):
+        return None
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        if is_url:
+            raise ValueError(f"the picture {text[:40] + '...'!r} is a data: URL without base64: {error}.") from error
+        return None
 
 
 def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:

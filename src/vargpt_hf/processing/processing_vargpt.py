@@ -1,6 +1,6 @@
 """Chats and pictures to the tensors that VARGPT reads, and what it generated back to chat content.
 
-Three kinds of content parts: `text`; `image`, a picture to understand; `image_gen`, a picture to generate or generated
+Three kinds of content parts: `text`; `image`, a picture to understand; `output_image`, a picture to generate or generated
 before (its own kind, because Transformers and TRL take every `image` part of any turn for an input).
 
 In text a picture to understand is `<image>`, repeated `image_seq_length` times for the model; a picture to generate is
@@ -8,6 +8,7 @@ In text a picture to understand is `<image>`, repeated `image_seq_length` times 
 """
 
 import bisect
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,9 +20,9 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .chat_vargpt import (
-    IMAGE_END_TOKEN,
-    IMAGE_PLACE_TOKEN,
-    IMAGE_START_TOKEN,
+    OUTPUT_IMAGE_END_TOKEN,
+    OUTPUT_IMAGE_TOKEN,
+    OUTPUT_IMAGE_START_TOKEN,
     IMAGE_TOKEN,
     RELEASED_SYSTEM_PROMPT,
     carried_drawings,
@@ -39,7 +40,7 @@ class VargptProcessor(ProcessorMixin):
         chat_template: Jinja text; `make_chat_template` with this processor's tokens by default.
         image_seq_length: places of one picture to understand.
         num_image_gen_tokens: L, places (and codes) of one picture to generate.
-        image_token, image_start_token, image_place_token, image_end_token: the picture tokens.
+        image_token, output_image_start_token, output_image_token, output_image_end_token: the picture tokens.
     """
 
     def __init__(
@@ -50,27 +51,27 @@ class VargptProcessor(ProcessorMixin):
         image_seq_length: int = 576,
         num_image_gen_tokens: int = 680,
         image_token: str = IMAGE_TOKEN,
-        image_start_token: str = IMAGE_START_TOKEN,
-        image_place_token: str = IMAGE_PLACE_TOKEN,
-        image_end_token: str = IMAGE_END_TOKEN,
+        output_image_start_token: str = OUTPUT_IMAGE_START_TOKEN,
+        output_image_token: str = OUTPUT_IMAGE_TOKEN,
+        output_image_end_token: str = OUTPUT_IMAGE_END_TOKEN,
     ):
         self.image_seq_length = image_seq_length
         self.num_image_gen_tokens = num_image_gen_tokens
         self.image_token = image_token
-        self.image_start_token = image_start_token
-        self.image_place_token = image_place_token
-        self.image_end_token = image_end_token
-        tokens = (image_token, image_start_token, image_place_token, image_end_token)
+        self.output_image_start_token = output_image_start_token
+        self.output_image_token = output_image_token
+        self.output_image_end_token = output_image_end_token
+        tokens = (image_token, output_image_start_token, output_image_token, output_image_end_token)
         if chat_template is None:
             chat_template = make_chat_template(None, *tokens)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
         # Saving sets it, loading drops it: said here, so that a processor is the same before and after both.
         self.auto_map = {"AutoProcessor": "processing_vargpt.VargptProcessor"}
         ids = [self._single_token_id(token) for token in tokens]
-        self.image_token_id, self.image_start_token_id, self.image_place_token_id, self.image_end_token_id = ids
+        self.image_token_id, self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id = ids
         self._picture_pattern = re.compile(
             f"(?P<image>{re.escape(image_token)})|"
-            f"(?P<image_gen>{re.escape(image_start_token)}((?:{re.escape(image_place_token)})+){re.escape(image_end_token)})"
+            f"(?P<image_gen>{re.escape(output_image_start_token)}((?:{re.escape(output_image_token)})+){re.escape(output_image_end_token)})"
         )
 
     def _single_token_id(self, token: str) -> int:
@@ -88,6 +89,16 @@ class VargptProcessor(ProcessorMixin):
         """`token_type_ids`, which some tokenizers make and the model does not read."""
         return ["token_type_ids"]
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Saves image processor, tokenizer and chat template as Transformers does, with the code that defines them.
+
+        Not saved is how the tokenizer happened to be loaded, which Transformers would note among its settings: the same processor makes
+        the same files, whether it came from a folder or from the Hub, online or offline.
+        """
+        for circumstance in ("is_local", "local_files_only"):
+            self.tokenizer.init_kwargs.pop(circumstance, None)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     # -- text and pictures to tensors ---------------------------------------------------------------------------------
 
     def __call__(
@@ -95,7 +106,7 @@ class VargptProcessor(ProcessorMixin):
         text: str | list[str] | None = None,
         images: Any = None,
         output_images: Any = None,
-        image_codes: Any = None,
+        output_image_codes: Any = None,
         random_crop: bool | None = None,
         generator: torch.Generator | int | None = None,
         **kwargs: Any,
@@ -108,7 +119,7 @@ class VargptProcessor(ProcessorMixin):
             images: pictures to understand, any form that `VargptImageProcessor.fetch_images` takes; flat, in reading
                 order over the batch, or one list a row.
             output_images: pictures to generate, likewise.
-            image_codes: instead of `output_images`, the codes of each picture: (L,) tensors or lists, flat or one list
+            output_image_codes: instead of `output_images`, the codes of each picture: (L,) tensors or lists, flat or one list
                 a row; or one tensor (N, L).
             random_crop, generator: see `VargptImageProcessor.preprocess_output`; for training.
             kwargs: options of the tokenizer and image processor (`padding`, `return_tensors`, ...). `videos` and
@@ -116,7 +127,7 @@ class VargptProcessor(ProcessorMixin):
 
         Returns:
             `input_ids`, `attention_mask` (B, T); where given, `pixel_values` (N_in, 3, H, W), `output_pixel_values`
-            (N_out, 3, h, w) in [-1, 1], `image_codes` (N_out, L) int64.
+            (N_out, 3, h, w) in [-1, 1], `output_image_codes` (N_out, L) int64.
 
         Raises:
             ValueError: if pictures and their places differ in number (in a row, where pictures are given by row).
@@ -139,7 +150,7 @@ class VargptProcessor(ProcessorMixin):
             num_drawings = self._count_drawings(texts)
             if self.tokenizer.bos_token and all(row.startswith(self.tokenizer.bos_token) for row in texts):
                 kwargs["add_special_tokens"] = False  # else the tokenizer would put a second one before it
-        drawings = self._process_drawings(output_images, image_codes, num_drawings if texts is not None else None, random_crop, generator)
+        drawings = self._process_drawings(output_images, output_image_codes, num_drawings if texts is not None else None, random_crop, generator)
         inputs = {}
         if texts is not None or flat_images or not drawings:
             inputs = super().__call__(images=flat_images or None, text=texts, **kwargs)
@@ -151,30 +162,30 @@ class VargptProcessor(ProcessorMixin):
     def _process_drawings(
         self,
         output_images: Any,
-        image_codes: Any,
+        output_image_codes: Any,
         num_places: list[int] | None,
         random_crop: bool | None,
         generator: torch.Generator | int | None,
     ) -> dict[str, np.ndarray]:
-        """Pictures to generate as `output_pixel_values` or `image_codes`, counted against their places in the texts.
+        """Pictures to generate as `output_pixel_values` or `output_image_codes`, counted against their places in the texts.
 
         {} if there are none. `num_places` None: nothing to count against.
         """
         if output_images is not None:
             output_images = self.image_processor.fetch_images(output_images, "output_images")
         pictures, pictures_per_row = split_rows(output_images, is_picture)
-        codes, codes_per_row = split_rows(image_codes, is_codes)
+        codes, codes_per_row = split_rows(output_image_codes, is_codes)
         if pictures and codes:
             raise ValueError(
-                "Pass output_images or image_codes, not both in one call. To mix them, turn the pictures into codes: "
-                "model.model.vq_model.encode(pixels), with pixels from image_processor.preprocess_output."
+                "Pass output_images or output_image_codes, not both in one call. To mix them, turn the pictures into codes: "
+                "model.model.image_tokenizer.encode(pixels), with pixels from image_processor.preprocess_output."
             )
         if num_places is not None:
-            label = f"{self.image_start_token}{self.image_place_token}{self.image_end_token}"
+            label = f"{self.output_image_start_token}{self.output_image_token}{self.output_image_end_token}"
             per_row = codes_per_row if codes else pictures_per_row
-            compare_counts(label, "output_images or image_codes", num_places, len(codes or pictures), per_row)
+            compare_counts(label, "output_images or output_image_codes", num_places, len(codes or pictures), per_row)
         if codes:
-            return {"image_codes": self._stack_codes(codes)}
+            return {"output_image_codes": self._stack_codes(codes)}
         return dict(self.image_processor.preprocess_output(pictures, bool(random_crop), generator)) if pictures else {}
 
     def _stack_codes(self, codes: list[Any]) -> np.ndarray:
@@ -184,7 +195,7 @@ class VargptProcessor(ProcessorMixin):
             array = np.asarray(code.cpu() if isinstance(code, torch.Tensor) else code)
             if array.shape != (self.num_image_gen_tokens,) or array.dtype.kind not in "iu" or array.min() < 0:
                 raise ValueError(
-                    f"image_codes[{index}] has shape {array.shape} and dtype {array.dtype}; a picture has "
+                    f"output_image_codes[{index}] has shape {array.shape} and dtype {array.dtype}; a picture has "
                     f"{self.num_image_gen_tokens} codes, integers of at least 0."
                 )
             stacked[index] = array
@@ -196,10 +207,10 @@ class VargptProcessor(ProcessorMixin):
 
     def _count_drawings(self, texts: Sequence[str]) -> list[int]:
         """Pictures to generate that each text has a place for; `ValueError` for stray tokens of such pictures."""
-        start, place, end = self.image_start_token, self.image_place_token, self.image_end_token
+        start, place, end = self.output_image_start_token, self.output_image_token, self.output_image_end_token
         counts = []
         for index, row in enumerate(texts):
-            found = [match[0].count(place) for match in self._picture_pattern.finditer(row) if match["image_gen"]]
+            found = [match[0].count(place) for match in self._picture_pattern.finditer(row) if match["output_image"]]
             forced = row.endswith(start)
             if (row.count(start) - forced, row.count(place), row.count(end)) != (len(found), sum(found), len(found)):
                 raise ValueError(
@@ -218,7 +229,7 @@ class VargptProcessor(ProcessorMixin):
     def _check_not_truncated(self, num_drawings: list[int], input_ids: Any) -> None:
         """Raises if truncation has cut a picture to generate (the base class looks after pictures to understand)."""
         expected = sum(num_drawings) * self.num_image_gen_tokens
-        found = sum(int(np.count_nonzero(np.asarray(ids) == self.image_place_token_id)) for ids in input_ids)
+        found = sum(int(np.count_nonzero(np.asarray(ids) == self.output_image_token_id)) for ids in input_ids)
         if found != expected:
             raise ValueError(
                 f"{found} of the {expected} places of pictures to generate are left after tokenization, likely by "
@@ -237,14 +248,14 @@ class VargptProcessor(ProcessorMixin):
         Returns the texts and, for each row, the replacements with their character spans before and after, from which
         the base class shifts the assistant's spans.
         """
-        drawing = self.image_start_token + self.image_place_token * self.num_image_gen_tokens + self.image_end_token
+        drawing = self.output_image_start_token + self.output_image_token * self.num_image_gen_tokens + self.output_image_end_token
         images = iter(images_replacements)
         expanded, offsets = [], []
         for row in text:
             pieces, replacements, last, gained = [], [], 0, 0
             for match in self._picture_pattern.finditer(row):
                 start, end = match.span()
-                new = drawing if match["image_gen"] else next(images)
+                new = drawing if match["output_image"] else next(images)
                 pieces += [row[last:start], new]
                 replacements.append(
                     {
@@ -292,9 +303,9 @@ class VargptProcessor(ProcessorMixin):
     def apply_chat_template(self, conversation: list, chat_template: str | None = None, **kwargs: Any) -> Any:
         """Renders one conversation or a batch; with `tokenize=True` also processes the pictures that it carries.
 
-        As in the base class, with `image_gen` parts in addition. Such a part may carry its picture (`image`, `url`,
+        As in the base class, with `output_image` parts in addition. Such a part may carry its picture (`image`, `url`,
         `path` or `base64`) or its codes (`codes`, which win where every part has them); if no part carries one, give
-        `output_images` or `image_codes` in `processor_kwargs`. Keys of parts that are None count as absent.
+        `output_images` or `output_image_codes` in `processor_kwargs`. Keys of parts that are None count as absent.
 
         Raises `ValueError` for roles and parts that are unknown, for texts that contain a special token of the
         tokenizer, and for counts that differ (see `__call__`).
@@ -304,7 +315,7 @@ class VargptProcessor(ProcessorMixin):
         if kwargs.get("sanitize_control_tokens"):
             raise ValueError("sanitize_control_tokens is not supported: texts with special tokens are refused instead.")
         is_batched = isinstance(conversation[0], (list, tuple))
-        own_tokens = (self.image_token, self.image_start_token, self.image_place_token, self.image_end_token)
+        own_tokens = (self.image_token, self.output_image_start_token, self.output_image_token, self.output_image_end_token)
         special_tokens = {*own_tokens, *self.tokenizer.all_special_tokens}
         continued = bool(kwargs.get("continue_final_message"))
         chats = [clean_chat(c, special_tokens, continued) for c in (conversation if is_batched else [conversation])]
@@ -312,7 +323,7 @@ class VargptProcessor(ProcessorMixin):
         processor_kwargs = dict(kwargs.pop("processor_kwargs", None) or {})
         if kwargs.get("tokenize"):
             carried = carried_drawings([drawings for _, drawings in chats])
-            if carried and not processor_kwargs.keys().isdisjoint(("output_images", "image_codes")):
+            if carried and not processor_kwargs.keys().isdisjoint(("output_images", "output_image_codes")):
                 raise ValueError(f"image_gen parts carry {next(iter(carried))}; processor_kwargs must not give any too.")
             processor_kwargs.update(carried)
         return super().apply_chat_template(cleaned if is_batched else cleaned[0], chat_template, processor_kwargs=processor_kwargs, **kwargs)
@@ -353,11 +364,11 @@ class VargptProcessor(ProcessorMixin):
             prompt_length: tokens of the prompt, `inputs["input_ids"].shape[1]`; they are left out.
 
         Returns:
-            Parts `{"type": "text", "text": str}` and `{"type": "image_gen", "image": PIL, "codes": (L,) int64}`.
+            Parts `{"type": "text", "text": str}` and `{"type": "output_image", "image": PIL, "codes": (L,) int64}`.
         """
         sequences = generated_outputs.sequences.tolist()
         pictures = self._generated_pictures(generated_outputs)
-        picture_tokens = {self.image_start_token_id, self.image_place_token_id, self.image_end_token_id}
+        picture_tokens = {self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id}
         rows = []
         for index, ids in enumerate(sequences):
             parts, cursor, text_ids, told = [], prompt_length, [], ""
@@ -373,7 +384,7 @@ class VargptProcessor(ProcessorMixin):
                 if new:
                     parts.append({"type": "text", "text": new})
                 if codes is not None:
-                    part = {"type": "image_gen", "image": picture, "codes": codes}
+                    part = {"type": "output_image", "image": picture, "codes": codes}
                     parts.append({key: value for key, value in part.items() if value is not None})
                 cursor = position
             rows.append(parts)
@@ -381,12 +392,12 @@ class VargptProcessor(ProcessorMixin):
 
     def _generated_pictures(self, output: Any) -> list[tuple[int, int, Image.Image | None, torch.Tensor]]:
         """(row, index of image-start, picture, codes) of all pictures, by row and place; no picture without pixels."""
-        codes, pixels = output.get("image_codes"), output.get("images")  # a ModelOutput leaves out what is None
+        codes, pixels = output.get("output_image_codes"), output.get("images")  # a ModelOutput leaves out what is None
         if codes is None or len(codes) == 0:
             return []
         codes = codes.cpu()
         pictures = [None] * len(codes) if pixels is None else self.image_processor.post_process(pixels)
-        entries = zip(output.image_rows.tolist(), output.image_positions.tolist(), pictures, codes, strict=True)
+        entries = zip(output.output_image_rows.tolist(), output.output_image_positions.tolist(), pictures, codes, strict=True)
         return sorted(entries, key=lambda entry: entry[:2])
 
 

@@ -1,7 +1,7 @@
 """Conversations about scenes and digits: rows of training and test in the form that `training` reads.
 
 A row is `{"messages", "images", "output_images", "truth"}`: parts of type "image" stand for `images` (to understand), parts of
-type "image_gen" for `output_images` (to draw), both in reading order; `truth` is what a judge needs, as JSON.
+type "output_image" for `output_images` (to draw), both in reading order; `truth` is what a judge needs, as JSON.
 """
 
 import json
@@ -21,7 +21,7 @@ Part = dict[str, str]
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
 SEEN_PAIRS = ALL_PAIRS - HELD_OUT_PAIRS
-IMAGE, DRAWING = {"type": "image"}, {"type": "image_gen"}
+IMAGE, DRAWING = {"type": "image"}, {"type": "output_image"}
 
 _DRAW_WORDINGS = (
     "draw {}",

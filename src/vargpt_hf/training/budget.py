@@ -97,7 +97,7 @@ def estimate_budget(
     if min(batch_size, sequence_length, num_processes) < 1 or min(pictures_to_read, pictures_to_generate) < 0:
         raise ValueError("Batch size, tokens and GPUs must be at least 1, numbers of pictures at least 0.")
     config = model.config
-    places = pictures_to_read * config.image_seq_length + pictures_to_generate * (config.vq_config.num_image_tokens + 2)
+    places = pictures_to_read * config.image_seq_length + pictures_to_generate * (config.schedules[0].num_positions + 2)
     if places > sequence_length:
         raise ValueError(f"A row of {sequence_length} tokens has no room for its pictures, which take {places:g}: give longer rows.")
     parts = _parts(model, batch_size, sequence_length, pictures_to_read, pictures_to_generate, gradient_checkpointing)
@@ -214,7 +214,7 @@ class _Part:
 def _parts(model: VargptForConditionalGeneration, batch_size: int, length: int, read: float, drawn: float, checkpointing: bool) -> list[_Part]:
     """What a step runs, and where gradients run. Checkpointing makes Transformers let them run into all embeddings, needed or not."""
     config, inner, decoder = model.config, model.model, model.model.visual_decoder
-    text, vision, num_codes = config.text_config, config.vision_config, config.vq_config.num_image_tokens
+    text, vision, num_codes = config.text_config, config.vision_config, config.schedules[0].num_positions
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
     codes = batch_size * drawn * num_codes
     text_width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
@@ -223,22 +223,22 @@ def _parts(model: VargptForConditionalGeneration, batch_size: int, length: int, 
     after_llm = ("layers.", "norm_modulation.", "head.")
 
     embeds = any(p.requires_grad for name, p in decoder.named_parameters() if not name.startswith(after_llm))
-    reads = checkpointing or _is_trained(inner.vision_tower)
+    reads = checkpointing or _is_trained(inner.vlm.vision_tower)
     into_llm = (
         checkpointing
-        or (read > 0 and (reads or _is_trained(inner.multi_modal_projector)))
-        or (drawn > 0 and (embeds or _is_trained(inner.generation_projector_in)))
+        or (read > 0 and (reads or _is_trained(inner.vlm.multi_modal_projector)))
+        or (drawn > 0 and (embeds or _is_trained(inner.projector_to_llm)))
     )
-    past_llm = into_llm or _is_trained(inner.language_model)
-    decodes = past_llm or _is_trained(inner.generation_projector_out)
+    past_llm = into_llm or _is_trained(inner.vlm.language_model)
+    decodes = past_llm or _is_trained(inner.projector_to_decoder)
     return [
-        _Part([inner.vision_tower], batch_size * read * patches, checkpointing, patches, vision.hidden_size),
-        _Part([inner.multi_modal_projector], batch_size * read * config.image_seq_length, reads),
+        _Part([inner.vlm.vision_tower], batch_size * read * patches, checkpointing, patches, vision.hidden_size),
+        _Part([inner.vlm.multi_modal_projector], batch_size * read * config.image_seq_length, reads),
         _Part([decoder.token_embedding], codes, False),
-        _Part([inner.generation_projector_in], codes, embeds),
-        _Part([inner.language_model], batch_size * length, into_llm, length, text_width),
+        _Part([inner.projector_to_llm], codes, embeds),
+        _Part([inner.vlm.language_model], batch_size * length, into_llm, length, text_width),
         _Part([model.lm_head], batch_size * length, past_llm, has_loss=True),
-        _Part([inner.generation_projector_out], codes, past_llm),
+        _Part([inner.projector_to_decoder], codes, past_llm),
         _Part(list(modulations), _CONDITIONS * (drawn > 0), embeds),
         _Part([decoder.layers, decoder.head], codes, decodes, num_codes, decoder_width, without=modulations, has_loss=True),
     ]

@@ -89,9 +89,9 @@ def check_rows(rows: AnyDataset, processor: VargptProcessor, max_length: int | N
     total = len(rows) if hasattr(rows, "__len__") else None
     for index, row in enumerate(tqdm(undecoded(rows), desc="Checking", unit=" rows", total=total)):  # a broken picture must not end the loop
         report.rows += 1
-        pictures = {name: pictures_of(row, name) for name in ("images", "output_images", "image_codes")}
+        pictures = {name: pictures_of(row, name) for name in ("images", "output_images", "output_image_codes")}
         report.images += len(pictures["images"])
-        report.drawings += len(pictures["output_images"]) + len(pictures["image_codes"])
+        report.drawings += len(pictures["output_images"]) + len(pictures["output_image_codes"])
         broken = [
             f"row {index}, {name}[{number}], {name_of_picture(picture)}: {cause}"
             for name in ("images", "output_images")

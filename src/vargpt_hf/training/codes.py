@@ -21,9 +21,9 @@ FEATURES = Features(
     {
         "messages": ROW_FEATURES["messages"],
         "images": ROW_FEATURES["images"],
-        "image_codes": CODES,
+        "output_image_codes": CODES,
         "image_hashes": List(Value("string")),
-        "vq_fingerprint": Value("string"),
+        "image_tokenizer_fingerprint": Value("string"),
     }
 )
 _SHOWN_BROKEN = 20
@@ -33,7 +33,7 @@ _SHOWN_BROKEN = 20
 class _Job:
     """What a folder of codes was, or is to be, made of."""
 
-    vq_fingerprint: str
+    image_tokenizer_fingerprint: str
     num_rows: int
     rows_per_shard: int
     rows_fingerprint: str
@@ -59,7 +59,7 @@ def encode_rows(
 ) -> None:
     """Writes rows whose pictures to generate have become codes, as parquet files of `rows_per_shard` rows each.
 
-    Columns are `messages`, `images` (as they were), `image_codes`, `image_hashes` (SHA-256 of each encoded picture's file) and `vq_fingerprint`
+    Columns are `messages`, `images` (as they were), `output_image_codes`, `image_hashes` (SHA-256 of each encoded picture's file) and `image_tokenizer_fingerprint`
     (`VargptVQModel.fingerprint`). A file appears when it is whole; a run that was stopped goes on with the files that are missing.
 
     Args:
@@ -77,7 +77,7 @@ def encode_rows(
     output = Path(output)
     _loaded.clear()
     _load(str(model), "cpu" if num_processes > 1 else device)
-    job = _Job(_loaded["vq_model"].fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows))
+    job = _Job(_loaded["image_tokenizer"].fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows))
     claim_folder(output, MANIFEST, asdict(job), "codes")
     remove_unfinished(output, ".parquet")
     missing = [shard for shard in range(job.num_shards) if not job.file(output, shard).exists()]
@@ -119,7 +119,7 @@ def _load(model: str, device: str, number: int = 0) -> None:
     if _loaded.get("device") == device:  # for the fingerprint, a moment ago
         return
     vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype="float32")
-    _loaded.update(vq_model=vargpt.model.vq_model.to(device).eval(), processor=VargptProcessor.from_pretrained(model), device=device)
+    _loaded.update(image_tokenizer=vargpt.model.image_tokenizer.to(device).eval(), processor=VargptProcessor.from_pretrained(model), device=device)
 
 
 def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size: int, skip_broken: bool) -> list[str]:
@@ -140,7 +140,7 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
             continue
         codes = [None] * len(pixels)
         waiting += [(codes, number, each) for number, each in enumerate(pixels)]
-        encoded.append({**row, "image_codes": codes, "image_hashes": hashes, "vq_fingerprint": job.vq_fingerprint})
+        encoded.append({**row, "output_image_codes": codes, "image_hashes": hashes, "image_tokenizer_fingerprint": job.image_tokenizer_fingerprint})
         while len(waiting) >= batch_size:
             _encode(waiting[:batch_size])
             del waiting[:batch_size]
@@ -153,6 +153,6 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
 
 
 def _encode(waiting: list[tuple[list, int, torch.Tensor]]) -> None:
-    found = _loaded["vq_model"].encode(torch.stack([pixels for _, _, pixels in waiting]).to(_loaded["device"])).tolist()
+    found = _loaded["image_tokenizer"].encode(torch.stack([pixels for _, _, pixels in waiting]).to(_loaded["device"])).tolist()
     for (codes, number, _), each in zip(waiting, found):
         codes[number] = each

@@ -13,14 +13,14 @@ from .packing import IGNORE_INDEX, bins_of, cut, pack, parts_of_rows, take
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
-PICTURE_COLUMNS = ("images", "output_images", "image_codes")
+PICTURE_COLUMNS = ("images", "output_images", "output_image_codes")
 
 
 class VargptDataCollator:
-    """Makes model inputs with labels of rows `{"messages", "images", "output_images" | "image_codes"}`.
+    """Makes model inputs with labels of rows `{"messages", "images", "output_images" | "output_image_codes"}`.
 
     Pictures are listed in reading order of the parts that stand for them: `images` for parts of type "image", the other columns for
-    parts of type "image_gen"; a column that is missing, None or empty has none. Labels are the assistant's tokens: text,
+    parts of type "output_image"; a column that is missing, None or empty has none. Labels are the assistant's tokens: text,
     image-start, image-end and end of sequence, never the places of pictures. Rows without pictures, with pictures of one kind
     or of both stand side by side. A column `source`, the number of a mixture's part, is handed on to the trainer.
 
@@ -36,7 +36,7 @@ class VargptDataCollator:
         random_crop: cut pictures to generate at a random place, as in the paper's training, not in the middle.
         seed: of the two.
 
-    The trainer sets `vq_fingerprint`, that of its model's image tokenizer: codes of another one are refused; and `pack_in_one_row`, for
+    The trainer sets `image_tokenizer_fingerprint`, that of its model's image tokenizer: codes of another one are refused; and `pack_in_one_row`, for
     flash attention, which keeps packed rows apart only in a batch of one. Where weights are sharded over processes, it sets `no_pictures`,
     too, the tensors of no pictures of each kind: they stand in for kinds that a batch lacks, so that each process runs every part of the
     model in every batch.
@@ -46,7 +46,7 @@ class VargptDataCollator:
             messages have parts.
     """
 
-    vq_fingerprint: str | None = None
+    image_tokenizer_fingerprint: str | None = None
     pack_in_one_row = False
     no_pictures: dict[str, torch.Tensor] | None = None
 
@@ -80,10 +80,10 @@ class VargptDataCollator:
         for index, row in enumerate(rows):
             if not row.get("messages"):
                 raise ValueError(f"Row {index} of the batch needs a column 'messages' that is not empty; it has {sorted(row)}.")
-            made_by = row.get("vq_fingerprint")
-            if None not in (made_by, self.vq_fingerprint) and made_by != self.vq_fingerprint:
+            made_by = row.get("image_tokenizer_fingerprint")
+            if None not in (made_by, self.image_tokenizer_fingerprint) and made_by != self.image_tokenizer_fingerprint:
                 raise ValueError(
-                    f"Row {index} of the batch has codes of another image tokenizer ({made_by}) than the model's ({self.vq_fingerprint}): "
+                    f"Row {index} of the batch has codes of another image tokenizer ({made_by}) than the model's ({self.image_tokenizer_fingerprint}): "
                     "encode the pictures again with this model (`vargpt encode`)."
                 )
         rng = np.random.default_rng([self.seed, fingerprint(rows)])
@@ -92,7 +92,7 @@ class VargptDataCollator:
             pictures = [pictures_of(row, column) for row in rows]
             if any(pictures):
                 options[column] = pictures
-        if {"output_images", "image_codes"} <= set(options):
+        if {"output_images", "output_image_codes"} <= set(options):
             raise ValueError(
                 "Some rows of the batch have pictures to generate, others codes of such. Turn the pictures into codes, too "
                 "(`vargpt encode`), or train on all of them as pictures."
@@ -110,8 +110,8 @@ class VargptDataCollator:
         inputs = self._cut_and_packed(self._with_labels(dict(inputs)))
         if self.no_pictures is not None:
             # Which kind is drawn from is told by the columns, which are those of the whole dataset: the same in all processes.
-            drawn_from = "image_codes" if any("image_codes" in row for row in rows) else "output_pixel_values"
-            drawn_from = next((name for name in ("image_codes", "output_pixel_values") if name in inputs), drawn_from)
+            drawn_from = "output_image_codes" if any("output_image_codes" in row for row in rows) else "output_pixel_values"
+            drawn_from = next((name for name in ("output_image_codes", "output_pixel_values") if name in inputs), drawn_from)
             inputs = {name: self.no_pictures[name] for name in ("pixel_values", drawn_from)} | inputs
         # Into torch's memory, which is aligned: of numpy's, products may round otherwise in every run.
         inputs = {name: value.clone() for name, value in inputs.items()}
@@ -122,7 +122,7 @@ class VargptDataCollator:
     def _messages(self, row: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
         """The row's messages; at times without the user's text, where the row draws."""
         messages = row["messages"]
-        draws = pictures_of(row, "output_images") or pictures_of(row, "image_codes")
+        draws = pictures_of(row, "output_images") or pictures_of(row, "output_image_codes")
         if not draws or rng.random() >= self.prompt_dropout:
             return messages
         return [without_text(message) if message["role"] == "user" else message for message in messages]
@@ -144,7 +144,7 @@ class VargptDataCollator:
         labelled = counts
         if self.assistant_only:
             labelled = torch.as_tensor(inputs.pop("assistant_masks")).bool() & counts
-        for token_id in (self.processor.image_token_id, self.processor.image_place_token_id):
+        for token_id in (self.processor.image_token_id, self.processor.output_image_token_id):
             labelled = labelled & (ids != token_id)
         inputs["labels"] = ids.masked_fill(~labelled, IGNORE_INDEX)
         return inputs

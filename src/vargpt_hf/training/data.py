@@ -14,7 +14,7 @@ from .readers import ROW_FEATURES, AnyDataset, check_data_path, open_dataset, to
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
-EMPTY = {"image_codes": [], "vq_fingerprint": None}  # what rows have that were not encoded ahead, beside others that were
+EMPTY = {"output_image_codes": [], "image_tokenizer_fingerprint": None}  # what rows have that were not encoded ahead, beside others that were
 STOPS = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 
 
@@ -75,7 +75,7 @@ def names_of(sources: Sequence[DataSource]) -> list[str]:
 def load_rows(path: str | Path, split: str | None = None, streaming: bool = False, **options) -> AnyDataset:
     """The rows of one dataset: [`open_dataset`], then [`to_rows`], whose options follow."""
     dataset, folder = open_dataset(path, split, streaming)
-    return to_rows(dataset, folder, **options)
+    return to_rows(dataset, folder, name=path, **options)
 
 
 def mix_rows(sources: Sequence[DataSource], seed: int = 0, streaming: bool = False, stop: str = "all_exhausted") -> AnyDataset:
@@ -128,7 +128,7 @@ def add_lengths(rows: Dataset, processor: "VargptProcessor", column: str = "leng
 
 def measure_rows(conversations: Sequence[list[dict[str, Any]]], processor: "VargptProcessor") -> list[int]:
     """Tokens of each conversation, to within what a chat template adds."""
-    places = {"image": processor.image_seq_length, "image_gen": processor.num_image_gen_tokens}
+    places = {"image": processor.image_seq_length, "output_image": processor.num_image_gen_tokens}
     texts = processor.tokenizer([" ".join(texts_of(messages)) for messages in conversations], add_special_tokens=False)["input_ids"]
     return [len(ids) + sum(places.get(kind, 0) for kind in kinds_of(messages)) for ids, messages in zip(texts, conversations)]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
 IGNORE_INDEX = -100
-READ, DRAWN = ("pixel_values",), ("output_pixel_values", "image_codes")  # tensors of pictures, in reading order over the batch
+READ, DRAWN = ("pixel_values",), ("output_pixel_values", "output_image_codes")  # tensors of pictures, in reading order over the batch
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def parts_of_rows(input_ids: torch.LongTensor, lengths: Sequence[int], processor
     parts, images, drawings = [], 0, 0
     for row, (ids, length) in enumerate(zip(input_ids, lengths)):
         read = int((ids[:length] == processor.image_token_id).sum()) // processor.image_seq_length
-        drawn = int((ids[:length] == processor.image_place_token_id).sum()) // processor.num_image_gen_tokens
+        drawn = int((ids[:length] == processor.output_image_token_id).sum()) // processor.num_image_gen_tokens
         parts.append(RowPart(row, length, range(images, images + read), range(drawings, drawings + drawn)))
         images, drawings = images + read, drawings + drawn
     return parts
@@ -61,7 +61,7 @@ def cut(part: RowPart, input_ids: torch.LongTensor, max_length: int, processor: 
         return part
     ids, end = input_ids[: part.length], max_length
     # Around the places of a picture: the tokens image-start and image-end, of a picture to generate.
-    kinds = ((processor.image_token_id, processor.image_seq_length, 0), (processor.image_place_token_id, processor.num_image_gen_tokens, 1))
+    kinds = ((processor.image_token_id, processor.image_seq_length, 0), (processor.output_image_token_id, processor.num_image_gen_tokens, 1))
     ends = []
     for token_id, places_each, around in kinds:
         places = (ids == token_id).nonzero().flatten().view(-1, places_each)

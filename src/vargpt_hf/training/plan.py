@@ -55,7 +55,7 @@ def measure_shape(rows: AnyDataset, processor: "VargptProcessor") -> RowShape:
     lengths = measure_rows(conversations, processor)
     kinds = Counter(kind for messages in conversations for kind in kinds_of(messages))
     count = len(conversations)
-    return RowShape(float(np.mean(lengths)), max(lengths), count, kinds["image"] / count, kinds["image_gen"] / count)
+    return RowShape(float(np.mean(lengths)), max(lengths), count, kinds["image"] / count, kinds["output_image"] / count)
 
 
 def parameters_of_parts(model: nn.Module) -> dict[str, tuple[int, int]]:

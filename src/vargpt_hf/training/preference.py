@@ -11,30 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from datasets import Features, Value
 from peft import PeftModel
 from torch import nn
 from trl import DPOConfig, DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION, VargptDecoderLayer, VargptVisualDecoder
+from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION, VargptVARLayer, VargptVisualDecoder
 from ..modeling.vq_vargpt import VargptVQModel
 from .collator import VargptDataCollator, pictures_of
 from .packing import IGNORE_INDEX
-from .readers import CODES, ROW_FEATURES
+from .readers import PREFERENCE_CODES_FEATURES, PREFERENCE_FEATURES, for_trainer, to_pairs
 from .safety import TrainingGuard
 from .trainer import AnyMachineDefaults, number_of_drawings, part_of
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
-_MESSAGES, _PICTURES = ROW_FEATURES["messages"], ROW_FEATURES["images"]
 _SIDES = ("chosen", "rejected")
-_TEXTS = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES, "images": _PICTURES}
-# The features of a dataset of pairs whose answers have pictures, or codes of such.
-PREFERENCE_FEATURES = Features({**_TEXTS, "chosen_images": _PICTURES, "rejected_images": _PICTURES})
-PREFERENCE_CODES_FEATURES = Features({**_TEXTS, "chosen_codes": CODES, "rejected_codes": CODES, "vq_fingerprint": Value("string")})
 _COLUMNS = tuple({**PREFERENCE_FEATURES, **PREFERENCE_CODES_FEATURES})
 
 
@@ -42,8 +36,8 @@ class VargptPreferenceCollator:
     """Makes model inputs with labels of pairs of answers, on top of a [`VargptDataCollator`].
 
     A row has `prompt`, `chosen` and `rejected`, each a list of messages, or a text. `images` are the prompt's pictures to understand (parts of
-    type "image"). The pictures to generate of either answer (parts of type "image_gen") are in `chosen_images` and `rejected_images`, or as
-    codes in `chosen_codes` and `rejected_codes`, then with the `vq_fingerprint` of the image tokenizer that made them. A column that is
+    type "image"). The pictures to generate of either answer (parts of type "output_image") are in `chosen_images` and `rejected_images`, or as
+    codes in `chosen_codes` and `rejected_codes`, then with the `image_tokenizer_fingerprint` of the image tokenizer that made them. A column that is
     missing, None or empty has none.
 
     Of N pairs come 2N rows, the chosen answers first. Labels are the tokens of the answer alone, also where the assistant has spoken before.
@@ -80,9 +74,9 @@ class VargptPreferenceCollator:
     def _prompt(self, index: int, pair: dict[str, Any]) -> list[dict[str, Any]]:
         prompt = _messages(index, pair, "prompt", "user")
         kinds = {part["type"] for message in prompt if not isinstance(message["content"], str) for part in message["content"] or ()}
-        if "image_gen" in kinds:
+        if "output_image" in kinds:
             raise ValueError(
-                f"The prompt of pair {index} of the batch has parts of type 'image_gen'; only answers may draw. Let it show such pictures "
+                f"The prompt of pair {index} of the batch has parts of type 'output_image'; only answers may draw. Let it show such pictures "
                 "as pictures to understand (type 'image', column 'images')."
             )
         return prompt
@@ -92,8 +86,8 @@ class VargptPreferenceCollator:
             "messages": prompt + _messages(index, pair, side, "assistant"),
             "images": pair.get("images"),
             "output_images": pair.get(f"{side}_images"),
-            "image_codes": pair.get(f"{side}_codes"),
-            "vq_fingerprint": pair.get("vq_fingerprint"),
+            "output_image_codes": pair.get(f"{side}_codes"),
+            "image_tokenizer_fingerprint": pair.get("image_tokenizer_fingerprint"),
         }
 
     def _check_lengths(self, lengths: list[int]) -> None:
@@ -239,18 +233,18 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
             ref_model=ref_model,
             args=args,
             data_collator=data_collator or VargptPreferenceCollator(processing_class, args.max_length),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=for_trainer(train_dataset, to_pairs),
+            eval_dataset=for_trainer(eval_dataset, to_pairs),
             processing_class=processing_class,
             peft_config=peft_config,
             **kwargs,
         )
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptPreferenceCollator):
-            self.data_collator.collator.vq_fingerprint = part_of(self.model, VargptVQModel).fingerprint()
+            self.data_collator.collator.image_tokenizer_fingerprint = part_of(self.model, VargptVQModel).fingerprint()
         if args.disable_dropout:
             for layer in [*self.model.modules(), *(() if self.ref_model is None else self.ref_model.modules())]:
-                if isinstance(layer, VargptDecoderLayer):
+                if isinstance(layer, VargptVARLayer):
                     layer.drop_path_rate = 0.0
         power = args.image_scale_power if isinstance(args, VargptDPOConfig) else 0.0
         self._code_weights = part_of(self.model, VargptVisualDecoder).place_weights(power, self.args.device)  # (L,)
@@ -273,14 +267,14 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
         columns = (targets != IGNORE_INDEX).any(0).nonzero().squeeze(1)
         targets = targets[:, columns]
         if num_drawings := number_of_drawings(inputs):
-            inputs["image_condition_ids"] = torch.full((num_drawings,), GENERATE_CONDITION, device=ids.device)
+            inputs["output_image_condition_ids"] = torch.full((num_drawings,), GENERATE_CONDITION, device=ids.device)
         outputs = model(**inputs, use_cache=False, logits_to_keep=columns)
         losses = F.cross_entropy(outputs.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
         text = -losses.view_as(targets).sum(1)
         images = torch.zeros_like(text)
-        num_codes = (ids == self.model.config.image_place_token_id).sum(1)
-        if (codes := outputs.image_codes) is not None:
-            losses = F.cross_entropy(outputs.image_logits.flatten(0, 1).float(), codes.flatten(), reduction="none").view_as(codes)
+        num_codes = (ids == self.model.config.output_image_token_id).sum(1)
+        if (codes := outputs.output_image_codes) is not None:
+            losses = F.cross_entropy(outputs.output_image_logits.flatten(0, 1).float(), codes.flatten(), reduction="none").view_as(codes)
             rows = torch.arange(len(ids), device=ids.device).repeat_interleave(num_codes // codes.shape[1])
             images = images.index_add(0, rows, -(losses * self._code_weights).sum(1))
         return AnswerLogProbs(text, images, (targets != IGNORE_INDEX).sum(1) + num_codes), outputs
@@ -308,7 +302,7 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
         answers, outputs = self.answer_log_probs(model, inputs)
         if "output_pixel_values" in inputs:  # the image tokenizer runs once
             inputs = {name: value for name, value in inputs.items() if name != "output_pixel_values"}
-            inputs["image_codes"] = outputs.image_codes
+            inputs["output_image_codes"] = outputs.output_image_codes
         reference = self.model if self.ref_model is None else self.ref_model
         ratios = answers.total - torch.cat(self.compute_ref_log_probs(reference, inputs))
         pairs = Pairs(self.beta, *ratios.chunk(2), answers.total.chunk(2)[0], *answers.num_targets.chunk(2))
@@ -352,7 +346,7 @@ def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
 
     Such is a batch without drawings where the drawing side alone is trained.
     """
-    if not torch.is_grad_enabled() or outputs.logits.requires_grad or (outputs.image_logits is not None and outputs.image_logits.requires_grad):
+    if not torch.is_grad_enabled() or outputs.logits.requires_grad or (outputs.output_image_logits is not None and outputs.output_image_logits.requires_grad):
         return outputs
     outputs.logits = outputs.logits + sum(0.0 * p.sum() for p in module.parameters() if p.requires_grad)
     return outputs

@@ -1,161 +1,202 @@
-"""Datasets as people have them → rows of conversations.
+"""Datasets of rows in any form (see `rows`) → datasets of rows as they train, ahead and as streams."""
 
-Where a dataset lies ([`open_dataset`]) and what its rows look like ([`to_rows`]) are two things; any of the one goes with any of the other.
-"""
-
-import re
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_dataset, load_from_disk
-from PIL import Image as PILImage
+import torch
+from datasets import Dataset, Features, Image, IterableDataset, List, Value
+
+from .opening import CODED, FAULT, PLACE, ROW, AnyDataset, check_data_path, data_files_in, first_cause, in_words, open_dataset
+from .rows import PROMPTS, Row, can_be_read, read_pair, read_row, stored_picture
 
 _PICTURES = List(Image())
+_UNREAD_PICTURES = List(Image(decode=False))
 _MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 ROW_FEATURES = Features({"messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
 CODES = List(List(Value("int32")))
-_KEPT = {"image_codes": CODES, "vq_fingerprint": Value("string")}  # columns of rows whose pictures were encoded ahead
-
-_FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".arrow": "arrow", ".tar": "webdataset"}
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_MARKS = {"<image>": "image", "<image_gen>": "image_gen"}
-_ROLES = {"human": "user", "gpt": "assistant"}  # of LLaVA's conversations; others stay as they are
-_PICTURE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
-_CAPTION_COLUMNS = ("text", "caption", "txt", "prompt")
-
-_PROMPTS = {"draw": "{}", "describe": "describe the picture"}
-
-AnyDataset = Dataset | IterableDataset
-Row = dict[str, Any]
-Turns = tuple[list[Row], list[Any], list[Any] | None]
-
-
-def open_dataset(path: str | Path, split: str | None = None, streaming: bool = False) -> tuple[AnyDataset, Path]:
-    """A dataset, its columns as they are, and the folder to which paths of pictures in it are relative.
-
-    Args:
-        path: a folder that `Dataset.save_to_disk` wrote; a file or a pattern of files that end in .parquet, .json, .jsonl, .arrow or .tar
-            (WebDataset); a folder of such files; a folder of pictures (with captions in metadata.jsonl or metadata.csv, or in a .txt beside
-            each picture); or the id of a dataset on the Hub.
-        split: which split, where there are several; "train" by default.
-        streaming: read rows one after the other instead of all ahead.
-
-    Raises:
-        ValueError: nothing there that can be read so, or several splits and none chosen.
-    """
-    path = check_data_path(path)
-    if isinstance(path, str):
-        return load_dataset(path, split=split or "train", streaming=streaming), Path()
-    path = path.absolute()  # paths of pictures are stored, and may be opened from elsewhere
-    if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
-        return _choose_split(load_from_disk(str(path)), split, path, streaming), path
-    if path.is_dir() and not (files := _files_in(path)):
-        return _open_picture_folder(path, split, streaming), path
-    files = files if path.is_dir() else sorted(glob(str(path)))
-    folder = path if path.is_dir() else path.parent
-    return load_dataset(_FORMATS[Path(files[0]).suffix], data_files=files, split="train", streaming=streaming), folder
-
-
-def check_data_path(path: str | Path) -> Path | str:
-    """The path, or the Hub id as text, if `open_dataset` can read such a one; else raises a ValueError."""
-    found = Path(path)
-    if found.is_dir() or has_magic(str(path)) and any(Path(file).suffix in _FORMATS for file in glob(str(path))):
-        return found
-    if found.is_file() and found.suffix in _FORMATS:
-        return found
-    if not found.exists() and _HUB_ID.fullmatch(str(path)) and found.suffix not in _FORMATS:
-        return str(path)
-    raise ValueError(
-        f"There is no dataset at {path}: give a folder written by `Dataset.save_to_disk`, a folder of pictures, files that end in "
-        f"{', '.join(_FORMATS)}, or a Hub id."
-    )
-
-
-def _files_in(folder: Path) -> list[str]:
-    """Data files of one kind in a folder, in order; pictures and their metadata do not count."""
-    found: dict[str, list[str]] = {}
-    for file in folder.rglob("*"):  # once: there may be a million pictures
-        if file.suffix in _FORMATS and file.name != "metadata.jsonl":
-            found.setdefault(file.suffix, []).append(str(file))
-    return next((sorted(found[suffix]) for suffix in (".tar", ".parquet", ".arrow", ".jsonl", ".json") if suffix in found), [])
-
-
-def _choose_split(found: Dataset | DatasetDict, split: str | None, path: Path, streaming: bool) -> AnyDataset:
-    if isinstance(found, DatasetDict):
-        if split is None and "train" not in found or split is not None and split not in found:
-            raise ValueError(f"{path} holds the splits {', '.join(found)}: choose one of them, not {split!r}.")
-        found = found[split or "train"]
-    return found.to_iterable_dataset() if streaming else found
-
-
-def _open_picture_folder(path: Path, split: str | None, streaming: bool) -> AnyDataset:
-    """A folder of pictures; captions stand in `datasets`' metadata files, or in a text file beside each picture."""
-    if not any(path.rglob("metadata.*")):
-        pictures = sorted(file for file in path.rglob("*") if file.suffix.lower() in PILImage.registered_extensions())
-        if not pictures:
-            raise ValueError(f"{path} holds neither data files ({', '.join(_FORMATS)}) nor pictures.")
-        if missing := [file for file in pictures if not file.with_suffix(".txt").is_file()]:
-            raise ValueError(
-                f"{len(missing)} of {len(pictures)} pictures in {path} have no caption, the first is {missing[0]}: put a text file of the "
-                "same name beside each, or one metadata.jsonl with `file_name` and `text`."
-            )
-        texts = [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in pictures]
-        features = Features({"image": Image(), "text": Value("string")})
-        rows = Dataset.from_dict({"image": [str(file) for file in pictures], "text": texts}, features=features)
-        return rows.to_iterable_dataset() if streaming else rows
-    return load_dataset("imagefolder", data_dir=str(path), split=split or "train", streaming=streaming)
+_KEPT = {"output_image_codes": CODES, "image_tokenizer_fingerprint": Value("string")}  # columns of rows whose pictures were encoded ahead
+_TEXTS = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES, "images": _PICTURES}
+# The features of a dataset of pairs whose answers have pictures, or codes of such.
+PREFERENCE_FEATURES = Features({**_TEXTS, "chosen_images": _PICTURES, "rejected_images": _PICTURES})
+PREFERENCE_CODES_FEATURES = Features({**_TEXTS, "chosen_codes": CODES, "rejected_codes": CODES, "image_tokenizer_fingerprint": Value("string")})
 
 
 def to_rows(
-    dataset: AnyDataset, folder: Path = Path(), pictures: str | Path | None = None, task: str = "draw", prompt: str | None = None
+    dataset: AnyDataset | Sequence[Row],
+    folder: Path = Path(),
+    pictures: str | Path | None = None,
+    task: str = "draw",
+    prompt: str | None = None,
+    name: str | Path | None = None,
+    keep_faults: bool = False,
 ) -> AnyDataset:
-    """Rows `{"messages", "images", "output_images"}`, of parts, from whatever the columns tell.
+    """Rows `{"messages", "images", "output_images"}`, of parts, from whatever the columns tell: see [`rows.read_row`].
 
-    | columns | what they are |
-    |---|---|
-    | `messages`, `images` | chats of parts, or of texts with a mark for every picture: `<image>` to understand, `<image_gen>` to generate |
-    | `prompt`, `completion`, `images` | TRL's, as chats or texts |
-    | `conversations`, `image` | LLaVA-1.5's and LLaVA-OneVision's turns `{"from", "value"}` |
-    | `image` (or jpg, png, …), `text` (or caption, txt, …, or `json` with one) | captioned pictures |
-
-    Texts without marks show all pictures at the start of the first turn of the user, as with TRL and LLaVA. Pictures are opened when they are
-    read. `image_codes` and `vq_fingerprint` (`vargpt encode`) are kept; other columns go.
+    Pictures are opened when they are read. `output_image_codes` and `image_tokenizer_fingerprint` (`vargpt encode`) are kept; so are whole numbers in `source` and
+    `length`, which mixtures and batches of like lengths need; other columns go.
 
     Args:
+        dataset: rows of any columns; also a list of dicts.
         folder: to which paths of pictures are relative.
         pictures: another folder, or parquet files with a column of pictures whose paths end in the names that rows have.
         task: of captioned pictures: "draw" them from their captions, or "describe" them in these.
         prompt: what the user says of a captioned picture; "{}" stands for the caption where it is to be drawn.
+        name: what to call the dataset in errors.
+        keep_faults: add a column `fault`: what is wrong with a row, which then is an empty one, or None. By default it is raised.
 
     Raises:
-        ValueError: columns of none of these kinds, an unknown task, or a row whose marks and pictures differ in number.
+        ValueError: an unknown task, columns of no known kind, or a row that cannot be read: names row, file and cause.
     """
-    if task not in _PROMPTS:
-        raise ValueError(f"`task` is {task!r}; it must be one of {', '.join(_PROMPTS)}.")
-    columns = set(dataset.column_names or next(iter(dataset), {}))  # of JSON, a stream knows nothing before its first row
-    if pictures is None and _is_ready(dataset.features or {}):  # nothing to copy
-        return dataset if "output_images" in columns else with_constants(dataset, {"output_images": ([], _PICTURES)})
-    shape = _shape_of(columns, task, prompt)
-    if shape is None:
+    if task not in PROMPTS:
+        raise ValueError(f"`task` is {task!r}; it must be one of {', '.join(PROMPTS)}.")
+    if not isinstance(dataset, (Dataset, IterableDataset)):
+        return _rows_of_list(dataset, ROW_FEATURES, _KEPT, partial(read_row, find=_Finder(folder, pictures), task=task, prompt=prompt), name)
+    with in_words(name or "given"):
+        columns = set(dataset.column_names or next(iter(dataset), {}))
+    features = undecoded(dataset).features or {}
+    if pictures is None and _is_ready(features, ("messages", "images"), ("output_images", "output_image_codes")):  # nothing to copy
+        added = {} if "output_images" in columns else {"output_images": ([], _PICTURES)}
+        added |= {"fault": (None, Value("string"))} if keep_faults else {}
+        return with_constants(dataset, added) if added else dataset
+    if ROW not in columns and not can_be_read(columns):
         raise ValueError(
             f"The rows have the columns {', '.join(sorted(columns))}, of which none tells what to do. Known are `messages`, `prompt` and "
             "`completion`, `conversations`, or a picture with a caption."
         )
-    features = Features({**ROW_FEATURES, **{name: feature for name, feature in _KEPT.items() if name in columns}})
-    convert = partial(_convert, shape=shape, find=_Finder(folder, pictures))
+    kept = _kept(dataset, columns)
+    read = partial(read_row, find=_Finder(folder, pictures), task=task, prompt=prompt)
+    return _mapped(dataset, columns, read, Features({**ROW_FEATURES, **kept}), name, keep_faults)
+
+
+def to_pairs(dataset: AnyDataset | Sequence[Row], folder: Path = Path(), name: str | Path | None = None) -> AnyDataset:
+    """Rows of pairs of answers, of parts, from whatever the columns tell: see [`rows.read_pair`].
+
+    Raises:
+        ValueError: a row that cannot be read: names row, file and cause.
+    """
+    codes = {name: PREFERENCE_CODES_FEATURES[name] for name in ("chosen_codes", "rejected_codes", "image_tokenizer_fingerprint")}
+    if not isinstance(dataset, (Dataset, IterableDataset)):
+        return _rows_of_list(dataset, PREFERENCE_FEATURES, codes, partial(read_pair, find=_Finder(folder, None)), name)
+    with in_words(name or "given"):
+        columns = set(dataset.column_names or next(iter(dataset), {}))
+    features = undecoded(dataset).features or {}
+    drawn = (("chosen_images", "rejected_images"), ("chosen_codes", "rejected_codes"))
+    if any(_is_ready(features, (*_TEXTS, *names), names) for names in drawn):
+        return dataset
+    kept = {name: feature for name, feature in codes.items() if name in columns or CODED in columns or _has_codes(features)}
+    return _mapped(dataset, columns, partial(read_pair, find=_Finder(folder, None)), Features({**PREFERENCE_FEATURES, **kept}), name, False)
+
+
+def for_trainer(dataset: Any, convert: Callable[[Any], AnyDataset]) -> Any:
+    """What a trainer was given as its dataset, through [`to_rows`] or [`to_pairs`]; None and names stay, of a dict each value is converted."""
+    if dataset is None or isinstance(dataset, (str, torch.utils.data.Dataset)) and not isinstance(dataset, (Dataset, IterableDataset)):
+        return dataset  # a name is one of several evaluation datasets; other datasets of torch have no columns to look at
+    if isinstance(dataset, Mapping):
+        return {name: for_trainer(each, convert) for name, each in dataset.items()}
+    return convert(dataset)
+
+
+def _is_ready(features: Mapping[str, Any], needed: Sequence[str], one_of: Sequence[str]) -> bool:
+    """Whether rows are as they train, and no column of pictures besides is left unused."""
+    known = {**ROW_FEATURES, **_KEPT, **PREFERENCE_FEATURES, **PREFERENCE_CODES_FEATURES}
+    wanted = {name: _UNREAD_PICTURES if feature == _PICTURES else feature for name, feature in known.items()}
+    has_all = all(features.get(name) == wanted[name] for name in needed) and any(name in features for name in one_of)
+    others = [feature for name, feature in features.items() if name not in wanted]
+    return (
+        has_all
+        and all(features[name] == wanted[name] for name in one_of if name in features)
+        and not any(isinstance(feature, Image) or feature == _UNREAD_PICTURES for feature in others)
+    )
+
+
+def _kept(dataset: AnyDataset, columns: set[str]) -> dict[str, Any]:
+    """The columns that stay as they are, with their features."""
+    features = dataset.features or {}
+    has_codes = CODED in columns or _has_codes(features)
+    kept = {name: feature for name, feature in _KEPT.items() if name in columns or has_codes}
+    whole = {name: features[name] for name in ("source", "length") if getattr(features.get(name), "dtype", "").startswith("int")}
+    return kept | whole
+
+
+def _has_codes(feature: Any) -> bool:
+    """Whether parts of messages may carry codes."""
+    if isinstance(feature, Mapping):
+        return any(name == "codes" or _has_codes(each) for name, each in feature.items())
+    return isinstance(feature, List) and _has_codes(feature.feature)
+
+
+def _mapped(
+    dataset: AnyDataset, columns: set[str], read: Callable[[Row], Row], features: Features, name: str | Path | None, keep_faults: bool
+) -> AnyDataset:
+    if keep_faults:
+        features = Features({**features, "fault": Value("string")})
+    convert = partial(_convert, read=read, features=features, name=name, keep_faults=keep_faults)
     options = {"with_indices": True, "remove_columns": sorted(columns)}
+    dataset = undecoded(dataset)
     if isinstance(dataset, IterableDataset):  # whose `map` believes `features` and leaves pictures as they are
-        return undecoded(dataset).map(convert, **options).cast(features)
-    return undecoded(dataset).map(convert, features=features, **options)
+        # What a stream without features holds is known only of its first row: later ones may bring more columns.
+        return dataset.map(convert, **options).select_columns(list(features)).cast(features)
+    with in_words(name or "given"):
+        return dataset.map(convert, features=features, **options)
 
 
-def _is_ready(features: Features) -> bool:
-    """Whether rows are as `to_rows` makes them, with pictures to generate or with codes."""
-    pictures = {"output_images": _PICTURES} if "output_images" in features else {"image_codes": CODES}
-    return all(features.get(name) == feature for name, feature in {"messages": _MESSAGES, "images": _PICTURES, **pictures}.items())
+def _convert(row: Row, index: int, read: Callable[[Row], Row], features: Features, name: str | Path | None, keep_faults: bool) -> Row:
+    """One row of a dataset, with all columns of `features`."""
+    row = dict(row)
+    try:
+        if ROW in row:
+            if row[FAULT]:
+                raise ValueError(row[FAULT])
+            found = read(_parsed(row[ROW]))
+        else:
+            found = read(row)
+        if late := [column for column in found if column not in features]:
+            raise ValueError(f"it has {' and '.join(late)}, unlike the first row: give the dataset `features` with all its columns.")
+        features.encode_example({column: found.get(column) for column in features})  # what Arrow would refuse, while the row is known
+    except Exception as error:  # whatever a row may bring out: one error, with its place
+        fault = f"{row.get(PLACE) or place_of(index, name)}: {cause_in_words(error)}"
+        if not keep_faults:
+            raise ValueError(fault) from error
+        return {column: [] if isinstance(feature, List) else None for column, feature in features.items()} | {"fault": fault}
+    others = {column: row.get(column) for column in features if column not in found}
+    return {
+        **{column: value if value is not None or not isinstance(features[column], List) else [] for column, value in others.items()},
+        **found,
+    }
+
+
+def _parsed(text: str) -> Row:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not JSON: {error}.") from None
+
+
+def place_of(index: int, name: str | Path | None) -> str:
+    """Where a row stands, for people."""
+    return f"Row {index}" if name is None else f"Row {index} of {name}"
+
+
+def cause_in_words(error: Exception) -> str:
+    """What an error says; with its kind, where it is none of ours."""
+    cause = error if type(error) in (ValueError, TypeError) else first_cause(error)
+    return str(cause) if type(cause) in (ValueError, TypeError) else f"{type(cause).__name__}: {cause}"
+
+
+def _rows_of_list(
+    rows: Sequence[Row], features: Features, codes: dict[str, Any], read: Callable[[Row], Row], name: str | Path | None
+) -> Dataset:
+    """A dataset of a list of dicts, whose columns and values may differ from row to row."""
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Sequence):
+        raise TypeError(f"The rows are a {type(rows).__name__}; give a `datasets.Dataset`, an `IterableDataset` or a list of dicts.")
+    features = Features({**features, **codes})
+    found = [_convert(row if isinstance(row, Mapping) else {"": row}, index, read, features, name, False) for index, row in enumerate(rows)]
+    if not any(row[column] for row in found for column in codes):
+        features = Features({column: feature for column, feature in features.items() if column not in codes})
+    return Dataset.from_list([{column: row[column] for column in features} for row in found], features=features)
 
 
 def with_constants(dataset: AnyDataset, columns: dict[str, tuple[Any, Any]]) -> AnyDataset:
@@ -166,105 +207,6 @@ def with_constants(dataset: AnyDataset, columns: dict[str, tuple[Any, Any]]) -> 
         return dataset
     features = Features({**dataset.features, **{name: feature for name, (_, feature) in columns.items()}})
     return undecoded(dataset).map(lambda row: {name: value for name, (value, _) in columns.items()}).cast(features)
-
-
-def _shape_of(columns: set[str], task: str, prompt: str | None) -> Callable[[Row], Turns] | None:
-    """What makes turns of one row: (messages, pictures, pictures to generate or None where marks in the texts sort them)."""
-    if "messages" in columns:
-        return lambda row: (row["messages"], _pictures_of(row), row.get("output_images"))
-    if {"prompt", "completion"} <= columns:
-        return lambda row: (_turns(row["prompt"], "user") + _turns(row["completion"], "assistant"), _pictures_of(row), row.get("output_images"))
-    if "conversations" in columns:
-        return lambda row: ([_turn_of_llava(turn) for turn in row["conversations"]], _pictures_of(row), None)
-    picture = next((name for name in _PICTURE_COLUMNS if name in columns), None)
-    caption = next((name for name in _CAPTION_COLUMNS if name in columns), "json" if "json" in columns else None)
-    if picture is None or caption is None:
-        return None
-    return partial(_captioned, picture=picture, caption=caption, task=task, prompt=_PROMPTS[task] if prompt is None else prompt)
-
-
-def _turns(text_or_turns: str | list[Row], role: str) -> list[Row]:
-    return [{"role": role, "content": text_or_turns}] if isinstance(text_or_turns, str) else list(text_or_turns)
-
-
-def _turn_of_llava(turn: Row) -> Row:
-    return {"role": _ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
-
-
-def _captioned(row: Row, picture: str, caption: str, task: str, prompt: str) -> Turns:
-    words = row[caption]
-    if isinstance(words, dict):
-        words = next((words[name] for name in _CAPTION_COLUMNS if words.get(name)), None)
-    words = words.decode() if isinstance(words, bytes) else words
-    if not words or not words.strip():
-        raise ValueError(f"there is no caption in {caption!r}.")
-    said, shown = {"type": "text", "text": words.strip()}, [row[picture]]
-    if task == "draw":
-        user, assistant = [{"type": "text", "text": prompt.replace("{}", words.strip())}], [{"type": "image_gen", "text": None}]
-        return [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}], [], shown
-    user = [{"type": "image", "text": None}, {"type": "text", "text": prompt}]
-    return [{"role": "user", "content": user}, {"role": "assistant", "content": [said]}], shown, []
-
-
-def _pictures_of(row: Row) -> list[Any]:
-    """Of the column `images`, or the one in `image`."""
-    if row.get("images") is not None:
-        return list(row["images"])
-    return [] if row.get("image") is None else [row["image"]]
-
-
-def _convert(row: Row, index: int, shape: Callable[[Row], Turns], find: Callable[[Any], Any]) -> Row:
-    """One row of `to_rows`."""
-    try:
-        messages, pictures, drawn = shape(row)
-        has_marks = any(isinstance(message["content"], str) for message in messages)
-        messages = [{"role": message["role"], "content": _parts(message["content"])} for message in messages]
-        kinds = [part["type"] for message in messages for part in message["content"] if part["type"] != "text"]
-        if has_marks and drawn:
-            raise ValueError("texts with marks list all pictures in `images`, but there are `output_images` as well.")
-        if has_marks and pictures and not kinds:
-            kinds = ["image"] * len(pictures)
-            first = next((message for message in messages if message["role"] == "user"), messages[0])
-            first["content"] = [{"type": "image", "text": None} for _ in pictures] + first["content"]
-        images, drawn = _sort(kinds, pictures, None if has_marks else drawn or [], bool(row.get("image_codes")))
-    except ValueError as error:
-        raise ValueError(f"Row {index}: {error}") from error
-    converted = {"messages": messages, "images": [find(picture) for picture in images], "output_images": [find(picture) for picture in drawn]}
-    return {**converted, **{name: row[name] for name in _KEPT if name in row}}
-
-
-def _sort(kinds: list[str], pictures: list[Any], drawn: list[Any] | None, has_codes: bool) -> tuple[list[Any], list[Any]]:
-    """Pictures to understand and to generate, after their numbers were held against the parts' kinds."""
-    wanted = {kind: kinds.count(kind) for kind in ("image", "image_gen")}
-    if drawn is None and not has_codes:
-        if len(kinds) != len(pictures):
-            raise ValueError(f"{len(kinds)} marks of pictures in the texts, but {len(pictures)} pictures.")
-        return tuple([picture for picture, found in zip(pictures, kinds) if found == kind] for kind in wanted)
-    given = {"image": len(pictures), "image_gen": wanted["image_gen"] if has_codes else len(drawn)}
-    if given != wanted:
-        raise ValueError(
-            f"the turns have {wanted['image']} pictures to understand and {wanted['image_gen']} to generate, but there are {given['image']} "
-            f"`images` and {given['image_gen']} `output_images`."
-        )
-    return pictures, drawn or []
-
-
-def _parts(content: str | list[Row] | None) -> list[Row]:
-    """The parts of a turn's content."""
-    if content is None or isinstance(content, str):
-        return parts_of_text(content or "")
-    return [{"type": part["type"], "text": part.get("text")} for part in content]
-
-
-def parts_of_text(text: str) -> list[dict[str, str | None]]:
-    """The parts of a text with marks; line breaks next to a mark go, since the chat template sets its own."""
-    parts: list[dict[str, str | None]] = []
-    for piece in re.split(f"({'|'.join(map(re.escape, _MARKS))})", text.strip()):
-        if piece in _MARKS:
-            parts.append({"type": _MARKS[piece], "text": None})
-        elif piece.strip("\n"):
-            parts.append({"type": "text", "text": piece.strip("\n")})
-    return parts
 
 
 def undecoded(dataset: AnyDataset) -> AnyDataset:
@@ -289,7 +231,7 @@ class _Finder:
         self.folder, self.rows, self.index = folder, None, {}
         if pictures is None:
             return
-        if Path(pictures).is_dir() and not _files_in(Path(pictures)):
+        if Path(pictures).is_dir() and not data_files_in(Path(pictures)):
             self.folder = Path(pictures).absolute()
             return
         rows, _ = open_dataset(pictures)
@@ -301,10 +243,7 @@ class _Finder:
         self.index = {Path(path or "").name: index for index, path in enumerate(paths)}
 
     def __call__(self, picture: Any) -> Any:
-        if isinstance(picture, dict):
-            if picture.get("bytes") is not None:
-                return picture
-            picture = picture["path"]
+        picture = stored_picture(picture)
         if not isinstance(picture, str) or "://" in picture:
             return picture
         if self.rows is None:
@@ -316,3 +255,19 @@ class _Finder:
                 (found,) = self.rows[self.index[name]].values()
                 return found
         raise ValueError(f"There is no picture {path.name} in the parquet files of pictures.")
+
+
+__all__ = [
+    "CODES",
+    "PREFERENCE_CODES_FEATURES",
+    "PREFERENCE_FEATURES",
+    "ROW_FEATURES",
+    "AnyDataset",
+    "check_data_path",
+    "name_of_picture",
+    "open_dataset",
+    "to_pairs",
+    "to_rows",
+    "undecoded",
+    "with_constants",
+]

@@ -38,7 +38,7 @@ def describe_log(logs: dict[str, Any]) -> str:
     """The figures of one log that people look at first, in one line."""
     parts = []
     for prefix in sorted(
-        {key.removesuffix("text_loss").removesuffix("image_loss") for key in logs if key.endswith(("text_loss", "image_loss"))}
+        {key.removesuffix("text_loss").removesuffix("output_image_loss") for key in logs if key.endswith(("text_loss", "output_image_loss"))}
     ):
         for kind in ("text", "image"):
             if f"{prefix}{kind}_loss" in logs:
@@ -93,7 +93,7 @@ def drawing_prompts(rows: AnyDataset, number: int) -> list[str]:
     for row in first.select_columns("messages"):
         user = [message for message in row["messages"] if message["role"] == "user"][:1]
         answer = [message for message in row["messages"] if message["role"] == "assistant"][:1]
-        if not user or not answer or not any(part["type"] == "image_gen" for part in answer[0]["content"]):
+        if not user or not answer or not any(part["type"] == "output_image" for part in answer[0]["content"]):
             continue
         if all(part["type"] == "text" for part in user[0]["content"]):
             prompts["".join(part["text"] for part in user[0]["content"])] = None
@@ -118,7 +118,7 @@ def save_curves(history: Sequence[dict[str, float]], file: Path) -> bool:
     Args:
         history: `trainer.state.log_history`.
     """
-    curves: dict[str, dict[str, list[tuple[float, float]]]] = {"text_loss": {}, "image_loss": {}}
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {"text_loss": {}, "output_image_loss": {}}
     for entry in history:
         for key, value in entry.items():
             kind = next((kind for kind in curves if key.endswith(kind)), None)

@@ -16,7 +16,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 _STATE = "trainer_state.json"
-_LOSSES = ("loss", "text_loss", "image_loss")
+_LOSSES = ("loss", "text_loss", "output_image_loss")
 
 
 class TrainingStopped(ValueError):
@@ -120,7 +120,7 @@ class TrainingGuard:
         if self.is_deepspeed_enabled and self.args.should_save:
             # DeepSpeed rounds all weights to the format that it computes in. Those of the image tokenizer must stay to the last bit: rounded,
             # it would give other codes to the same pictures, and refuse those made ahead.
-            frozen = [(name, p) for name, p in self.model.named_parameters() if ".vq_model." in name and not p.requires_grad]
+            frozen = [(name, p) for name, p in self.model.named_parameters() if ".image_tokenizer." in name and not p.requires_grad]
             self._exact = {name: parameter.detach().to("cpu", copy=True) for name, parameter in frozen}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

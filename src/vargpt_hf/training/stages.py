@@ -23,7 +23,7 @@ class Stage:
     schedule: dict[str, float | int | str] = field(default_factory=dict)
 
 
-_LLM = (r"model\.language_model\.", r"lm_head\.")
+_LLM = (r"model\.vlm\.language_model\.", r"lm_head\.")
 _UNDERSTANDING_PROJECTOR = (r"model\.multi_modal_projector\.",)
 _GENERATION_PROJECTORS = (r"model\.generation_projector_(in|out)\.",)
 _DECODER = (r"model\.visual_decoder\.",)

@@ -14,10 +14,11 @@ from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.vq_vargpt import VargptVQModel
 from .collator import VargptDataCollator
 from .packing import IGNORE_INDEX, num_tokens
+from .readers import for_trainer, to_rows
 from .safety import TrainingGuard
 
 Part = TypeVar("Part", bound=nn.Module)
-ROW_COLUMNS = ("messages", "images", "output_images", "image_codes", "vq_fingerprint", "source")
+ROW_COLUMNS = ("messages", "images", "output_images", "output_image_codes", "image_tokenizer_fingerprint", "source")
 GROUPING = ("group_by_length", "batch_rebalance")
 
 
@@ -60,14 +61,15 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
     that accumulation, padding and the spread over ranks cannot change them. How they are weighed is in the model's configuration
     (`text_loss_weight`, `image_loss_weight`, `image_scale_power`).
 
-    Logged are `text_loss`, `image_loss`, `text_accuracy`, `image_accuracy` (shares of right tokens and codes), `image_accuracy_PxP` of each
+    Logged are `text_loss`, `output_image_loss`, `text_accuracy`, `image_accuracy` (shares of right tokens and codes), `image_accuracy_PxP` of each
     scale by its side, `code_perplexity` (e to the plain cross-entropy of a code) and `num_tokens`, each over all targets since the last
     log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is the weighted sum of the losses.
 
     Of a mixture whose rows have a `source`, its number, `rows_of_NAME` tells how many rows of each of `source_names` have been trained on.
 
-    Takes the arguments of `SFTTrainer`; the processor is needed as `processing_class`, and `data_collator` is a
-    [`VargptDataCollator`] by default. Evaluation uses it without what is random in it.
+    Takes the arguments of `SFTTrainer`; datasets may have rows of any form that `readers.to_rows` knows, or be lists of dicts. The processor
+    is needed as `processing_class`, and `data_collator` is a [`VargptDataCollator`] by default. Evaluation uses it without what is random in
+    it.
 
     Raises:
         ValueError: settings of `SFTConfig` that this loss does not know.
@@ -97,14 +99,14 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
             model,
             args=args,
             data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=for_trainer(train_dataset, to_rows),
+            eval_dataset=for_trainer(eval_dataset, to_rows),
             processing_class=processing_class,
             **kwargs,
         )
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptDataCollator):
-            self.data_collator.vq_fingerprint = part_of(self.model, VargptVQModel).fingerprint()
+            self.data_collator.image_tokenizer_fingerprint = part_of(self.model, VargptVQModel).fingerprint()
             self.data_collator.pack_in_one_row = is_flash_attention_requested(self.model.config.get_text_config())
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 self.data_collator.no_pictures = no_pictures(self.model.config)
@@ -124,14 +126,14 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         if isinstance(collator, VargptDataCollator):
             self.data_collator = collator.for_evaluation()
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            return super().get_eval_dataloader(for_trainer(eval_dataset, to_rows))
         finally:
             self.data_collator = collator
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Counts the targets of both losses over the batches that are accumulated, on all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        codes_each = self.model.config.vq_config.num_image_tokens
+        codes_each = self.model.config.schedules[0].num_positions
         texts = sum(int(self._text_targets(batch["labels"]).sum()) for batch in batches)
         codes = sum(number_of_drawings(batch) for batch in batches) * codes_each
         counts = torch.tensor([[texts, codes]], device=device)
@@ -144,7 +146,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
     def _text_targets(self, labels: torch.Tensor) -> torch.BoolTensor:
         """Which labels (B, T − 1), shifted by one, are text targets: as the model counts, places of pictures are none."""
         labels, config = labels[:, 1:], self.model.config
-        return (labels != IGNORE_INDEX) & (labels != config.image_token_id) & (labels != config.image_place_token_id)
+        return (labels != IGNORE_INDEX) & (labels != config.image_token_id) & (labels != config.output_image_token_id)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
@@ -170,17 +172,17 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         num_texts = targets.sum()
         text_loss = outputs.text_loss.detach() * counts.get("num_items_in_batch", num_texts.clamp(min=1))
         hits = ((outputs.logits[:, :-1].argmax(-1) == labels) & targets).sum()
-        sides = self.model.config.vq_config.scales
+        sides = self.model.config.image_tokenizer_config.scales
         image = torch.zeros(3 + len(sides), device=labels.device)
-        if outputs.image_codes is not None:
-            codes, scores = outputs.image_codes, outputs.image_logits
+        if outputs.output_image_codes is not None:
+            codes, scores = outputs.output_image_codes, outputs.output_image_logits
             num_codes = torch.tensor(float(codes.numel()), device=labels.device)
-            image_loss = outputs.image_loss.detach() * counts.get("num_codes_in_batch", num_codes)
+            output_image_loss = outputs.output_image_loss.detach() * counts.get("num_codes_in_batch", num_codes)
             is_plain = not self.model.config.image_scale_power and not (self.label_smoothing and self.model.training)
-            entropy = image_loss if is_plain else F.cross_entropy(scores.flatten(0, 1).float(), codes.flatten(), reduction="sum")
+            entropy = output_image_loss if is_plain else F.cross_entropy(scores.flatten(0, 1).float(), codes.flatten(), reduction="sum")
             hits_of_places = (scores.argmax(-1) == codes).sum(0)
             hits_of_scales = [part.sum().float() for part in hits_of_places.split([side * side for side in sides])]
-            image = torch.stack([image_loss, entropy, num_codes, *hits_of_scales])
+            image = torch.stack([output_image_loss, entropy, num_codes, *hits_of_scales])
         text = torch.stack([value.float() for value in (text_loss, hits, num_texts, num_tokens(inputs))])
         sums = torch.cat([text, image])
         mode = "train" if self.model.training else "eval"
@@ -195,7 +197,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
             # `Trainer` averages the batches' losses, whatever they hold; "eval_loss", or "eval_NAME_loss" of one of several datasets.
             key = next((key for key in logs if key.endswith("_loss")), "eval_loss")
             config = self.model.config
-            weights = {"text_loss": config.text_loss_weight, "image_loss": config.image_loss_weight}
+            weights = {"text_loss": config.text_loss_weight, "output_image_loss": config.image_loss_weight}
             logs[key] = sum(weight * figures.get(name, 0.0) for name, weight in weights.items())
             figures = {key.removesuffix("loss") + name: value for name, value in figures.items()}
         logs.update(figures)
@@ -208,13 +210,13 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
             return {}
         sums = self.accelerator.gather(sums[None]).sum(0).tolist()
         figures = {}
-        text_loss, hits, num_texts, tokens, image_loss, entropy, num_codes, *hits_of_scales = sums
+        text_loss, hits, num_texts, tokens, output_image_loss, entropy, num_codes, *hits_of_scales = sums
         if num_texts:
             figures |= {"text_loss": text_loss / num_texts, "text_accuracy": hits / num_texts}
         if num_codes:
-            figures |= {"image_loss": image_loss / num_codes, "image_accuracy": sum(hits_of_scales) / num_codes}
+            figures |= {"output_image_loss": output_image_loss / num_codes, "image_accuracy": sum(hits_of_scales) / num_codes}
             figures["code_perplexity"] = math.exp(entropy / num_codes)
-            vq = self.model.config.vq_config
+            vq = self.model.config.image_tokenizer_config
             pictures = num_codes / vq.num_image_tokens
             figures |= {f"image_accuracy_{p}x{p}": hits / (pictures * p * p) for p, hits in zip(vq.scales, hits_of_scales)}
         if mode == "train":
@@ -242,14 +244,14 @@ def part_of(model: nn.Module, kind: type[Part]) -> Part:
 
 def no_pictures(config: VargptConfig) -> dict[str, torch.Tensor]:
     """Model inputs of zero pictures of each kind, by their names."""
-    vision, vq = config.vision_config, config.vq_config
+    vision, vq = config.vision_config, config.image_tokenizer_config
     return {
         "pixel_values": torch.zeros(0, vision.num_channels, vision.image_size, vision.image_size),
         "output_pixel_values": torch.zeros(0, vq.in_channels, vq.image_size, vq.image_size),
-        "image_codes": torch.zeros(0, vq.num_image_tokens, dtype=torch.long),
+        "output_image_codes": torch.zeros(0, vq.num_image_tokens, dtype=torch.long),
     }
 
 
 def number_of_drawings(batch: dict[str, torch.Tensor]) -> int:
     """Pictures to generate in a batch of model inputs."""
-    return next((len(batch[name]) for name in ("output_pixel_values", "image_codes") if name in batch), 0)
+    return next((len(batch[name]) for name in ("output_pixel_values", "output_image_codes") if name in batch), 0)

@@ -36,8 +36,8 @@ def pairs():
 
 
 @pytest.fixture(scope="module")
-def vq_config() -> VargptVQConfig:
-    return tiny_config().vq_config
+def image_tokenizer_config() -> VargptVQConfig:
+    return tiny_config().image_tokenizer_config
 
 
 def test_tokenizer_gives_any_text_back():
@@ -73,9 +73,9 @@ def test_reconstruction_loss_of_known_errors():
     torch.testing.assert_close(reconstruction_loss(striped, pixels), torch.tensor(0.04 + 0.4**2 / 2))
 
 
-def test_vq_training_lowers_the_error(pairs, vq_config, tmp_path):
-    untrained = evaluate_vq(VargptVQModel(vq_config).eval(), pairs)
-    model = train_vq(vq_config, pairs, tmp_path, max_steps=60, per_device_train_batch_size=8, learning_rate=5e-3, warmup_steps=5, **QUICK)
+def test_vq_training_lowers_the_error(pairs, image_tokenizer_config, tmp_path):
+    untrained = evaluate_vq(VargptVQModel(image_tokenizer_config).eval(), pairs)
+    model = train_vq(image_tokenizer_config, pairs, tmp_path, max_steps=60, per_device_train_batch_size=8, learning_rate=5e-3, warmup_steps=5, **QUICK)
     trained = evaluate_vq(model, pairs)
     assert trained["psnr"] > untrained["psnr"] + 3
     assert 0 < trained["codebook_use"] <= 1 <= trained["perplexity"]
@@ -83,11 +83,11 @@ def test_vq_training_lowers_the_error(pairs, vq_config, tmp_path):
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
 
 
-def test_dead_codes_come_back(pairs, vq_config, tmp_path):
+def test_dead_codes_come_back(pairs, image_tokenizer_config, tmp_path):
     from transformers import TrainingArguments
 
     torch.manual_seed(0)
-    model = VargptVQModel(vq_config)
+    model = VargptVQModel(image_tokenizer_config)
     arguments = TrainingArguments(str(tmp_path), max_steps=10, report_to=[], **QUICK)
     trainer = VargptVQTrainer(model, arguments, train_dataset=pairs, revive_every=1)
     trainer.state.max_steps = 10
@@ -104,12 +104,12 @@ def test_dead_codes_come_back(pairs, vq_config, tmp_path):
     assert trainer.hits.sum() == 0
 
 
-def test_quantizer_is_fitted_to_latents(vq_config):
+def test_quantizer_is_fitted_to_latents(image_tokenizer_config):
     """Latents of five kinds of places: a codebook that was fitted tells them apart."""
     torch.manual_seed(0)
-    quantizer = VargptVQModel(vq_config).quantizer
-    kinds = 3 * torch.randn(5, vq_config.latent_channels)
-    side = vq_config.scales[-1]
+    quantizer = VargptVQModel(image_tokenizer_config).quantizer
+    kinds = 3 * torch.randn(5, image_tokenizer_config.latent_channels)
+    side = image_tokenizer_config.scales[-1]
     latents = kinds[torch.randint(5, (200, side, side))].permute(0, 3, 1, 2)
     before = (quantizer.accumulate(quantizer.encode(latents)[0]) - latents).square().mean()
     given = latents.clone()
@@ -120,14 +120,14 @@ def test_quantizer_is_fitted_to_latents(vq_config):
     assert all(parameter.grad is None for parameter in quantizer.parameters())
 
 
-def test_first_steps_go_without_quantizer(pairs, vq_config, tmp_path):
+def test_first_steps_go_without_quantizer(pairs, image_tokenizer_config, tmp_path):
     """The quantiser stays as it was for `continuous_steps` steps, and is then fitted to what the encoder has learnt."""
     settings = {"per_device_train_batch_size": 8, "learning_rate": 5e-3, "warmup_steps": 1, **QUICK}
     torch.manual_seed(0)
-    start = VargptVQModel(vq_config)
+    start = VargptVQModel(image_tokenizer_config)
     errors = []
     for steps in (30, 31):
-        model = train_vq(vq_config, pairs, tmp_path / str(steps), max_steps=steps, continuous_steps=30, **settings)
+        model = train_vq(image_tokenizer_config, pairs, tmp_path / str(steps), max_steps=steps, continuous_steps=30, **settings)
         pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
         latents = model.encode_latents(pixels)
         assert latents.std() < 3  # bounded, though nothing quantises them
@@ -137,9 +137,9 @@ def test_first_steps_go_without_quantizer(pairs, vq_config, tmp_path):
     assert errors[1] < 0.3 * errors[0]
 
 
-def test_residuals_are_what_encoding_saw(vq_config):
+def test_residuals_are_what_encoding_saw(image_tokenizer_config):
     torch.manual_seed(0)
-    model = VargptVQModel(vq_config).eval()
+    model = VargptVQModel(image_tokenizer_config).eval()
     latents = model.encode_latents(torch.rand(2, 3, 16, 16) * 2 - 1).detach()
     residuals, errors = residuals_of(model.quantizer, latents)
     codes = model.quantizer.encode(latents)[0]
@@ -150,13 +150,13 @@ def test_residuals_are_what_encoding_saw(vq_config):
     torch.testing.assert_close(errors, nearest)
 
 
-def test_coarse_pictures_are_trained(pairs, vq_config, tmp_path):
+def test_coarse_pictures_are_trained(pairs, image_tokenizer_config, tmp_path):
     """With a share of pictures decoded from few scales, the coarse decodes come closer to the pictures."""
     pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
     errors = {}
     for share in (0.0, 0.7):
         settings = {"max_steps": 200, "continuous_steps": 60, "per_device_train_batch_size": 8, "learning_rate": 3e-3, **QUICK}
-        model = train_vq(vq_config, pairs, tmp_path / str(share), coarse_share=share, **settings)
+        model = train_vq(image_tokenizer_config, pairs, tmp_path / str(share), coarse_share=share, **settings)
         errors[share] = (model.decode(model.encode(pixels), num_scales=1) - pixels).square().mean()
     assert errors[0.7] < 0.8 * errors[0.0]
 
@@ -213,10 +213,10 @@ def test_wrong_pictures_are_refused(pairs, tmp_path):
         train_clip(CLIPConfig(), train_tokenizer(TEXTS, 280), pairs, tmp_path)
 
 
-def test_base_holds_the_parts_it_was_given(vq_config, tmp_path):
+def test_base_holds_the_parts_it_was_given(image_tokenizer_config, tmp_path):
     tokenizer = train_tokenizer(TEXTS, 280)
     torch.manual_seed(3)
-    vq_model = VargptVQModel(vq_config)
+    image_tokenizer = VargptVQModel(image_tokenizer_config)
     from transformers import CLIPVisionConfig
 
     vision = CLIPVisionModel(
@@ -224,15 +224,15 @@ def test_base_holds_the_parts_it_was_given(vq_config, tmp_path):
     )
     text = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     build_base(
-        tmp_path, tokenizer, vq_model, vision, text, {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}, {"max_images": 2}
+        tmp_path, tokenizer, image_tokenizer, vision, text, {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}, {"max_output_images": 2}
     )
     model, processor = VargptForConditionalGeneration.from_pretrained(tmp_path), VargptProcessor.from_pretrained(tmp_path)
-    for part, given in ((model.model.vq_model, vq_model), (model.model.vision_tower, vision)):
+    for part, given in ((model.model.image_tokenizer, image_tokenizer), (model.model.vlm.vision_tower, vision)):
         assert all(torch.equal(value, given.state_dict()[name]) for name, value in part.state_dict().items())
-    assert model.config.image_start_token_id == tokenizer.convert_tokens_to_ids("<|image_gen_start|>")
-    assert tokenizer.decode(model.generation_config.image_unconditional_ids) == "<s>USER: ASSISTANT:"
+    assert model.config.output_image_start_token_id == tokenizer.convert_tokens_to_ids("<|image_gen_start|>")
+    assert tokenizer.decode(model.generation_config.output_image_unconditional_ids) == "<s>USER: ASSISTANT:"
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
     chat = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "a"}]}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
     output = model.generate(**inputs, generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
-    assert output.images.shape == (1, 3, 16, 16)
+    assert output.output_images.shape == (1, 3, 16, 16)

@@ -17,7 +17,7 @@ from ...processing.processing_vargpt import VargptProcessor
 def build_base(
     output_dir: str | Path,
     tokenizer: PreTrainedTokenizerFast,
-    vq_model: VargptVQModel,
+    image_tokenizer: VargptVQModel,
     vision_tower: CLIPVisionModel,
     text_config: dict[str, Any],
     visual_decoder_config: dict[str, Any],
@@ -32,7 +32,7 @@ def build_base(
         generation: settings for generation_config.json.
         seed: of the fresh weights.
     """
-    processor = make_processor(tokenizer, vq_model, vision_tower)
+    processor = make_processor(tokenizer, image_tokenizer, vision_tower)
     special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
 
     def token_id(token: str) -> int:
@@ -41,19 +41,19 @@ def build_base(
     config = VargptConfig(
         text_config={**text_config, "vocab_size": len(tokenizer), **special},
         vision_config=without_path(vision_tower.config.to_dict()),
-        vq_config=without_path(vq_model.config.to_dict()),
+        image_tokenizer_config=without_path(image_tokenizer.config.to_dict()),
         visual_decoder_config=visual_decoder_config,
         image_token_id=token_id(processor.image_token),
-        image_start_token_id=token_id(processor.image_start_token),
-        image_end_token_id=token_id(processor.image_end_token),
-        image_place_token_id=token_id(processor.image_place_token),
+        output_image_start_token_id=token_id(processor.output_image_start_token),
+        output_image_end_token_id=token_id(processor.output_image_end_token),
+        output_image_token_id=token_id(processor.output_image_token),
     )
     torch.manual_seed(seed)
     model = VargptForConditionalGeneration(config)
-    model.model.vq_model.load_state_dict(vq_model.state_dict())
-    model.model.vision_tower.load_state_dict(vision_tower.state_dict())
+    model.model.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
+    model.model.vlm.vision_tower.load_state_dict(vision_tower.state_dict())
     unconditional = processor.apply_chat_template(UNCONDITIONAL_CHAT, add_generation_prompt=True, tokenize=True, return_dict=True)
-    model.generation_config = GenerationConfig(**special, image_unconditional_ids=list(unconditional["input_ids"][0]), **(generation or {}))
+    model.generation_config = GenerationConfig(**special, output_image_unconditional_ids=list(unconditional["input_ids"][0]), **(generation or {}))
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
 
@@ -63,9 +63,9 @@ def without_path(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "_name_or_path"}
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast, vq_model: VargptVQModel, vision_tower: CLIPVisionModel) -> VargptProcessor:
+def make_processor(tokenizer: PreTrainedTokenizerFast, image_tokenizer: VargptVQModel, vision_tower: CLIPVisionModel) -> VargptProcessor:
     """The processor whose sizes fit these parts; pictures of the right size pass through untouched."""
-    read, drawn = vision_tower.config.image_size, vq_model.config.image_size
+    read, drawn = vision_tower.config.image_size, image_tokenizer.config.image_size
     image_processor = VargptImageProcessor(
         size={"shortest_edge": read},
         crop_size={"height": read, "width": read},
@@ -78,5 +78,5 @@ def make_processor(tokenizer: PreTrainedTokenizerFast, vq_model: VargptVQModel, 
         image_processor,
         tokenizer,
         image_seq_length=(read // vision_tower.config.patch_size) ** 2,
-        num_image_gen_tokens=vq_model.config.num_image_tokens,
+        num_image_gen_tokens=image_tokenizer.config.num_image_tokens,
     )

@@ -52,7 +52,7 @@ class JanusModelTester:
         self.num_channels, self.image_size = 3, VISION["image_size"]
 
     def get_config(self) -> JanusConfig:
-        return JanusConfig(text_config=dict(TEXT), vision_config=dict(VISION), vq_config=dict(VQ), image_token_id=IMAGE)
+        return JanusConfig(text_config=dict(TEXT), vision_config=dict(VISION), image_tokenizer_config=dict(VQ), image_token_id=IMAGE)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[JanusConfig, dict[str, torch.Tensor]]:
         input_ids = torch.randint(7, 49, (self.batch_size, self.seq_length))

@@ -64,7 +64,7 @@ class VargptModelTester:
         return [1, *self.picture, *torch.randint(7, 49, (4,)).tolist(), *self.drawing, *torch.randint(7, 49, (3,)).tolist()]
 
     def get_config(self, **kwargs) -> VargptConfig:
-        tokens = {"image_token_id": IMAGE, "image_start_token_id": START, "image_end_token_id": END, "image_place_token_id": PLACE}
+        tokens = {"image_token_id": IMAGE, "output_image_start_token_id": START, "output_image_end_token_id": END, "output_image_token_id": PLACE}
         return tiny_config(**tokens, **kwargs)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[VargptConfig, dict[str, torch.Tensor]]:
@@ -74,13 +74,13 @@ class VargptModelTester:
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),
             "pixel_values": torch.rand(self.batch_size, self.num_channels, self.image_size, self.image_size),
-            "image_codes": torch.randint(config.vq_config.codebook_size, (self.batch_size, config.vq_config.num_image_tokens)),
+            "output_image_codes": torch.randint(config.image_tokenizer_config.codebook_size, (self.batch_size, config.schedules[0].num_positions)),
         }
 
 
 class VargptModelTest(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):
     all_model_classes = (VargptModel, VargptForConditionalGeneration)
-    additional_model_inputs = ["pixel_values", "image_codes"]
+    additional_model_inputs = ["pixel_values", "output_image_codes"]
     _is_composite = True
     test_can_init_all_missing_weights_before_2023 = True
     test_all_params_have_gradient = False  # the image tokenizer makes targets and is trained by itself
@@ -130,7 +130,7 @@ class VargptVQModelTester:
         self.image_size = self.get_config().image_size
 
     def get_config(self) -> VargptVQConfig:
-        return tiny_config().vq_config
+        return tiny_config().image_tokenizer_config
 
     def prepare_config_and_inputs_for_common(self) -> tuple[VargptVQConfig, dict[str, torch.Tensor]]:
         pixels = torch.rand(self.batch_size, self.num_channels, self.image_size, self.image_size) * 2 - 1
