@@ -189,10 +189,10 @@ def make_processor(source: Path, tokenizer: PreTrainedTokenizerBase, config: Var
         found = read_json(source / "processor_config.json").get("image_processor") or {}
     settings.update({name: found[name] for name in _CLIP_SETTINGS if found.get(name) is not None})
     processor = VargptProcessor(
-        VargptImageProcessor(**settings, output_size=config.image_tokenizer_config.image_size),
+        VargptImageProcessor(**settings, output_size=config.image_tokenizer_config.image_size()[0]),
         tokenizer,
         chat_template=make_chat_template(RELEASED_SYSTEM_PROMPT),
-        image_seq_length=config.image_seq_length,
+        image_seq_length=config.vlm_config.image_seq_length,
         num_image_gen_tokens=config.schedules[0].num_positions,
     )
     for name in ("image_token_id", "output_image_start_token_id", "output_image_token_id", "output_image_end_token_id"):

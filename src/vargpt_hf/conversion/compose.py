@@ -203,18 +203,21 @@ def _composed_config(
     scales = scales_of(decoder_shapes, opened[0].get("lvl_1L"), scales)
     kept = ("image_seq_length", "vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act")
     return VargptConfig(
-        text_config={"model_type": "llama", **llava_config["text_config"], "vocab_size": rows},
-        vision_config={"model_type": "clip_vision_model", **llava_config["vision_config"]},
+        vlm_config={
+            "model_type": "llava",
+            "text_config": {"model_type": "llama", **llava_config["text_config"], "vocab_size": rows},
+            "vision_config": {"model_type": "clip_vision_model", **llava_config["vision_config"]},
+            "image_token_index": llava_config["image_token_index"],
+            "multimodal_projector_bias": any(name.endswith("multi_modal_projector.linear_1.bias") for name in understanding.tensors),
+            "tie_word_embeddings": llava_config.get("tie_word_embeddings", False),
+            **{name: llava_config[name] for name in kept if llava_config.get(name) is not None},
+        },
         image_tokenizer_config=vq_config_of(vq_shapes, scales),
         visual_decoder_config=decoder_config_of(decoder_shapes),
-        image_token_id=llava_config["image_token_index"],
         output_image_start_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_START_TOKEN),
         output_image_end_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_END_TOKEN),
         output_image_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_TOKEN),
-        multimodal_projector_bias=any(name.endswith("multi_modal_projector.linear_1.bias") for name in understanding.tensors),
-        tie_word_embeddings=llava_config.get("tie_word_embeddings", False),
         license_note=LICENCE_NOTE,
-        **{name: llava_config[name] for name in kept if llava_config.get(name) is not None},
     )
 
 

@@ -107,18 +107,21 @@ def released_config(source_config: dict, tensors: dict[str, SourceTensor], scale
             raise ValueError(f"The released config.json has no `{name}`.")
     kept = ("image_seq_length", "vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act")
     return VargptConfig(
-        text_config={"model_type": "llama", **source_config["text_config"]},
-        vision_config={"model_type": "clip_vision_model", **source_config["vision_config"]},
+        vlm_config={
+            "model_type": "llava",
+            "text_config": {"model_type": "llama", **source_config["text_config"]},
+            "vision_config": {"model_type": "clip_vision_model", **source_config["vision_config"]},
+            "image_token_index": _token_id(source_config, "image_token_index", "image_token_id"),
+            "multimodal_projector_bias": "multi_modal_projector.linear_1.bias" in opened,
+            "tie_word_embeddings": source_config.get("tie_word_embeddings", False),
+            **{name: source_config[name] for name in kept if source_config.get(name) is not None},
+        },
         image_tokenizer_config=vq_config_of(TensorShapes(opened, "vae_local."), scales),
         visual_decoder_config=decoder_config_of(decoder_shapes),
-        image_token_id=_token_id(source_config, "image_token_index", "image_token_id"),
         output_image_start_token_id=_token_id(source_config, "image_gen_start_token_id"),
         output_image_end_token_id=_token_id(source_config, "image_gen_end_token_id"),
         output_image_token_id=_token_id(source_config, "image_gen_pad_token_id"),
-        multimodal_projector_bias="multi_modal_projector.linear_1.bias" in opened,
-        tie_word_embeddings=source_config.get("tie_word_embeddings", False),
         license_note=LICENCE_NOTE,
-        **{name: source_config[name] for name in kept if source_config.get(name) is not None},
     )
 
 

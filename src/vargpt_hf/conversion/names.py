@@ -70,10 +70,10 @@ _LLAVA_OLD_NAMES = [
 LLAVA_NAMES = [
     *_LLAVA_OLD_NAMES,
     ("vision_tower.{rest}", "model.vlm.vision_tower.{rest}"),
-    ("model.vlm.vision_tower.vision_model.{rest}", "model.vlm.vision_tower.{rest}"),
-    ("model.vlm.vision_tower.{rest}", "model.vlm.vision_tower.{rest}"),
-    ("model.vlm.multi_modal_projector.{}.{}", "model.vlm.multi_modal_projector.{}.{}"),
-    ("model.vlm.language_model.{rest}", "model.vlm.language_model.{rest}"),
+    ("model.vision_tower.vision_model.{rest}", "model.vlm.vision_tower.{rest}"),
+    ("model.vision_tower.{rest}", "model.vlm.vision_tower.{rest}"),
+    ("model.multi_modal_projector.{}.{}", "model.vlm.multi_modal_projector.{}.{}"),
+    ("model.language_model.{rest}", "model.vlm.language_model.{rest}"),
     ("lm_head.weight", "lm_head.weight"),
 ]
 

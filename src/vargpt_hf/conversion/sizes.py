@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
-from ..modeling.configuration_vargpt import VAR_SCALES, VargptVARDecoderConfig, VargptVQConfig
+from ..modeling.scales_vargpt import VAR_SIDES, ScaleSchedule
+from ..modeling.var_decoder_vargpt import VargptVARDecoderConfig
+from ..modeling.vq_vargpt import VargptVQConfig
 
 
 class TensorShapes:
@@ -49,8 +51,7 @@ def vq_config_of(shapes: TensorShapes, scales: Sequence[int]) -> VargptVQConfig:
         raise ValueError(f"The widths {widths} of the image tokenizer's levels are not multiples of its first, {channels}.")
     codebook_size, latent_channels = shapes["quantize.embedding.weight"]
     return VargptVQConfig(
-        image_size=scales[-1] * 2 ** (levels - 1),
-        scales=tuple(scales),
+        schedules=[list(scales)],
         codebook_size=codebook_size,
         latent_channels=latent_channels,
         in_channels=in_channels,
@@ -90,11 +91,11 @@ def scales_of(shapes: TensorShapes, scale_of_place: torch.Tensor | None = None, 
         scales = tuple(int(side) for side in given)
     elif scale_of_place is not None:
         scales = tuple(math.isqrt(count) for count in torch.bincount(scale_of_place.flatten().long()).tolist())
-    elif (num_scales, num_places) == (len(VAR_SCALES), sum(side * side for side in VAR_SCALES)):
-        scales = VAR_SCALES
+    elif (num_scales, num_places) == (len(VAR_SIDES), ScaleSchedule.of(VAR_SIDES).num_positions):
+        scales = VAR_SIDES
     else:
-        raise ValueError(f"{what}, which is not VAR's schedule {VAR_SCALES}: give their side lengths as `scales`.")
-    found = sum(side * side for side in scales)
+        raise ValueError(f"{what}, which is not VAR's schedule {VAR_SIDES}: give their side lengths as `scales`.")
+    found = ScaleSchedule.of(scales).num_positions
     if (len(scales), found) != (num_scales, num_places):
         raise ValueError(f"{what}, but the scales {scales} are {len(scales)} with {found} places: give others as `scales`.")
     return scales
