@@ -51,7 +51,11 @@ def _prompt(model: PreTrainedModel, rows: int) -> dict[str, torch.Tensor]:
 
 def _draw(rows: int, guided: bool) -> Callable[[PreTrainedModel], Work]:
     def prepare(model: PreTrainedModel) -> Work:
-        guidance = {"output_image_guidance_type": "prompt", "output_image_unconditional_ids": [1]} if guided else {"output_image_guidance_type": "none"}
+        guidance = (
+            {"output_image_guidance_type": "prompt", "output_image_unconditional_ids": [1]}
+            if guided
+            else {"output_image_guidance_type": "none"}
+        )
         options = {"generation_mode": "image", "max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True, **guidance}
         inputs = _prompt(model, rows)
         return lambda: model.generate(**inputs, **options)
@@ -123,13 +127,15 @@ def _mixed_cost(costs: Costs) -> Cost:
 
 
 def _random_pictures(model: PreTrainedModel, number: int) -> torch.Tensor:
-    side = model.config.image_tokenizer_config.image_size
+    side, _ = model.config.image_tokenizer_config.image_size()
     return torch.rand(number, 3, side, side, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(model.device)
 
 
 def _random_codes(model: PreTrainedModel, number: int) -> torch.LongTensor:
     vq = model.config.image_tokenizer_config
-    return torch.randint(vq.codebook_size, (number, vq.num_image_tokens), generator=torch.Generator().manual_seed(0)).to(model.device)
+    return torch.randint(vq.codebook_size, (number, model.config.schedules[0].num_positions), generator=torch.Generator().manual_seed(0)).to(
+        model.device
+    )
 
 
 def _encode(model: PreTrainedModel) -> Work:

@@ -52,10 +52,9 @@ def build(depth: int, side: int) -> VargptForConditionalGeneration:
     width = {"hidden_size": 256, "num_attention_heads": 4}
     text = {"intermediate_size": 768, "num_hidden_layers": 6, "num_key_value_heads": 4, "head_dim": 64, "max_position_embeddings": 32768}
     config = tiny_config(
-        text_config={**small["text_config"], **width, **text},
+        vlm_config={**small["vlm_config"], "text_config": {**small["vlm_config"]["text_config"], **width, **text}},
         image_tokenizer_config={
-            "image_size": side,
-            "scales": SCALES[side],
+            "schedules": [SCALES[side]],
             "codebook_size": 1024,
             "latent_channels": 16,
             "base_channels": 16,

@@ -7,6 +7,7 @@ rather than arithmetic's, and counts as nothing. Bytes are the weights that each
 Shapes: N pictures, L codes of one, S scales, T tokens of a row, B rows.
 """
 
+import math
 from dataclasses import dataclass
 
 from vargpt_hf import VargptConfig, VargptVQConfig
@@ -34,7 +35,8 @@ class Costs:
     def __init__(self, config: VargptConfig, width: int):
         self.text, self.decoder, self.vq = config.text_config, config.visual_decoder_config, config.image_tokenizer_config
         self.width = width
-        self.sizes = [side * side for side in self.vq.scales]
+        self.schedule = config.schedules[0]
+        self.sizes = list(self.schedule.areas)
 
     def weights_bytes(self) -> int:
         """Weights of all that draws: language model with its embeddings and head, projectors, visual decoder, image tokenizer."""
@@ -46,7 +48,7 @@ class Costs:
     def cache_bytes(self, llm_rows: int, columns: int, decoder_rows: int) -> int:
         """Keys and values of both caches."""
         llm = llm_rows * columns * self.text.num_hidden_layers * 2 * self.text.num_key_value_heads * self._head_dim()
-        decoder = decoder_rows * self.vq.num_image_tokens * self.decoder.num_hidden_layers * 2 * self.decoder.hidden_size
+        decoder = decoder_rows * self.schedule.num_positions * self.decoder.num_hidden_layers * 2 * self.decoder.hidden_size
         return self.width * (llm + decoder)
 
     # ---- calls
@@ -73,12 +75,12 @@ class Costs:
 
     def quantised(self, pictures: int, scales: int) -> Cost:
         """φ of the first `scales` scales, which takes codes to f̂."""
-        places = pictures * self.vq.latent_size**2
+        places = pictures * self.sizes[-1]
         return self._conv(places, self.vq.latent_channels, self.vq.latent_channels, 3) * scales
 
     def vq_encode(self, pictures: int) -> Cost:
         """Pixels to codes."""
-        codebook = self._linear(pictures * self.vq.num_image_tokens, self.vq.latent_channels, self.vq.codebook_size)
+        codebook = self._linear(pictures * self.schedule.num_positions, self.vq.latent_channels, self.vq.codebook_size)
         return self.vq_encoder(pictures) + codebook + self.quantised(pictures, len(self.sizes))
 
     def vq_decode(self, pictures: int) -> Cost:
@@ -101,7 +103,7 @@ class Costs:
 
         A backward pass is two products for each of the forward pass; but f̂ needs no gradient, so its embedding has one only.
         """
-        places = self.vq.num_image_tokens
+        places = self.schedule.num_positions
         parts = self.llm(rows, tokens) + self.lm_head(rows * tokens) + self._decoder_call(rows, places, places) + self.picture_start()
         embedded = self._linear(rows * (places - self.sizes[0]), self.vq.latent_channels, self.decoder.hidden_size)
         flops = 3 * parts.flops + 2 * embedded.flops + self.quantised(rows, len(self.sizes) - 1).flops
@@ -148,7 +150,7 @@ class Costs:
     def vq_encoder(self, pictures: int) -> Cost:
         """Pixels to latents."""
         vq, widths, last = self.vq, _widths(self.vq), len(self.vq.channel_multipliers) - 1
-        places = pictures * vq.image_size**2
+        places = pictures * math.prod(vq.image_size())
         cost, inputs = self._conv(places, vq.in_channels, widths[0], 3), widths[0]
         for level, width in enumerate(widths):
             for _ in range(vq.num_res_blocks):
@@ -162,7 +164,7 @@ class Costs:
     def vq_decoder(self, pictures: int) -> Cost:
         """Latents to pixels."""
         vq, widths, last = self.vq, _widths(self.vq), len(self.vq.channel_multipliers) - 1
-        places, inputs = pictures * vq.latent_size**2, widths[-1]
+        places, inputs = pictures * self.sizes[-1], widths[-1]
         cost = self._quant_conv(places) + self._conv(places, vq.latent_channels, inputs, 3) + self._middle(pictures, inputs)
         for level, width in reversed(list(enumerate(widths))):
             for _ in range(vq.num_res_blocks + 1):
@@ -181,12 +183,12 @@ class Costs:
         return self._conv(places, inputs, width, 3) + self._conv(places, width, width, 3) + shortcut
 
     def _attention(self, pictures: int, width: int) -> Cost:
-        places = self.vq.latent_size**2
+        places = self.sizes[-1]
         projections = self._conv(pictures * places, width, 4 * width, 1)
         return projections + Cost(ATTENTION * pictures * places**2 * width)
 
     def _middle(self, pictures: int, width: int) -> Cost:
-        return self._block(pictures * self.vq.latent_size**2, width, width) * 2 + self._attention(pictures, width)
+        return self._block(pictures * self.sizes[-1], width, width) * 2 + self._attention(pictures, width)
 
 
 def _widths(vq: VargptVQConfig) -> list[int]:

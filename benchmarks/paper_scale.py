@@ -115,7 +115,7 @@ def time(model: VargptForConditionalGeneration) -> str:
 
 def encoding(model: VargptForConditionalGeneration) -> str:
     """Operations of the image tokenizer's encoder, which `vargpt encode` runs ahead."""
-    side = model.config.image_tokenizer_config.image_size
+    side, _ = model.config.image_tokenizer_config.image_size()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.model.image_tokenizer.encoder(torch.empty(1, model.config.image_tokenizer_config.in_channels, side, side, device="meta"))
     return f"The image tokenizer's encoder takes {counter.get_total_flops() / 1e12:.2f} · 10¹² operations a picture."

@@ -25,7 +25,8 @@ def _prompt(config: VargptConfig) -> dict[str, torch.Tensor]:
 
 def janus(config: VargptConfig) -> Work:
     """Janus: 16×16 tokens for a picture of 256 pixels, one after the other, both halves of guidance."""
-    vq, text, side = config.image_tokenizer_config, config.text_config, config.image_tokenizer_config.image_size // config.image_tokenizer_config.downsampling
+    vq, text = config.image_tokenizer_config, config.text_config
+    side, _ = config.schedules[0].final_grid
     torch.manual_seed(0)
     model = JanusForConditionalGeneration(
         JanusConfig(
@@ -34,12 +35,12 @@ def janus(config: VargptConfig) -> Work:
                 "hidden_size": 256,
                 "num_hidden_layers": 4,
                 "num_attention_heads": 4,
-                "image_size": vq.image_size,
+                "image_size": vq.image_size()[0],
                 "patch_size": vq.downsampling,
                 "projection_dim": text.hidden_size,
                 "num_image_tokens": side**2,
             },
-            image_tokenizer_config={
+            vq_config={
                 "base_channels": vq.base_channels,
                 "num_embeddings": vq.codebook_size,
                 "projection_dim": text.hidden_size,
@@ -61,7 +62,8 @@ def janus(config: VargptConfig) -> Work:
 
 def emu3(config: VargptConfig) -> Work:
     """Emu3: 32×32 tokens and an end of line after each row for a picture of 256 pixels, one after the other."""
-    vq, text, side = config.image_tokenizer_config, config.text_config, config.image_tokenizer_config.image_size // 8
+    vq, text = config.image_tokenizer_config, config.text_config
+    side = vq.image_size()[0] // 8
     codes = text.vocab_size - FIRST_VISUAL
     vocabulary = {f"<|visual token {code:06d}|>": FIRST_VISUAL + code for code in range(codes)}
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -69,7 +71,7 @@ def emu3(config: VargptConfig) -> Work:
     model = Emu3ForConditionalGeneration(
         Emu3Config(
             text_config={**{name: getattr(text, name) for name in names}, "pad_token_id": 0, "bos_token_id": BOS, "eos_token_id": 2},
-            image_tokenizer_config={"base_channels": vq.base_channels, "hidden_size": 4 * vq.base_channels, "codebook_size": codes},
+            vq_config={"base_channels": vq.base_channels, "hidden_size": 4 * vq.base_channels, "codebook_size": codes},
             vocabulary_map={"<image>": IMAGE, "<|extra_200|>": END_OF_LINE, **vocabulary},
         )
     ).eval()

@@ -40,19 +40,23 @@ def config_of(size: str) -> VargptConfig:
     if size == "medium":
         vocabulary = MEDIUM_TEXT["vocab_size"]
         return VargptConfig(
-            text_config=MEDIUM_TEXT,
-            vision_config={
-                "model_type": "clip_vision_model",
-                "hidden_size": 256,
-                "intermediate_size": 1024,
-                "num_hidden_layers": 4,
-                "num_attention_heads": 4,
-                "image_size": 224,
-                "patch_size": 16,
+            vlm_config={
+                "model_type": "llava",
+                "image_token_index": vocabulary - 4,  # the last ones, as in the released vocabulary
+                "text_config": MEDIUM_TEXT,
+                "vision_config": {
+                    "model_type": "clip_vision_model",
+                    "hidden_size": 256,
+                    "intermediate_size": 1024,
+                    "num_hidden_layers": 4,
+                    "num_attention_heads": 4,
+                    "image_size": 224,
+                    "patch_size": 16,
+                },
             },
             image_tokenizer_config={"base_channels": 64},
             visual_decoder_config={"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8},
-            **dict(zip(PICTURE_TOKENS, range(vocabulary - 4, vocabulary))),  # the last ones, as in the released vocabulary
+            **dict(zip(PICTURE_TOKENS[1:], range(vocabulary - 3, vocabulary))),
         )
     if size == "paper":
         return VargptConfig.v1()

@@ -41,8 +41,7 @@ TEXT_CONFIG = {
 }
 DECODER_CONFIG = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "mlp_ratio": 3.0, "drop_path_rate": 0.0}
 VQ_CONFIG = {
-    "image_size": 48,
-    "scales": (1, 3, 6),  # the whole, the board's squares, their quarters
+    "schedules": [(1, 3, 6)],  # the whole, the board's squares, their quarters
     "codebook_size": 512,
     "latent_channels": 8,
     "commitment_weight": 1.0,

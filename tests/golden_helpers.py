@@ -97,15 +97,13 @@ def assert_golden_choices(
 @torch.no_grad()
 def assert_golden_codes(image_tokenizer: VargptVQModel, pixels: torch.Tensor, actual: torch.LongTensor, expected: torch.LongTensor) -> bool:
     """[`assert_golden_choices`] of the codes (B, L) that an image tokenizer with the golden weights makes of pixels, scale by scale."""
-    quantizer = image_tokenizer.quantizer
-    latents, codebook = image_tokenizer.encode_latents(pixels), quantizer.codebook.weight
-    scores = []
-    for index in range(len(quantizer.scales)):  # the residual after the golden codes of the coarser scales
-        residual = latents - (quantizer.accumulate(expected, num_scales=index) if index else 0)
-        scores.append(2 * quantizer.next_scale_input(residual, index) @ codebook.T - codebook.square().sum(1))
+    schedule, codebook = image_tokenizer.default_schedule, image_tokenizer.quantizer.codebook.weight
+    latents, scores = image_tokenizer.encode_latents(pixels), []
+    for scale in range(len(schedule)):  # the residual after the golden codes of the coarser scales
+        residual = latents - (image_tokenizer.accumulate(expected, num_scales=scale) if scale else 0)
+        scores.append(2 * image_tokenizer.next_input(residual, scale, schedule) @ codebook.T - codebook.square().sum(1))
     allowed = 2 * golden_tolerance("vqvae/f") * 2 * codebook.abs().sum(1).max().item()  # what latents that differ so much make of distances
-    sizes = [side * side for side in quantizer.scales]
-    return assert_golden_choices("codes", actual, expected, torch.cat(scores, dim=1), allowed, sizes)
+    return assert_golden_choices("codes", actual, expected, torch.cat(scores, dim=1), allowed, list(schedule.areas))
 
 
 def released_weights() -> dict[str, torch.Tensor]:
@@ -128,7 +126,7 @@ def released_config() -> dict:
         "vocab_size": sizes["text"]["vocab_size"],
         "image_token_index": special["image_token_index"],
         "pad_token_id": special["pad_token_id"],
-        "special_tokens": {name: token for name, token in special.items() if name.startswith("output_image")},
+        "special_tokens": {name: token for name, token in special.items() if name.startswith("image_gen")},
         "image_seq_length": sizes["derived"]["n_image_tokens"],
         "vision_feature_layer": sizes["derived"]["vision_feature_layer"],
         "vision_feature_select_strategy": sizes["derived"]["vision_feature_select_strategy"],

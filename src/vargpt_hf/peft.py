@@ -18,8 +18,8 @@ class Preset(NamedTuple):
     trains: tuple[str, ...]
 
 
-_PICTURE_SIDE = ("multi_modal_projector", "projector_to_llm", "projector_to_decoder", "visual_decoder")
-_UNDERSTAND = Preset(("language_model",), ("multi_modal_projector",))
+_PICTURE_SIDE = ("vlm.multi_modal_projector", "projector_to_llm", "projector_to_decoder", "visual_decoder")
+_UNDERSTAND = Preset(("vlm.language_model",), ("vlm.multi_modal_projector",))
 _DRAW = Preset(("visual_decoder",), ("projector_to_llm", "projector_to_decoder", "visual_decoder.head"))
 PRESETS = {"understand": _UNDERSTAND, "draw": _DRAW, "all": Preset(_UNDERSTAND.adapts + _DRAW.adapts, _UNDERSTAND.trains + _DRAW.trains)}
 
@@ -74,7 +74,7 @@ def unquantized_modules(preset: str | None = None) -> list[str]:
     Raises:
         ValueError: an unknown preset.
     """
-    kept = ("vision_tower", "image_tokenizer", "visual_decoder.token_embedding")
+    kept = ("vlm.vision_tower", "image_tokenizer", "visual_decoder.token_embedding")
     whole = _PICTURE_SIDE if preset is None else _preset(preset).trains
     return ["lm_head", *(f"model.{name}" for name in dict.fromkeys(kept + whole))]
 

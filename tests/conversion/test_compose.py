@@ -126,7 +126,12 @@ def test_folder_is_complete(composed):
 def test_processor_and_settings(model, processor):
     assert [processor.tokenizer.convert_tokens_to_ids(token) for token in NEW] == [317, 318, 319]
     config, settings = model.config, model.generation_config
-    assert (config.image_token_id, config.output_image_start_token_id, config.output_image_end_token_id, config.output_image_token_id) == (310, 317, 318, 319)
+    assert (config.image_token_id, config.output_image_start_token_id, config.output_image_end_token_id, config.output_image_token_id) == (
+        310,
+        317,
+        318,
+        319,
+    )
     assert (processor.image_processor.output_size, list(processor.image_processor.image_mean)) == (64, [0.1, 0.2, 0.3])
     empty = processor(text=f"{RELEASED_SYSTEM_PROMPT} USER: ASSISTANT:")
     assert settings.output_image_unconditional_ids == empty["input_ids"][0]

@@ -95,7 +95,9 @@ def test_device_maps(model, expected, device_map, tmp_path):
             "model.vlm.language_model.layers": "disk",
         }
         del device_map["model.vlm.language_model"]
-        device_map |= {f"model.vlm.language_model.{name}": "cpu" for name, _ in model.model.vlm.language_model.named_children() if name != "layers"}
+        device_map |= {
+            f"model.vlm.language_model.{name}": "cpu" for name, _ in model.model.vlm.language_model.named_children() if name != "layers"
+        }
     loaded = VargptForConditionalGeneration.from_pretrained(tmp_path / "saved", device_map=device_map, offload_folder=tmp_path / "offloaded")
     assert_equal(loaded.generate(PROMPTS, **SETTINGS), expected)
 
@@ -108,7 +110,9 @@ def test_compiling_breaks_no_graph(model):
     whole = torch.compile(model.forward, fullgraph=True, backend="eager")
     text = torch.tensor([[1, 5, 6]])
     torch.testing.assert_close(whole(text).logits, model(text).logits)
-    torch.testing.assert_close(whole(ids, output_image_codes=codes).output_image_logits, model(ids, output_image_codes=codes).output_image_logits)
+    torch.testing.assert_close(
+        whole(ids, output_image_codes=codes).output_image_logits, model(ids, output_image_codes=codes).output_image_logits
+    )
     conditions = torch.zeros(1, dtype=torch.long)
     hidden = torch.randn(1, 21, model.config.visual_decoder_config.hidden_size, generator=torch.Generator().manual_seed(0))
     decoder = model.model.visual_decoder

@@ -9,7 +9,12 @@ from vargpt_hf.testing import drawing_model
 
 START, END, PLACE, L = 61, 62, 63, 21
 PROMPTS = [[1, 5, 6, 7], [1, 9, 10, 11, 12, 13], [1, 20], [1, 33, 34, START], [1, 60, 60, 60, 60, 8]]
-SETTINGS = {"do_sample": False, "max_new_tokens": 12, "output_image_unconditional_ids": [1, 3, 4, 5, 6, 7, 8], "output_image_guidance_scale": 2.0}
+SETTINGS = {
+    "do_sample": False,
+    "max_new_tokens": 12,
+    "output_image_unconditional_ids": [1, 3, 4, 5, 6, 7, 8],
+    "output_image_guidance_scale": 2.0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +91,13 @@ def test_a_drawn_picture_in_the_prompt(model):
     prompt = [*first.sequences[0].tolist(), 9, 10]
     _, output = generate(model, [prompt], output_image_codes=first.output_image_codes, max_new_tokens=3)
     _, several = generate(
-        model, [prompt, prompt], output_image_codes=first.output_image_codes.repeat(2, 1), max_new_tokens=3, num_return_sequences=2, do_sample=True, top_k=1
+        model,
+        [prompt, prompt],
+        output_image_codes=first.output_image_codes.repeat(2, 1),
+        max_new_tokens=3,
+        num_return_sequences=2,
+        do_sample=True,
+        top_k=1,
     )
     assert all(several.sequences[row].tolist() == output.sequences[0].tolist() for row in range(4))
 

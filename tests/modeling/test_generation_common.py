@@ -163,7 +163,9 @@ def test_generation_goes_on_from_a_past_with_a_drawing(model):
     assert drawn.sequences[0, -1] == END
     anew = {"input_ids": drawn.sequences, "attention_mask": torch.ones_like(drawn.sequences)}
     past = {**anew, "past_key_values": drawn.past_key_values}
-    expected, output = (generate(model, given, max_output_images=0) for given in ({**anew, "output_image_codes": drawn.output_image_codes}, past))
+    expected, output = (
+        generate(model, given, max_output_images=0) for given in ({**anew, "output_image_codes": drawn.output_image_codes}, past)
+    )
     assert_same(output, expected)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_helpers import assert_close_to_golden, golden, golden_json
 
-from vargpt_hf.modeling.visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION, DecoderCache
+from vargpt_hf.modeling.visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
@@ -23,16 +23,17 @@ def condition_ids():
     return torch.tensor([GENERATE_CONDITION, NULL_CONDITION])
 
 
-def new_cache(model) -> DecoderCache:
-    return DecoderCache(model.config, num_pictures=2, dtype=torch.float32, device=torch.device("cpu"))
-
-
 @torch.no_grad()
 def test_embeddings(model, condition_ids):
-    decoder = model.visual_decoder
+    decoder, (schedule,) = model.visual_decoder, model.schedules
     assert_close_to_golden("decoder/cond_BD", decoder.condition_embedding(condition_ids))
-    assert_close_to_golden("decoder/lvl_pos", decoder.position_embeddings()[None])
-    assert_close_to_golden("decoder/embed_x_BLC", decoder.embed(golden("vqvae/var_input"), condition_ids))
+    levels = decoder.scale_embedding(schedule.scale_of_position())
+    assert_close_to_golden("decoder/lvl_pos", (levels + decoder.position_embedding)[None])
+    inputs = golden("vqvae/var_input")
+    assert_close_to_golden("decoder/embed_x_BLC", decoder.embed(inputs, condition_ids, schedule))
+    of_scales = [None, *inputs.split(schedule.areas[1:], dim=1)]
+    singly = [decoder.embed_scale(part, condition_ids, scale, schedule) for scale, part in enumerate(of_scales)]
+    assert_close_to_golden("decoder/embed_x_BLC", torch.cat(singly, dim=1))
 
 
 @torch.no_grad()
@@ -42,28 +43,27 @@ def test_layers_and_logits_of_whole_pictures(model, condition_ids):
     hooks = [
         layer.register_forward_hook(lambda _, __, output, index=index: outputs.update({index: output})) for index, layer in enumerate(layers)
     ]
-    logits = model.visual_decoder(golden("decoder/x_BLC"), condition_ids)
+    logits = model.visual_decoder(golden("decoder/x_BLC"), condition_ids, model.schedules[0])
     for hook in hooks:
         hook.remove()
     for index in range(len(layers)):
         assert_close_to_golden(f"decoder/block_{index}_out", outputs[index])
-    assert_close_to_golden("decoder/logits", logits)
+    assert_close_to_golden("decoder/logits", logits.squeeze(2))
 
 
 @torch.no_grad()
 def test_logits_scale_by_scale_with_the_cache(model, condition_ids):
-    cache, modulations = new_cache(model), model.visual_decoder.modulations(condition_ids)
-    logits = [
-        model.visual_decoder(tokens, condition_ids, cache=cache, modulations=modulations)
-        for tokens in golden("decoder/x_BLC").split(model.visual_decoder.sizes, dim=1)
-    ]
-    assert_close_to_golden("decoder/logits_kvcache", torch.cat(logits, dim=1))
+    schedule = model.schedules[0]
+    state = model.visual_decoder.begin(condition_ids, schedule)
+    logits = [model.visual_decoder(tokens, condition_ids, schedule, state=state) for tokens in schedule.split(golden("decoder/x_BLC"))]
+    assert_close_to_golden("decoder/logits_kvcache", torch.cat(logits, dim=1).squeeze(2))
 
 
 @torch.no_grad()
 def test_without_a_mask_every_place_sees_all(model, condition_ids):
-    logits = model.visual_decoder(golden("decoder/x_BLC"), condition_ids, cache=new_cache(model))
-    assert_close_to_golden("decoder/logits_nomask", logits)
+    state = model.visual_decoder.begin(condition_ids, model.schedules[0])
+    logits = model.visual_decoder(golden("decoder/x_BLC"), condition_ids, model.schedules[0], state=state)
+    assert_close_to_golden("decoder/logits_nomask", logits.squeeze(2))
 
 
 @torch.no_grad()

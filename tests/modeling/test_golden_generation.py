@@ -4,7 +4,7 @@ import pytest
 import torch
 from golden_helpers import assert_close_to_golden, assert_golden_choices, golden, golden_json, golden_tolerance
 
-from vargpt_hf.modeling.image_sampling_vargpt import filter_logits
+from vargpt_hf.modeling.image_sampling_vargpt import filters, process_scores
 
 CASES = ["cfg0", "cfg15", "cfg15_image_prompt", "cfg15_late"]
 SIZES = [1, 4, 9, 16]  # codes of each scale
@@ -30,7 +30,7 @@ def draw(model, case: str, **settings):
 
     def note_decoder(module, args, output):
         seen["decoder_in"].append(args[0])
-        seen["raw_logits"].append(output)
+        seen["raw_logits"].append(output.squeeze(2))
 
     def note_hidden(module, args):
         seen["llm_hidden"].append(args[0])
@@ -77,7 +77,7 @@ def test_generation(golden_model, case, cache_implementation):
         else:
             assert_close_to_golden(f"generation/{case}.logits_{index}", seen["raw_logits"][index])
             torch.testing.assert_close(seen["raw_logits"][index], expected[:1], atol=1e-4, rtol=1e-4)
-    f_hat = golden_model.model.image_tokenizer.quantizer.accumulate(output.output_image_codes)
+    f_hat = golden_model.model.image_tokenizer.accumulate(output.output_image_codes)
     assert_close_to_golden(f"generation/{case}.fhat_3", f_hat)
     assert_close_to_golden(f"generation/{case}.image", (output.output_images + 1) / 2)
 
@@ -106,9 +106,14 @@ def test_picture_after_text(golden_model):
     assert output.output_image_positions.tolist() == [prompt.shape[1] + forced.index(golden_model.config.output_image_start_token_id)]
 
 
+def filtered_logits(logits: torch.Tensor, top_k: int = 0, top_p: float = 0.0) -> torch.Tensor:
+    """Logits (N, l, V) after the filters of code scores."""
+    return process_scores(logits[:, :, None], filters(1.0, top_k, top_p), 0, None).squeeze(2)
+
+
 @pytest.mark.parametrize("case", golden_json("meta")["sampling"]["cases"], ids=lambda case: f"k{case['top_k']}-p{case['top_p']}")
 def test_filtered_distributions(case):
-    filtered = filter_logits(golden("sampling/logits"), case["top_k"], case["top_p"])
+    filtered = filtered_logits(golden("sampling/logits"), case["top_k"], case["top_p"])
     expected = golden(f"sampling/masked_{case['i']}")
     assert torch.equal(filtered.isinf(), expected.isinf())
     assert_close_to_golden(f"sampling/probs_{case['i']}", filtered.softmax(-1))
@@ -116,4 +121,4 @@ def test_filtered_distributions(case):
 
 def test_top_k_beyond_the_codebook_keeps_all():
     logits = golden("sampling/logits")
-    assert torch.equal(filter_logits(logits, top_k=10_000), logits)
+    assert torch.equal(filtered_logits(logits, top_k=10_000), logits)

@@ -56,17 +56,18 @@ def test_forward(model, case):
     assert_close_to_golden(f"training/{case}.inputs_embeds", output.hidden_states[0])
     assert_close_to_golden(f"training/{case}.hidden", output.hidden_states[-1], where=real)
     assert_close_to_golden(f"training/{case}.logits", output.logits, where=real)
-    assert_close_to_golden(f"training/{case}.output_image_logits", output.output_image_logits)
-    assert_close_to_golden(f"training/{case}.output_image_loss", output.output_image_loss)
+    assert_close_to_golden(f"training/{case}.image_logits", output.output_image_logits.squeeze(2))
+    assert_close_to_golden(f"training/{case}.image_loss", output.output_image_loss)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
 def test_decoder_side(model, case):
     output = model.model(**{name: value for name, value in batch(case).items() if name != "labels"})
-    decoder_inputs = model.model.projector_to_decoder(output.image_place_hidden_states)
+    images = output.output_images
+    decoder_inputs = model.model.projector_to_decoder(images.hidden_states.view(*images.codes.shape, -1))
     assert_close_to_golden(f"training/{case}.decoder_in", decoder_inputs)
-    condition = model.model.visual_decoder.condition_embedding(output.output_image_condition_ids)
+    condition = model.model.visual_decoder.condition_embedding(images.condition_ids)
     assert_close_to_golden(f"training/{case}.cond_BD", condition)
 
 

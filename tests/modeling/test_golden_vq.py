@@ -4,6 +4,8 @@ import pytest
 import torch
 from golden_helpers import assert_close_to_golden, assert_golden_codes, golden, golden_json
 
+from vargpt_hf.modeling.vq_vargpt import residual_conv_index
+
 NUM_SCALES = 4
 
 
@@ -29,35 +31,38 @@ def test_codes_are_equal(image_tokenizer, codes):
 
 
 def test_shared_convolutions_go_to_the_same_scales(image_tokenizer):
-    assert image_tokenizer.quantizer.conv_of_scale == golden_json("meta")["vqvae"]["phi_index_per_scale"]
+    found = [residual_conv_index(scale, NUM_SCALES, len(image_tokenizer.quantizer.residual_convs)) for scale in range(NUM_SCALES)]
+    assert found == golden_json("meta")["vqvae"]["phi_index_per_scale"]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("index", range(NUM_SCALES))
 def test_accumulated_latents_after_each_scale(image_tokenizer, codes, index):
-    assert_close_to_golden(f"vqvae/fhat_enc_{index}", image_tokenizer.quantizer.accumulate(codes, num_scales=index + 1))
+    assert_close_to_golden(f"vqvae/fhat_enc_{index}", image_tokenizer.accumulate(codes, num_scales=index + 1))
 
 
 @torch.no_grad()
 def test_accumulated_latents_of_encoding_and_of_codes_agree(image_tokenizer, codes):
-    found, f_hat, _ = image_tokenizer.quantizer.encode(golden("vqvae/f"))
+    found, f_hat, _ = image_tokenizer.quantizer.encode(golden("vqvae/f"), image_tokenizer.default_schedule)
     if assert_golden_codes(image_tokenizer, golden("vqvae/pixels"), found, codes):
         assert_close_to_golden("vqvae/fhat_enc_3", f_hat)
-    assert_close_to_golden("vqvae/fhat_from_idx", image_tokenizer.quantizer.accumulate(codes))
+    assert_close_to_golden("vqvae/fhat_from_idx", image_tokenizer.accumulate(codes))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("index", range(NUM_SCALES - 1))
 def test_input_of_the_next_scale(image_tokenizer, index):
-    tokens = image_tokenizer.quantizer.next_scale_input(golden(f"vqvae/fhat_enc_{index}"), index + 1)
+    tokens = image_tokenizer.next_input(golden(f"vqvae/fhat_enc_{index}"), index + 1, image_tokenizer.default_schedule)
     side = index + 2
     assert_close_to_golden(f"vqvae/next_map_{index}", tokens.transpose(1, 2).unflatten(2, (side, side)))
 
 
 @torch.no_grad()
 def test_teacher_forcing_inputs(image_tokenizer, codes):
-    assert_close_to_golden("vqvae/var_input", image_tokenizer.quantizer.decoder_inputs(codes))
-    assert_close_to_golden("vqvae/var_input_rand", image_tokenizer.quantizer.decoder_inputs(golden("vqvae/idx_rand")))
+    assert_close_to_golden("vqvae/var_input", image_tokenizer.decoder_inputs(codes, image_tokenizer.default_schedule))
+    found, inputs = image_tokenizer.training_pair(None, codes=golden("vqvae/idx_rand"))
+    assert torch.equal(found, golden("vqvae/idx_rand"))
+    assert_close_to_golden("vqvae/var_input_rand", inputs)
 
 
 @torch.no_grad()

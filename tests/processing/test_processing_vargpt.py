@@ -350,7 +350,9 @@ WHOLE = START + PLACE * CODES + END
 
 def same(part, seed):
     return (
-        part["type"] == "output_image" and torch.equal(part["codes"], codes_of(seed)) and part["image"].tobytes() == noise_picture(seed).tobytes()
+        part["type"] == "output_image"
+        and torch.equal(part["codes"], codes_of(seed))
+        and part["image"].tobytes() == noise_picture(seed).tobytes()
     )
 
 

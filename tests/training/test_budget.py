@@ -46,7 +46,11 @@ def batch(config, reads=True, draws=True):
     ids = []
     for _ in range(ROWS):
         row = [config.image_token_id] * (config.image_seq_length * reads)
-        row += [config.output_image_start_token_id, *[config.output_image_token_id] * vq.num_image_tokens, config.output_image_end_token_id] * draws
+        row += [
+            config.output_image_start_token_id,
+            *[config.output_image_token_id] * vq.num_image_tokens,
+            config.output_image_end_token_id,
+        ] * draws
         ids.append(row + torch.randint(3, 60, (TEXT,), generator=generator).tolist())
     ids = torch.tensor(ids)
     inputs = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}

@@ -79,7 +79,12 @@ def test_rows_of_parts_come_back_from_every_form(pictures, ending):
 def test_codes_pass_and_the_column_of_pictures_is_added(tmp_path):
     messages = [{"role": "assistant", "content": [{"type": "output_image", "text": None}]}]
     Dataset.from_list([{"messages": messages, "output_image_codes": [[1, 2, 3]]}]).save_to_disk(tmp_path / "rows")
-    assert load_rows(tmp_path / "rows")[0] | {"messages": 0} == {"messages": 0, "output_image_codes": [[1, 2, 3]], "images": [], "output_images": []}
+    assert load_rows(tmp_path / "rows")[0] | {"messages": 0} == {
+        "messages": 0,
+        "output_image_codes": [[1, 2, 3]],
+        "images": [],
+        "output_images": [],
+    }
 
 
 def test_what_is_no_dataset_of_rows_is_refused(tmp_path):

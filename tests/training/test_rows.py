@@ -152,8 +152,14 @@ def test_a_chat_or_caption_in_the_column_json(packed):
         ({"messages": [{"from": "narrator", "value": "a"}]}, "role 'narrator'; roles are user"),
         ({"messages": [{"text": "a"}]}, "role None"),
         ({"messages": turns([part("audio")])}, "type 'audio'; types are text, image and image_gen"),
-        ({"messages": turns("draw", [part("output_image", codes=[1]), part("output_image")])}, "some image_gen parts have codes and others not"),
-        ({"messages": turns("draw", "<image_gen>"), "output_images": [RED], "output_image_codes": [[1]]}, "both output_images and output_image_codes"),
+        (
+            {"messages": turns("draw", [part("output_image", codes=[1]), part("output_image")])},
+            "some image_gen parts have codes and others not",
+        ),
+        (
+            {"messages": turns("draw", "<image_gen>"), "output_images": [RED], "output_image_codes": [[1]]},
+            "both output_images and output_image_codes",
+        ),
         ({}, r"rows have the columns \(none\)"),
         ([], "a row is a list; it must be a dict of columns"),
     ],

@@ -58,7 +58,9 @@ def test_a_stream_whose_columns_come_late(model, processor, tmp_path):
     stream = IterableDataset.from_generator(lambda: iter(rows))
     batch = next(iter(sft(model, processor, tmp_path, stream, per_device_train_batch_size=4).get_train_dataloader()))
     assert len(batch["input_ids"]) == 4 and len(batch["pixel_values"]) == 3
-    coded = IterableDataset.from_generator(lambda: iter([rows[0], {"prompt": "draw", "completion": "<image_gen>", "output_image_codes": [[1]]}]))
+    coded = IterableDataset.from_generator(
+        lambda: iter([rows[0], {"prompt": "draw", "completion": "<image_gen>", "output_image_codes": [[1]]}])
+    )
     with pytest.raises(ValueError, match="Row 1: it has output_image_codes, unlike the first row"):
         list(sft(model, processor, tmp_path, coded).train_dataset)
 

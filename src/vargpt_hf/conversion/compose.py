@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from transformers.utils import logging
 
 from ..modeling.configuration_vargpt import VargptConfig
-from ..processing.chat_vargpt import OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_TOKEN, OUTPUT_IMAGE_START_TOKEN, UNCONDITIONAL_CHAT
+from ..processing.chat_vargpt import OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_START_TOKEN, OUTPUT_IMAGE_TOKEN, UNCONDITIONAL_CHAT
 from .assembly import (
     RELEASED_GENERATION,
     Part,
@@ -104,7 +104,11 @@ def compose_checkpoint(
     unconditional = processor.apply_chat_template(UNCONDITIONAL_CHAT, add_generation_prompt=True, tokenize=True, return_dict=True)
     model.generation_config = GenerationConfig(
         **{name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        **{**RELEASED_GENERATION, "output_image_guidance_type": "prompt", "output_image_unconditional_ids": list(unconditional["input_ids"][0])},
+        **{
+            **RELEASED_GENERATION,
+            "output_image_guidance_type": "prompt",
+            "output_image_unconditional_ids": list(unconditional["input_ids"][0]),
+        },
     )
     logger.warning(LICENCE_NOTE)
     write_folder(model, processor, destination, max_shard_size)

@@ -8,9 +8,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedModel
 
 PARTS = {
-    "language_model": "language model",
-    "vision_tower": "vision tower, which reads pictures",
-    "visual_decoder": "visual decoder, which draws them",
+    "vlm": "{vlm}, which reads",
+    "visual_decoder": "visual decoder, which draws",
     "image_tokenizer": "image tokenizer",
 }
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -89,14 +88,21 @@ def has_own_card(repo_id: str, token: bool | str | None = None) -> bool:
 
 def _sizes(model: PreTrainedModel) -> str:
     """Parameters by part, and what a picture costs, as a table."""
-    image_tokenizer_config = model.config.image_tokenizer_config
-    rows = [f"| {what} | {sum(p.numel() for p in getattr(model.model, part).parameters()):,} |" for part, what in PARTS.items()]
+    config = model.config
+    rows = [
+        f"| {what.format(vlm=config.vlm_config.model_type)} | {sum(p.numel() for p in getattr(model.model, part).parameters()):,} |"
+        for part, what in PARTS.items()
+    ]
     rows.append(f"| in all | {model.num_parameters():,} |")
-    picture = (
-        f"A picture of {image_tokenizer_config.image_size}×{image_tokenizer_config.image_size} pixels has {image_tokenizer_config.num_image_tokens} codes of "
-        f"{image_tokenizer_config.codebook_size:,} and takes {len(image_tokenizer_config.scales)} calls of the language model."
-    )
-    return "\n".join(["| part | parameters |", "|---|---|", *rows]) + "\n\n" + picture
+    tokenizer = config.image_tokenizer_config
+    images = []
+    for schedule in config.schedules:
+        height, width = tokenizer.image_size(schedule)
+        images.append(
+            f"An image of {height}×{width} pixels has {schedule.num_positions:,} codes of {tokenizer.num_symbols} × {tokenizer.num_classes:,} "
+            f"classes and takes {len(schedule)} calls of the language model."
+        )
+    return "\n".join(["| part | parameters |", "|---|---|", *rows]) + "\n\n" + "\n".join(images)
 
 
 __all__ = ["has_own_card", "make_card"]

@@ -27,7 +27,7 @@ from .configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DECODERS, VargptConfi
 from .generation_vargpt import VargptGenerationMixin
 from .image_tokenizer_vargpt import NO_CODE, code_log_probs
 from .pretrained_vargpt import VargptPreTrainedModel
-from .scales_vargpt import ScaleSchedule
+from .scales_vargpt import ScaleSchedule, position_weights
 from .visual_decoder_vargpt import VargptProjector
 
 IGNORE_INDEX = -100
@@ -494,17 +494,10 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         """
         losses = -code_log_probs(logits, images.codes, label_smoothing).mean(-1)
         if power := self.config.image_scale_power:
-            losses = losses * self._position_weights(power, images)
+            losses = losses * position_weights(self.model.schedules, images.schedule_ids, power)
         if num_codes_in_batch is None:
             num_codes_in_batch = (images.codes != NO_CODE).sum().clamp(min=1)
         return losses.sum() / num_codes_in_batch
-
-    def _position_weights(self, power: float, images: VargptOutputImages) -> torch.Tensor:
-        """Weights (N, L) of every position's loss; those behind an image's own positions weigh 1, where the loss is 0."""
-        weights = torch.ones(images.codes.shape, device=images.codes.device)
-        for schedule, chosen in self.model.schedule_groups(images.schedule_ids):
-            weights[chosen, : schedule.num_positions] = schedule.loss_weights(power, weights.device)
-        return weights
 
     @can_return_tuple
     def forward(

@@ -99,6 +99,16 @@ def schedules_of(schedules: tuple) -> tuple[ScaleSchedule, ...]:
     return tuple(ScaleSchedule.of(scales) for scales in schedules)
 
 
+def position_weights(schedules: Sequence[ScaleSchedule], schedule_ids: torch.LongTensor, power: float) -> torch.Tensor:
+    """Weights (N, L) of the positions of N images, [`ScaleSchedule.loss_weights`] of each one's schedule, 1 behind its own positions."""
+    chosen = [schedules[index] for index in schedule_ids.tolist()]
+    longest = max((schedule.num_positions for schedule in chosen), default=schedules[0].num_positions)
+    weights = torch.ones(len(chosen), longest, device=schedule_ids.device)
+    for index, schedule in enumerate(chosen):
+        weights[index, : schedule.num_positions] = schedule.loss_weights(power, schedule_ids.device)
+    return weights
+
+
 def nearest_schedule(schedules: Sequence[ScaleSchedule], height: float, width: float) -> int:
     """Index of the schedule whose images come nearest to `height` × `width`: first in aspect ratio, then in area.
 
@@ -118,4 +128,4 @@ def nearest_schedule(schedules: Sequence[ScaleSchedule], height: float, width: f
     return min(range(len(schedules)), key=distance)
 
 
-__all__ = ["VAR_SIDES", "ScaleSchedule", "nearest_schedule", "schedules_of"]
+__all__ = ["VAR_SIDES", "ScaleSchedule", "nearest_schedule", "position_weights", "schedules_of"]

@@ -20,10 +20,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .chat_vargpt import (
-    OUTPUT_IMAGE_END_TOKEN,
-    OUTPUT_IMAGE_TOKEN,
-    OUTPUT_IMAGE_START_TOKEN,
     IMAGE_TOKEN,
+    OUTPUT_IMAGE_END_TOKEN,
+    OUTPUT_IMAGE_START_TOKEN,
+    OUTPUT_IMAGE_TOKEN,
     RELEASED_SYSTEM_PROMPT,
     carried_drawings,
     clean_chat,
@@ -150,7 +150,9 @@ class VargptProcessor(ProcessorMixin):
             num_drawings = self._count_drawings(texts)
             if self.tokenizer.bos_token and all(row.startswith(self.tokenizer.bos_token) for row in texts):
                 kwargs["add_special_tokens"] = False  # else the tokenizer would put a second one before it
-        drawings = self._process_drawings(output_images, output_image_codes, num_drawings if texts is not None else None, random_crop, generator)
+        drawings = self._process_drawings(
+            output_images, output_image_codes, num_drawings if texts is not None else None, random_crop, generator
+        )
         inputs = {}
         if texts is not None or flat_images or not drawings:
             inputs = super().__call__(images=flat_images or None, text=texts, **kwargs)

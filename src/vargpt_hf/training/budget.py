@@ -97,7 +97,7 @@ def estimate_budget(
     if min(batch_size, sequence_length, num_processes) < 1 or min(pictures_to_read, pictures_to_generate) < 0:
         raise ValueError("Batch size, tokens and GPUs must be at least 1, numbers of pictures at least 0.")
     config = model.config
-    places = pictures_to_read * config.image_seq_length + pictures_to_generate * (config.schedules[0].num_positions + 2)
+    places = pictures_to_read * config.vlm_config.image_seq_length + pictures_to_generate * (config.schedules[0].num_positions + 2)
     if places > sequence_length:
         raise ValueError(f"A row of {sequence_length} tokens has no room for its pictures, which take {places:g}: give longer rows.")
     parts = _parts(model, batch_size, sequence_length, pictures_to_read, pictures_to_generate, gradient_checkpointing)
@@ -233,7 +233,7 @@ def _parts(model: VargptForConditionalGeneration, batch_size: int, length: int, 
     decodes = past_llm or _is_trained(inner.projector_to_decoder)
     return [
         _Part([inner.vlm.vision_tower], batch_size * read * patches, checkpointing, patches, vision.hidden_size),
-        _Part([inner.vlm.multi_modal_projector], batch_size * read * config.image_seq_length, reads),
+        _Part([inner.vlm.multi_modal_projector], batch_size * read * config.vlm_config.image_seq_length, reads),
         _Part([decoder.token_embedding], codes, False),
         _Part([inner.projector_to_llm], codes, embeds),
         _Part([inner.vlm.language_model], batch_size * length, into_llm, length, text_width),

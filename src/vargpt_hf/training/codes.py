@@ -60,7 +60,7 @@ def encode_rows(
     """Writes rows whose pictures to generate have become codes, as parquet files of `rows_per_shard` rows each.
 
     Columns are `messages`, `images` (as they were), `output_image_codes`, `image_hashes` (SHA-256 of each encoded picture's file) and `image_tokenizer_fingerprint`
-    (`VargptVQModel.fingerprint`). A file appears when it is whole; a run that was stopped goes on with the files that are missing.
+    (`VargptImageTokenizer.fingerprint`). A file appears when it is whole; a run that was stopped goes on with the files that are missing.
 
     Args:
         rows: rows with `output_images`.
@@ -119,7 +119,9 @@ def _load(model: str, device: str, number: int = 0) -> None:
     if _loaded.get("device") == device:  # for the fingerprint, a moment ago
         return
     vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype="float32")
-    _loaded.update(image_tokenizer=vargpt.model.image_tokenizer.to(device).eval(), processor=VargptProcessor.from_pretrained(model), device=device)
+    _loaded.update(
+        image_tokenizer=vargpt.model.image_tokenizer.to(device).eval(), processor=VargptProcessor.from_pretrained(model), device=device
+    )
 
 
 def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size: int, skip_broken: bool) -> list[str]:
@@ -140,7 +142,9 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
             continue
         codes = [None] * len(pixels)
         waiting += [(codes, number, each) for number, each in enumerate(pixels)]
-        encoded.append({**row, "output_image_codes": codes, "image_hashes": hashes, "image_tokenizer_fingerprint": job.image_tokenizer_fingerprint})
+        encoded.append(
+            {**row, "output_image_codes": codes, "image_hashes": hashes, "image_tokenizer_fingerprint": job.image_tokenizer_fingerprint}
+        )
         while len(waiting) >= batch_size:
             _encode(waiting[:batch_size])
             del waiting[:batch_size]

@@ -17,8 +17,9 @@ from trl import DPOConfig, DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION, VargptVARLayer, VargptVisualDecoder
-from ..modeling.vq_vargpt import VargptVQModel
+from ..modeling.image_tokenizer_vargpt import VargptImageTokenizer, code_log_probs
+from ..modeling.scales_vargpt import position_weights
+from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION
 from .collator import VargptDataCollator, pictures_of
 from .packing import IGNORE_INDEX
 from .readers import PREFERENCE_CODES_FEATURES, PREFERENCE_FEATURES, for_trainer, to_pairs
@@ -241,13 +242,12 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
         )
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptPreferenceCollator):
-            self.data_collator.collator.image_tokenizer_fingerprint = part_of(self.model, VargptVQModel).fingerprint()
+            self.data_collator.collator.image_tokenizer_fingerprint = part_of(self.model, VargptImageTokenizer).fingerprint()
         if args.disable_dropout:
             for layer in [*self.model.modules(), *(() if self.ref_model is None else self.ref_model.modules())]:
-                if isinstance(layer, VargptVARLayer):
+                if hasattr(layer, "drop_path_rate"):
                     layer.drop_path_rate = 0.0
-        power = args.image_scale_power if isinstance(args, VargptDPOConfig) else 0.0
-        self._code_weights = part_of(self.model, VargptVisualDecoder).place_weights(power, self.args.device)  # (L,)
+        self._scale_power = args.image_scale_power if isinstance(args, VargptDPOConfig) else 0.0
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         """The dataset as it is: the collator makes tokens of it."""
@@ -274,9 +274,12 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
         images = torch.zeros_like(text)
         num_codes = (ids == self.model.config.output_image_token_id).sum(1)
         if (codes := outputs.output_image_codes) is not None:
-            losses = F.cross_entropy(outputs.output_image_logits.flatten(0, 1).float(), codes.flatten(), reduction="none").view_as(codes)
-            rows = torch.arange(len(ids), device=ids.device).repeat_interleave(num_codes // codes.shape[1])
-            images = images.index_add(0, rows, -(losses * self._code_weights).sum(1))
+            schedules, schedule_ids = self.model.config.schedules, inputs.get("output_image_schedule_ids")
+            schedule_ids = codes.new_zeros(len(codes)) if schedule_ids is None else schedule_ids
+            log_probs = code_log_probs(outputs.output_image_logits, codes).sum(-1)
+            weighted = (log_probs * position_weights(schedules, schedule_ids, self._scale_power)).sum(1)
+            ends = torch.tensor([schedules[index].num_positions for index in schedule_ids.tolist()], device=ids.device).cumsum(0)
+            images = images.index_add(0, torch.searchsorted(num_codes.cumsum(0), ends), weighted)
         return AnswerLogProbs(text, images, (targets != IGNORE_INDEX).sum(1) + num_codes), outputs
 
     def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -346,7 +349,11 @@ def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
 
     Such is a batch without drawings where the drawing side alone is trained.
     """
-    if not torch.is_grad_enabled() or outputs.logits.requires_grad or (outputs.output_image_logits is not None and outputs.output_image_logits.requires_grad):
+    if (
+        not torch.is_grad_enabled()
+        or outputs.logits.requires_grad
+        or (outputs.output_image_logits is not None and outputs.output_image_logits.requires_grad)
+    ):
         return outputs
     outputs.logits = outputs.logits + sum(0.0 * p.sum() for p in module.parameters() if p.requires_grad)
     return outputs

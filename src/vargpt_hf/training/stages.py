@@ -23,9 +23,10 @@ class Stage:
     schedule: dict[str, float | int | str] = field(default_factory=dict)
 
 
-_LLM = (r"model\.vlm\.language_model\.", r"lm_head\.")
-_UNDERSTANDING_PROJECTOR = (r"model\.multi_modal_projector\.",)
-_GENERATION_PROJECTORS = (r"model\.generation_projector_(in|out)\.",)
+# What the vision-language models of Transformers call their language model, which is all of a text-only one, and their projector.
+_LLM = (r"model\.vlm\.(language_model|text_model|layers|norm|embed_tokens)\.", r"lm_head\.")
+_UNDERSTANDING_PROJECTOR = (r"model\.vlm\.(multi_modal_projector|connector|mlp1|visual\.merger|visual\.deepstack_merger_list)\.",)
+_GENERATION_PROJECTORS = (r"model\.projector_to_(llm|decoder)\.",)
 _DECODER = (r"model\.visual_decoder\.",)
 _COSINE = {"lr_scheduler_type": "cosine", "warmup_steps": 0.1}
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTConfig, SFTTrainer
 
 from ..modeling.configuration_vargpt import VargptConfig
-from ..modeling.vq_vargpt import VargptVQModel
+from ..modeling.image_tokenizer_vargpt import NO_CODE, VargptImageTokenizer, code_log_probs, to_symbols
 from .collator import VargptDataCollator
 from .packing import IGNORE_INDEX, num_tokens
 from .readers import for_trainer, to_rows
@@ -106,7 +105,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         )
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptDataCollator):
-            self.data_collator.image_tokenizer_fingerprint = part_of(self.model, VargptVQModel).fingerprint()
+            self.data_collator.image_tokenizer_fingerprint = part_of(self.model, VargptImageTokenizer).fingerprint()
             self.data_collator.pack_in_one_row = is_flash_attention_requested(self.model.config.get_text_config())
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 self.data_collator.no_pictures = no_pictures(self.model.config)
@@ -133,9 +132,8 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """Counts the targets of both losses over the batches that are accumulated, on all ranks."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        codes_each = self.model.config.schedules[0].num_positions
         texts = sum(int(self._text_targets(batch["labels"]).sum()) for batch in batches)
-        codes = sum(number_of_drawings(batch) for batch in batches) * codes_each
+        codes = sum(number_of_codes(batch, self.model.config) for batch in batches)
         counts = torch.tensor([[texts, codes]], device=device)
         if self.args.average_tokens_across_devices:
             counts = self.accelerator.gather(counts)
@@ -172,16 +170,17 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         num_texts = targets.sum()
         text_loss = outputs.text_loss.detach() * counts.get("num_items_in_batch", num_texts.clamp(min=1))
         hits = ((outputs.logits[:, :-1].argmax(-1) == labels) & targets).sum()
-        sides = self.model.config.image_tokenizer_config.scales
-        image = torch.zeros(3 + len(sides), device=labels.device)
+        schedule = self.model.config.schedules[0]
+        image = torch.zeros(3 + len(schedule), device=labels.device)
         if outputs.output_image_codes is not None:
             codes, scores = outputs.output_image_codes, outputs.output_image_logits
-            num_codes = torch.tensor(float(codes.numel()), device=labels.device)
+            num_codes = (codes != NO_CODE).sum().float()
             output_image_loss = outputs.output_image_loss.detach() * counts.get("num_codes_in_batch", num_codes)
             is_plain = not self.model.config.image_scale_power and not (self.label_smoothing and self.model.training)
-            entropy = output_image_loss if is_plain else F.cross_entropy(scores.flatten(0, 1).float(), codes.flatten(), reduction="sum")
-            hits_of_places = (scores.argmax(-1) == codes).sum(0)
-            hits_of_scales = [part.sum().float() for part in hits_of_places.split([side * side for side in sides])]
+            entropy = output_image_loss if is_plain else -code_log_probs(scores, codes).mean(-1).sum()
+            right = (scores.argmax(-1) == to_symbols(codes.clamp(min=0), *scores.shape[-2:])).float().mean(-1) * (codes != NO_CODE)
+            hits_of_scales = [part.sum() for part in right.sum(0)[: schedule.num_positions].split(schedule.areas)]
+            hits_of_scales[-1] += right[:, schedule.num_positions :].sum()
             image = torch.stack([output_image_loss, entropy, num_codes, *hits_of_scales])
         text = torch.stack([value.float() for value in (text_loss, hits, num_texts, num_tokens(inputs))])
         sums = torch.cat([text, image])
@@ -216,9 +215,10 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         if num_codes:
             figures |= {"output_image_loss": output_image_loss / num_codes, "image_accuracy": sum(hits_of_scales) / num_codes}
             figures["code_perplexity"] = math.exp(entropy / num_codes)
-            vq = self.model.config.image_tokenizer_config
-            pictures = num_codes / vq.num_image_tokens
-            figures |= {f"image_accuracy_{p}x{p}": hits / (pictures * p * p) for p, hits in zip(vq.scales, hits_of_scales)}
+            schedule = self.model.config.schedules[0]
+            images = num_codes / schedule.num_positions
+            for (rows, columns), hits in zip(schedule.grids, hits_of_scales):
+                figures[f"image_accuracy_{rows}x{columns}"] = hits / (images * rows * columns)
         if mode == "train":
             self._total_train_tokens += int(tokens)
             rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
@@ -244,12 +244,20 @@ def part_of(model: nn.Module, kind: type[Part]) -> Part:
 
 def no_pictures(config: VargptConfig) -> dict[str, torch.Tensor]:
     """Model inputs of zero pictures of each kind, by their names."""
-    vision, vq = config.vision_config, config.image_tokenizer_config
+    vision, tokenizer = config.vision_config, config.image_tokenizer_config
     return {
         "pixel_values": torch.zeros(0, vision.num_channels, vision.image_size, vision.image_size),
-        "output_pixel_values": torch.zeros(0, vq.in_channels, vq.image_size, vq.image_size),
-        "output_image_codes": torch.zeros(0, vq.num_image_tokens, dtype=torch.long),
+        "output_pixel_values": torch.zeros(0, tokenizer.in_channels, *tokenizer.image_size()),
+        "output_image_codes": torch.zeros(0, config.schedules[0].num_positions, dtype=torch.long),
     }
+
+
+def number_of_codes(batch: dict[str, torch.Tensor], config: VargptConfig) -> int:
+    """Codes of the images to draw in a batch of model inputs."""
+    schedule_ids = batch.get("output_image_schedule_ids")
+    if schedule_ids is None:
+        return number_of_drawings(batch) * config.schedules[0].num_positions
+    return sum(config.schedules[index].num_positions for index in schedule_ids.tolist())
 
 
 def number_of_drawings(batch: dict[str, torch.Tensor]) -> int:

@@ -75,7 +75,9 @@ def test_reconstruction_loss_of_known_errors():
 
 def test_vq_training_lowers_the_error(pairs, image_tokenizer_config, tmp_path):
     untrained = evaluate_vq(VargptVQModel(image_tokenizer_config).eval(), pairs)
-    model = train_vq(image_tokenizer_config, pairs, tmp_path, max_steps=60, per_device_train_batch_size=8, learning_rate=5e-3, warmup_steps=5, **QUICK)
+    model = train_vq(
+        image_tokenizer_config, pairs, tmp_path, max_steps=60, per_device_train_batch_size=8, learning_rate=5e-3, warmup_steps=5, **QUICK
+    )
     trained = evaluate_vq(model, pairs)
     assert trained["psnr"] > untrained["psnr"] + 3
     assert 0 < trained["codebook_use"] <= 1 <= trained["perplexity"]
@@ -224,7 +226,13 @@ def test_base_holds_the_parts_it_was_given(image_tokenizer_config, tmp_path):
     )
     text = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     build_base(
-        tmp_path, tokenizer, image_tokenizer, vision, text, {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}, {"max_output_images": 2}
+        tmp_path,
+        tokenizer,
+        image_tokenizer,
+        vision,
+        text,
+        {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1},
+        {"max_output_images": 2},
     )
     model, processor = VargptForConditionalGeneration.from_pretrained(tmp_path), VargptProcessor.from_pretrained(tmp_path)
     for part, given in ((model.model.image_tokenizer, image_tokenizer), (model.model.vlm.vision_tower, vision)):

@@ -39,11 +39,15 @@ def build_base(
         return tokenizer.convert_tokens_to_ids(token)
 
     config = VargptConfig(
-        text_config={**text_config, "vocab_size": len(tokenizer), **special},
-        vision_config=without_path(vision_tower.config.to_dict()),
+        vlm_config={
+            "model_type": "llava",
+            "image_token_index": processor.image_token_id,
+            "image_seq_length": processor.image_seq_length,
+            "text_config": {**text_config, "vocab_size": len(tokenizer), **special},
+            "vision_config": without_path(vision_tower.config.to_dict()),
+        },
         image_tokenizer_config=without_path(image_tokenizer.config.to_dict()),
         visual_decoder_config=visual_decoder_config,
-        image_token_id=token_id(processor.image_token),
         output_image_start_token_id=token_id(processor.output_image_start_token),
         output_image_end_token_id=token_id(processor.output_image_end_token),
         output_image_token_id=token_id(processor.output_image_token),
@@ -53,7 +57,9 @@ def build_base(
     model.model.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
     model.model.vlm.vision_tower.load_state_dict(vision_tower.state_dict())
     unconditional = processor.apply_chat_template(UNCONDITIONAL_CHAT, add_generation_prompt=True, tokenize=True, return_dict=True)
-    model.generation_config = GenerationConfig(**special, output_image_unconditional_ids=list(unconditional["input_ids"][0]), **(generation or {}))
+    model.generation_config = GenerationConfig(
+        **special, output_image_unconditional_ids=list(unconditional["input_ids"][0]), **(generation or {})
+    )
     model.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
 
@@ -65,7 +71,7 @@ def without_path(config: dict[str, Any]) -> dict[str, Any]:
 
 def make_processor(tokenizer: PreTrainedTokenizerFast, image_tokenizer: VargptVQModel, vision_tower: CLIPVisionModel) -> VargptProcessor:
     """The processor whose sizes fit these parts; pictures of the right size pass through untouched."""
-    read, drawn = vision_tower.config.image_size, image_tokenizer.config.image_size
+    read, drawn = vision_tower.config.image_size, image_tokenizer.config.image_size()[0]
     image_processor = VargptImageProcessor(
         size={"shortest_edge": read},
         crop_size={"height": read, "width": read},
@@ -78,5 +84,5 @@ def make_processor(tokenizer: PreTrainedTokenizerFast, image_tokenizer: VargptVQ
         image_processor,
         tokenizer,
         image_seq_length=(read // vision_tower.config.patch_size) ** 2,
-        num_image_gen_tokens=image_tokenizer.config.num_image_tokens,
+        num_image_gen_tokens=image_tokenizer.default_schedule.num_positions,
     )

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from ...modeling.configuration_vargpt import VargptVQConfig
-from ...modeling.vq_vargpt import VargptResidualQuantizer, VargptVQModel
+from ...modeling.scales_vargpt import ScaleSchedule
+from ...modeling.vq_vargpt import VargptResidualQuantizer, VargptVQConfig, VargptVQModel
 
 PEAK = 2.0  # pixels lie in [-1, 1]
 
@@ -81,7 +81,7 @@ class VargptVQTrainer(Trainer):
         if self.model.training and self.state.global_step < self.continuous_steps:
             return self._continuous_loss(pixels)
         if self.model.training and self.continuous_steps and self.state.global_step == self.continuous_steps:
-            fit_quantizer(self.model.quantizer, self._latents())
+            fit_quantizer(self.model.quantizer, self.model.default_schedule, self._latents())
             self.continuous_steps = 0  # once, however many batches make a step
         outputs = model(pixels, num_scales=self._num_scales(pixels) if self.model.training else None)
         loss = self.reconstruction_weight * reconstruction_loss(outputs.reconstruction, pixels) + outputs.quantization_loss
@@ -105,7 +105,7 @@ class VargptVQTrainer(Trainer):
 
     def _num_scales(self, pixels: torch.Tensor) -> torch.LongTensor:
         """From how many scales each picture is decoded, (B,)."""
-        total = len(self.model.config.scales)
+        total = len(self.model.default_schedule)
         coarse = torch.randint(1, max(total, 2), (len(pixels),), device=pixels.device)
         return torch.where(torch.rand(len(pixels), device=pixels.device) < self.coarse_share, coarse, total)
 
@@ -114,24 +114,29 @@ class VargptVQTrainer(Trainer):
         step = self.state.global_step
         if (step + 1) % self.revive_every or step > self.revive_until * self.state.max_steps:
             return
-        revive_codes(self.model.quantizer, self.hits == 0, self.model.encode_latents(pixels).float())
+        revive_codes(self.model.quantizer, self.model.default_schedule, self.hits == 0, self.model.encode_latents(pixels).float())
         self.hits.zero_()
 
 
 @torch.no_grad()
-def revive_codes(quantizer: VargptResidualQuantizer, dead: torch.BoolTensor, latents: torch.Tensor) -> None:
+def revive_codes(quantizer: VargptResidualQuantizer, schedule: ScaleSchedule, dead: torch.BoolTensor, latents: torch.Tensor) -> None:
     """Puts the codes that are `dead` (V,) where latents (B, Cz, H, W) leave something to code.
 
     Where the error is, as k-means++ chooses: picked evenly, most codes would go to empty ground, and which of the many near-equal
     codes of empty ground comes next is noise that no decoder can learn.
     """
     if dead.any():
-        residuals, errors = residuals_of(quantizer, latents)
+        residuals, errors = residuals_of(quantizer, schedule, latents)
         quantizer.codebook.weight[dead.to(residuals.device)] = residuals[torch.multinomial(errors, int(dead.sum()), replacement=True)]
 
 
 def fit_quantizer(
-    quantizer: VargptResidualQuantizer, latents: torch.Tensor, steps: int = 400, learning_rate: float = 1e-2, batch_size: int = 128
+    quantizer: VargptResidualQuantizer,
+    schedule: ScaleSchedule,
+    latents: torch.Tensor,
+    steps: int = 400,
+    learning_rate: float = 1e-2,
+    batch_size: int = 128,
 ) -> None:
     """Fits codebook and φ to latents (N, Cz, H, W) that stay as they are."""
     with torch.no_grad():  # a start among the latents, from none to the whole length of each, long ones first
@@ -143,7 +148,7 @@ def fit_quantizer(
     hits = torch.zeros(len(quantizer.codebook.weight), dtype=torch.long)
     for step in range(steps):
         batch = latents[torch.randint(len(latents), (batch_size,))]
-        codes, f_hat, loss = quantizer.encode(batch)
+        codes, f_hat, loss = quantizer.encode(batch, schedule)
         loss = loss / (1 + quantizer.commitment_weight) + F.mse_loss(f_hat, batch)  # every scale's error, the last one's again
         optimizer.zero_grad()
         loss.backward()
@@ -152,22 +157,19 @@ def fit_quantizer(
         hits += torch.bincount(codes.flatten().cpu(), minlength=len(hits))
         if step % 50 == 49:
             if step < 0.8 * steps:
-                revive_codes(quantizer, hits < 3, batch)
+                revive_codes(quantizer, schedule, hits < 3, batch)
             hits.zero_()
     optimizer.zero_grad()
 
 
 @torch.no_grad()
-def residuals_of(quantizer: VargptResidualQuantizer, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def residuals_of(quantizer: VargptResidualQuantizer, schedule: ScaleSchedule, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What the codebook had to code at every place of every scale, (places, Cz), of latents (B, Cz, H, W), and the squared
     distance of each from its code, (places,)."""
-    f_hat, residuals, errors = torch.zeros_like(latents), [], []
-    for index, side in enumerate(quantizer.scales):
-        residual = F.interpolate(latents - f_hat, size=(side, side), mode="area")
-        codes = quantizer.nearest_codes(residual)
+    residuals, errors = [], []
+    for residual, codes, _ in quantizer.residuals(latents, schedule):
         residuals.append(residual.flatten(2).transpose(1, 2).flatten(0, 1))
         errors.append((residuals[-1] - quantizer.codebook(codes.flatten())).square().sum(1))
-        f_hat = f_hat + quantizer.contribution(codes, index)
     return torch.cat(residuals), torch.cat(errors)
 
 
@@ -200,7 +202,7 @@ def train_vq(
     """Trains an image tokenizer on rows `{"image": PIL picture}` and saves it.
 
     Args:
-        config: its sizes; the pictures must be of `config.image_size`.
+        config: its sizes; the pictures must be of `config.image_size()`.
         coarse_share: of the pictures that are decoded from some of their scales only, see [`VargptVQTrainer`].
         continuous_steps: at the start, without quantiser, see [`VargptVQTrainer`].
         arguments: of `TrainingArguments`, over the defaults here.
@@ -210,8 +212,9 @@ def train_vq(
     """
     if len(pictures) == 0:
         raise ValueError("There are no pictures to train the image tokenizer on.")
-    if pictures[0]["image"].size != (config.image_size, config.image_size):
-        raise ValueError(f"Pictures are {pictures[0]['image'].size}, but the image tokenizer takes {config.image_size}×{config.image_size}.")
+    height, width = config.image_size()
+    if pictures[0]["image"].size != (width, height):
+        raise ValueError(f"Pictures are {pictures[0]['image'].size}, but the image tokenizer takes (width, height) ({width}, {height}).")
     torch.manual_seed(seed)
     model = VargptVQModel(config)
     defaults = {

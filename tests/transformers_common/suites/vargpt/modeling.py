@@ -64,7 +64,12 @@ class VargptModelTester:
         return [1, *self.picture, *torch.randint(7, 49, (4,)).tolist(), *self.drawing, *torch.randint(7, 49, (3,)).tolist()]
 
     def get_config(self, **kwargs) -> VargptConfig:
-        tokens = {"image_token_id": IMAGE, "output_image_start_token_id": START, "output_image_end_token_id": END, "output_image_token_id": PLACE}
+        tokens = {
+            "image_token_id": IMAGE,
+            "output_image_start_token_id": START,
+            "output_image_end_token_id": END,
+            "output_image_token_id": PLACE,
+        }
         return tiny_config(**tokens, **kwargs)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[VargptConfig, dict[str, torch.Tensor]]:
@@ -74,7 +79,9 @@ class VargptModelTester:
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),
             "pixel_values": torch.rand(self.batch_size, self.num_channels, self.image_size, self.image_size),
-            "output_image_codes": torch.randint(config.image_tokenizer_config.codebook_size, (self.batch_size, config.schedules[0].num_positions)),
+            "output_image_codes": torch.randint(
+                config.image_tokenizer_config.codebook_size, (self.batch_size, config.schedules[0].num_positions)
+            ),
         }
 
 
