@@ -15,6 +15,7 @@ CODE = {
     "adapters_vargpt.py",
     "card_vargpt.py",
     "chat_vargpt.py",
+    "checkpoint_vargpt.py",
     "configuration_vargpt.py",
     "decoding_vargpt.py",
     "generation_vargpt.py",
