@@ -25,6 +25,7 @@ CODE = {
     "pipeline_vargpt.py",
     "pretrained_vargpt.py",
     "processing_vargpt.py",
+    "settings_vargpt.py",
     "visual_decoder_vargpt.py",
     "vq_vargpt.py",
 }
