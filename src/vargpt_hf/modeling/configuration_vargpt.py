@@ -1,16 +1,114 @@
 """Configuration of VARGPT: every number that the model needs, checked when it is built."""
 
-from typing import Literal
+import functools
+import math
+from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 VAR_SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
+# Far beyond any model that there is: numbers above are slips, which would take all memory or the whole day to build.
+MOST_LAYERS = 10_000
+LARGEST_SIZE = 2**24
+# What other kinds of configurations call their sizes; those that a kind does not have are passed over.
+_FOREIGN_SIZES = {
+    "hidden_size": LARGEST_SIZE,
+    "intermediate_size": LARGEST_SIZE,
+    "num_hidden_layers": MOST_LAYERS,
+    "num_attention_heads": LARGEST_SIZE,
+    "num_key_value_heads": LARGEST_SIZE,
+    "head_dim": LARGEST_SIZE,
+    "vocab_size": LARGEST_SIZE,
+    "max_position_embeddings": 2**32,
+    "image_size": LARGEST_SIZE,
+    "patch_size": LARGEST_SIZE,
+    "num_channels": LARGEST_SIZE,
+    "projection_dim": LARGEST_SIZE,
+}
 
+
+def in_words(config_class: type) -> type:
+    """Decorator of a strict configuration: whatever it refuses, or a library inside of it, is a ValueError or a TypeError."""
+    build, assign = config_class.__init__, config_class.__setattr__
+
+    @functools.wraps(build)
+    def __init__(self, *args, **kwargs):
+        try:
+            build(self, *args, **kwargs)
+        except Exception as error:  # other kinds of configurations, which are read inside, raise nearly anything at numbers that do not fit
+            raise _in_words(error, config_class.__name__) from error
+
+    @functools.wraps(assign)
+    def __setattr__(self, name: str, value: Any):
+        try:
+            assign(self, name, value)
+        except StrictDataclassError as error:
+            raise _in_words(error, config_class.__name__) from error
+
+    config_class.__init__, config_class.__setattr__ = __init__, __setattr__
+    return config_class
+
+
+def _in_words(error: Exception, what: str) -> ValueError | TypeError:
+    if type(error) in (ValueError, TypeError):
+        return error
+    if isinstance(error, StrictDataclassError):
+        kind = TypeError if isinstance(error.__cause__, TypeError) else ValueError
+        return kind(f"{what}: {error.__cause__ or error}")
+    return ValueError(f"These fields do not make a {what} ({type(error).__name__}: {error}).")
+
+
+def check_size(name: str, value: object, largest: int = LARGEST_SIZE, least: int = 1) -> None:
+    """Refuses, by a ValueError (TypeError), what is no whole number from `least` to `largest`."""
+    if type(value) is not int:
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+    if not least <= value <= largest:
+        raise ValueError(f"`{name}` must be from {least} to {largest}, got {value}.")
+
+
+def check_number(name: str, value: float, least: float = 0.0, most: float = math.inf, excluded: tuple[float, ...] = ()) -> None:
+    """Refuses, by a ValueError, NaN, infinity and what is not from `least` to `most` or is an `excluded` end."""
+    if not math.isfinite(value) or not least <= value <= most or value in excluded:
+        begin, end = "(" if least in excluded else "[", ")" if most in (*excluded, math.inf) else "]"
+        raise ValueError(f"`{name}` must be in {begin}{least:g}, {most:g}{end}, got {value}.")
+
+
+class VargptBaseConfig(PreTrainedConfig):
+    """What our configurations share: the file that is wrong is named, and weights have a floating-point format."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As in Transformers.
+
+        Raises:
+            ValueError, TypeError: fields that do not make this configuration, and where they were read.
+        """
+        if not isinstance(config_dict, dict):
+            raise TypeError(f"A configuration must be an object of fields and values, got {type(config_dict).__name__}.")
+        source = kwargs.get("name_or_path")
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"config.json of {source}: {error}" if source else str(error)) from error
+
+    def __post_init__(self, **kwargs):
+        for name in ("dtype", "torch_dtype"):
+            wanted = getattr(self, name, None) if name == "dtype" else kwargs.get(name)
+            found = getattr(torch, wanted.removeprefix("torch."), None) if isinstance(wanted, str) else wanted
+            if wanted is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+                raise ValueError(f"`{name}` must be a floating-point type like 'float16', 'bfloat16' or 'float32', got {wanted!r}.")
+        super().__post_init__(**kwargs)
+
+
+@in_words
 @strict
-class VargptVQConfig(PreTrainedConfig):
+class VargptVQConfig(VargptBaseConfig):
     r"""Sizes of the image tokenizer, the multi-scale residual VQ-VAE of VAR (arXiv 2404.02905, section 3.2).
 
     Args:
@@ -56,6 +154,7 @@ class VargptVQConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.scales = tuple(self.scales)
         self.channel_multipliers = tuple(self.channel_multipliers)
+        self._check_numbers()
         if not self.scales or self.scales[0] < 1 or any(a >= b for a, b in zip(self.scales, self.scales[1:])):
             raise ValueError(f"`scales` must be side lengths that rise from 1 or more, got {self.scales}.")
         if self.scales[-1] * self.downsampling != self.image_size:
@@ -67,13 +166,22 @@ class VargptVQConfig(PreTrainedConfig):
         widths = [self.base_channels * multiplier for multiplier in self.channel_multipliers]
         if any(width % self.norm_num_groups for width in widths):
             raise ValueError(f"Every level's width must be divisible by norm_num_groups={self.norm_num_groups}: {widths}.")
-        if not 0 <= self.residual_conv_ratio <= 1:
-            raise ValueError(f"`residual_conv_ratio` must be in [0, 1], got {self.residual_conv_ratio}.")
         if self.quant_conv_kernel_size % 2 == 0:
             raise ValueError(f"`quant_conv_kernel_size` must be odd, got {self.quant_conv_kernel_size}.")
-        for name in ("codebook_size", "latent_channels", "num_res_blocks", "num_residual_convs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+
+    def _check_numbers(self) -> None:
+        sizes = ("image_size", "codebook_size", "latent_channels", "in_channels", "base_channels", "norm_num_groups", "quant_conv_kernel_size")
+        for name in sizes:
+            check_size(name, getattr(self, name))
+        for name in ("num_res_blocks", "num_residual_convs"):
+            check_size(name, getattr(self, name), MOST_LAYERS)
+        if not 1 <= len(self.channel_multipliers) <= 24:  # each after the first halves the side, which has 24 bits at most
+            raise ValueError(f"`channel_multipliers` must be 1 to 24 numbers, one a level, got {len(self.channel_multipliers)}.")
+        for multiplier in self.channel_multipliers:
+            check_size("channel_multipliers", multiplier)
+        check_number("residual_conv_ratio", self.residual_conv_ratio, most=1.0)
+        check_number("commitment_weight", self.commitment_weight)
+        check_number("norm_eps", self.norm_eps)
 
     @property
     def downsampling(self) -> int:
@@ -91,8 +199,9 @@ class VargptVQConfig(PreTrainedConfig):
         return sum(side * side for side in self.scales)
 
 
+@in_words
 @strict
-class VargptVisualDecoderConfig(PreTrainedConfig):
+class VargptVisualDecoderConfig(VargptBaseConfig):
     r"""Sizes of the visual decoder, a block-causal transformer with AdaLN (VAR, arXiv 2404.02905, section 3.3).
 
     Args:
@@ -125,6 +234,10 @@ class VargptVisualDecoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_size("hidden_size", self.hidden_size)
+        check_size("num_attention_heads", self.num_attention_heads)
+        check_size("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)
+        check_number("mlp_ratio", self.mlp_ratio, most=1024.0, excluded=(0.0,))
         if self.drop_path_rate is None:
             self.drop_path_rate = 0.1 * self.num_hidden_layers / 24
         if self.initializer_range is None:
@@ -133,9 +246,11 @@ class VargptVisualDecoderConfig(PreTrainedConfig):
             raise ValueError(
                 f"The visual decoder's hidden_size {self.hidden_size} is not divisible by its {self.num_attention_heads} attention heads."
             )
+        check_size("hidden_size · mlp_ratio, rounded,", self.intermediate_size)
         for name in ("drop_path_rate", "condition_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+            check_number(name, getattr(self, name), most=1.0, excluded=(1.0,))
+        for name in ("layer_norm_eps", "max_attention_scale", "initializer_range"):
+            check_number(name, getattr(self, name))
 
     @property
     def head_dim(self) -> int:
@@ -148,8 +263,9 @@ class VargptVisualDecoderConfig(PreTrainedConfig):
         return round(self.hidden_size * self.mlp_ratio)
 
 
+@in_words
 @strict
-class VargptConfig(PreTrainedConfig):
+class VargptConfig(VargptBaseConfig):
     r"""Configuration of VARGPT (arXiv 2501.12327): one language model that reads pictures and draws them.
 
     The defaults are those of the released 7B+2B model: LLaVA-1.5-7B, a decoder of depth 30 and VAR's image tokenizer.
@@ -206,7 +322,7 @@ class VargptConfig(PreTrainedConfig):
     image_place_token_id: int = 32004
     image_seq_length: int | None = None
     vision_feature_layer: int | list[int] = -2
-    vision_feature_select_strategy: Literal["default", "full"] = "default"
+    vision_feature_select_strategy: str = "default"
     projector_hidden_act: str = "gelu"
     multimodal_projector_bias: bool = True
     text_loss_weight: float | int = 1.0
@@ -217,7 +333,7 @@ class VargptConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        found = config_dict.get("model_type", cls.model_type)
+        found = config_dict.get("model_type", cls.model_type) if isinstance(config_dict, dict) else cls.model_type
         if found != cls.model_type:
             raise ValueError(
                 f"This is the configuration of a {found!r} model, not of a {cls.model_type!r} one: load it by the Auto classes. A checkpoint "
@@ -226,16 +342,54 @@ class VargptConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):
+        for part in ("text_config", "vision_config"):
+            _check_foreign(part, getattr(self, part))
         super().__post_init__(**kwargs)
+        if self.vision_feature_select_strategy not in ("default", "full"):
+            raise ValueError(f"`vision_feature_select_strategy` must be 'default' or 'full', got {self.vision_feature_select_strategy!r}.")
+        self._check_vision_layers()
+        for name, activation in self._activations().items():
+            if activation is not None and activation not in ACT2FN:
+                raise ValueError(f"`{name}` must be one of {', '.join(sorted(ACT2FN))}, got {activation!r}.")
         self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
         if self.image_seq_length is None:
             self.image_seq_length = self._vision_tower_places()
         self._check_tokens()
-        if self.image_seq_length < 1:
-            raise ValueError(f"`image_seq_length` must be at least 1, got {self.image_seq_length}.")
+        check_size("image_seq_length", self.image_seq_length)
         for name in ("text_loss_weight", "image_loss_weight", "image_scale_power"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+            check_number(name, getattr(self, name))
+
+    def _activations(self) -> dict[str, str | None]:
+        """Names of the activations, by the fields that hold them."""
+        parts = {f"{part}.hidden_act": getattr(getattr(self, part), "hidden_act", None) for part in ("text_config", "vision_config")}
+        return {name: act for name, act in parts.items() if isinstance(act, str)} | {"projector_hidden_act": self.projector_hidden_act}
+
+    def _check_vision_layers(self) -> None:
+        layers = [self.vision_feature_layer] if isinstance(self.vision_feature_layer, int) else self.vision_feature_layer
+        states = self.vision_config.num_hidden_layers + 1
+        if not layers or any(not -states <= layer < states for layer in layers):
+            raise ValueError(
+                f"`vision_feature_layer` must be one or more of the vision tower's {states} hidden states, from {-states} to {states - 1}, "
+                f"got {self.vision_feature_layer}."
+            )
+
+    def least_parameters(self) -> int:
+        """A number of parameters that the model has at least, worked out without building it."""
+        text, vision, vq, decoder = self.text_config, self.vision_config, self.vq_config, self.visual_decoder_config
+        layers = [
+            (part.num_hidden_layers, part.hidden_size, width)
+            for part in (text, vision, decoder)
+            if isinstance(width := getattr(part, "intermediate_size", None), int)
+        ]
+        return (
+            sum(2 * depth * width * inner for depth, width, inner in layers)
+            + text.vocab_size * text.hidden_size
+            + self._vision_tower_places() * vision.hidden_size
+            + vq.codebook_size * vq.latent_channels
+            + vq.num_image_tokens * decoder.hidden_size
+            + sum((vq.base_channels * multiplier) ** 2 for multiplier in vq.channel_multipliers) * 9 * vq.num_res_blocks
+            + 6 * decoder.num_hidden_layers * decoder.hidden_size**2
+        )
 
     def _vision_tower_places(self) -> int:
         """Places of one picture: patches, and the class token where "full" keeps it."""
@@ -258,6 +412,14 @@ class VargptConfig(PreTrainedConfig):
     def paper(cls, **kwargs) -> "VargptConfig":
         """The 7B+2B model of the paper (arXiv 2501.12327, section 3); `kwargs` replace single fields."""
         return cls(**kwargs)
+
+
+def _check_foreign(part: str, config: dict | PreTrainedConfig | None) -> None:
+    """Refuses sizes of another kind of configuration, by the names that it has in ours."""
+    for name, largest in _FOREIGN_SIZES.items():
+        value = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+        if value is not None:
+            check_size(f"{part}.{name}", value, largest)
 
 
 VargptVQConfig.register_for_auto_class()

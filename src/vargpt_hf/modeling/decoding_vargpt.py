@@ -18,14 +18,22 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from .image_sampling_vargpt import guidance_strength, guide, sample_codes, sample_noise, sample_tokens
+from .settings_vargpt import max_positions, picture_tokens
 from .visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION, VargptDecoderCache
 
 
 class VargptImageStreamer(ABC):
-    """Receives pictures while they are drawn."""
+    """Receives pictures while they are drawn.
+
+    Attributes:
+        wants_pixels: whether `put` is to be given pixels. To decode them after every scale takes longer than to draw the codes, so that
+            a progress bar says False, and is given None.
+    """
+
+    wants_pixels: bool = True
 
     @abstractmethod
-    def put(self, images: torch.Tensor, rows: torch.LongTensor, scale_index: int) -> None:
+    def put(self, images: torch.Tensor | None, rows: torch.LongTensor, scale_index: int) -> None:
         """Takes the pictures (N, 3, image_size, image_size) in [-1, 1] of the batch's `rows` (N,) after one scale."""
 
     @abstractmethod
@@ -137,9 +145,10 @@ class VargptDecodingLoop:
         return tokens
 
     def _may_not_draw(self) -> torch.BoolTensor:
-        """Rows (B,) that have drawn all they may, or have no room left for a picture's two tokens."""
+        """Rows (B,) that have drawn all they may, or have no room left for a picture's two tokens or its positions."""
         drawn = torch.tensor([len(drawings) for drawings in self.drawings], device=self.device)
-        return (drawn >= self.settings.max_images) | (self.lengths + 2 > self.max_new_tokens)
+        too_far = self.positions[: self.num_rows] + picture_tokens(self.config) > max_positions(self.config)
+        return (drawn >= self.settings.max_images) | (self.lengths + 2 > self.max_new_tokens) | too_far
 
     def _visible(self, length: int) -> torch.LongTensor:
         """What rows of this many generated tokens look like, (B, P + length); other rows hold nothing of meaning."""
@@ -300,7 +309,8 @@ class VargptDecodingLoop:
             codes.append(self._choose_codes(logits, num_pictures, index, rows))
             f_hat = f_hat + quantizer.contribution(codes[-1], index)
             if self.image_streamer is not None:
-                self.image_streamer.put(model.vq_model.decode_latents(f_hat).clamp(-1, 1), rows, index)
+                wanted = self.image_streamer.wants_pixels
+                self.image_streamer.put(model.vq_model.decode_latents(f_hat).clamp(-1, 1) if wanted else None, rows, index)
             if index + 1 < len(place_embeddings):
                 tokens = decoder.token_embedding(quantizer.next_scale_input(f_hat, index + 1).to(tokens.dtype))
                 tokens = tokens.repeat(len(llm_rows) // num_pictures, 1, 1)
@@ -325,6 +335,10 @@ class VargptDecodingLoop:
     def _noise_rows(self, hidden: torch.Tensor, index: int, rows: torch.LongTensor) -> torch.Tensor:
         """Noise (N, l, D) of the released guidance, in place of the hidden states of unconditional rows."""
         if self.image_noise is not None:
+            if self.image_noise[index].shape != hidden.shape:
+                raise ValueError(
+                    f"`image_noise[{index}]` is for {len(self.image_noise[index])} pictures, but {len(hidden)} are drawn together."
+                )
             return self.image_noise[index].to(hidden)
         return sample_noise(hidden.shape, hidden, self._generator_of(rows))
 
@@ -345,6 +359,7 @@ class VargptDecodingLoop:
             settings.image_top_k,
             settings.image_top_p,
             self._generator_of(rows),
+            what=f"The logits of the codes of scale {index}",
         )
 
     # ---- the result

@@ -5,6 +5,33 @@ Shapes: N pictures, l codes of one scale, V codebook size.
 
 import torch
 import torch.nn.functional as F
+from transformers import LogitsProcessor
+
+
+class VargptScoresCheck(LogitsProcessor):
+    """Raises where a choice of the next token would have no meaning; the last processor before sampling's filters."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (B, vocabulary) unchanged; ValueError if any is NaN or +inf, or if a row has none above -inf."""
+        best = scores.amax(dim=-1)  # NaN where any score is
+        if not best.isfinite().all():
+            row = int((~best.isfinite()).nonzero()[0])
+            where = f"of row {row}, after {input_ids.shape[1]} tokens"
+            if best[row] == -torch.inf:
+                raise ValueError(f"No token may follow: the settings and logits processors forbid every one {where}.")
+            raise ValueError(f"The scores of the next token {where}, are NaN or infinite. {_CAUSES}")
+        return scores
+
+
+_CAUSES = "Check the prompt's pictures and embeddings and the weights for such values; float16 overflows where bfloat16 and float32 do not."
+
+
+def check_logits(logits: torch.Tensor, what: str) -> None:
+    """Raises a ValueError if logits (N, l, V), of which `what` says whose they are, are NaN or infinite."""
+    wrong = ~logits.isfinite()
+    if wrong.any():
+        picture, place = wrong.any(-1).nonzero()[0].tolist()
+        raise ValueError(f"{what} are NaN or infinite, first in picture {picture} at place {place}. {_CAUSES}")
 
 
 def guidance_strength(scale: float, ramp: bool, scale_index: int, num_scales: int) -> float:
@@ -44,13 +71,19 @@ def sample_codes(
     top_k: int = 0,
     top_p: float = 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
+    what: str = "The logits of the codes",
 ) -> torch.LongTensor:
     """Codes (N, l) of logits (N, l, V), in float32: the likeliest, or a sample of the filtered distribution.
 
     Args:
         generator: source of randomness; a list has one for each picture, so that a picture does not depend on the others.
+        what: whose logits these are, for errors.
+
+    Raises:
+        ValueError: logits that are NaN or infinite, which would be a choice of nothing.
     """
     logits = logits.float()
+    check_logits(logits, what)
     if not do_sample:
         return logits.argmax(dim=-1)
     probabilities = filter_logits(logits / temperature, top_k, top_p).softmax(dim=-1)
@@ -78,4 +111,4 @@ def _each(values: torch.Tensor, generator: torch.Generator | list[torch.Generato
     return [(values, generator)]
 
 
-__all__ = ["filter_logits", "guidance_strength", "guide", "sample_codes", "sample_noise", "sample_tokens"]
+__all__ = ["VargptScoresCheck", "check_logits", "filter_logits", "guidance_strength", "guide", "sample_codes", "sample_noise", "sample_tokens"]
