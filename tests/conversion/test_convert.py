@@ -186,10 +186,10 @@ def test_tensor_from_which_a_size_is_read_is_missing(converted, weights):
 def test_absent_shards_and_weights_are_named(tmp_path, weights):
     source = write_released_folder(tmp_path / "source", weights, form="sharded safetensors")
     (source / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"has not: model-00002-of-00003\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"has not: model-00002-of-00003\.safetensors"):
         convert_checkpoint(source, tmp_path / "ours")
     (source / "model.safetensors.index.json").unlink()
-    with pytest.raises(ValueError, match="has no weights"):
+    with pytest.raises(FileNotFoundError, match="has no weights"):
         convert_checkpoint(source, tmp_path / "ours")
 
 
@@ -198,7 +198,7 @@ def test_damaged_files_are_refused(tmp_path, weights, form):
     source = write_released_folder(tmp_path / "source", weights, form=form)
     file = next(path for path in source.iterdir() if path.suffix == f".{form}")
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=rf"{file.name} cannot be read as weights"):
+    with pytest.raises(OSError, match=rf"{file.name} cannot be read as weights"):
         convert_checkpoint(source, tmp_path / "ours")
 
 
@@ -211,7 +211,7 @@ class Payload:
 
 def test_pickled_code_is_not_run(tmp_path, weights, capsys):
     source = write_released_folder(tmp_path / "source", {**weights, "payload": Payload()}, form="bin")
-    with pytest.raises(ValueError, match="could run code"):
+    with pytest.raises(OSError, match="could run code"):
         convert_checkpoint(source, tmp_path / "ours")
     assert "code was run" not in capsys.readouterr().out
 
@@ -227,12 +227,12 @@ def test_other_formats_are_refused(tmp_path, model_type, message):
 
 
 def test_sources_that_are_no_checkpoint_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
         convert_checkpoint(tmp_path / "nothing", tmp_path / "ours")
-    with pytest.raises(ValueError, match=r"has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         convert_checkpoint(tmp_path, tmp_path / "ours")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(OSError, match="is not JSON"):
         convert_checkpoint(tmp_path, tmp_path / "ours")
 
 

@@ -15,6 +15,7 @@ CODE = {
     "adapters_vargpt.py",
     "card_vargpt.py",
     "chat_vargpt.py",
+    "checkpoint_vargpt.py",
     "configuration_vargpt.py",
     "decoding_vargpt.py",
     "generation_vargpt.py",
@@ -24,6 +25,7 @@ CODE = {
     "pipeline_vargpt.py",
     "pretrained_vargpt.py",
     "processing_vargpt.py",
+    "settings_vargpt.py",
     "visual_decoder_vargpt.py",
     "vq_vargpt.py",
 }

@@ -1,6 +1,7 @@
 """`vargpt data check`: everything that training would stumble over is found and named."""
 
 import json
+import os
 
 import pytest
 from PIL import Image as PILImage
@@ -59,6 +60,62 @@ def test_the_command(file, tmp_path):
     PILImage.new("RGB", (8, 8), "red").save(tmp_path / "good" / "red.png")
     (tmp_path / "good" / "red.txt").write_text("red")
     assert CliRunner().invoke(app, ["data", "check", str(tmp_path / "good")]).exit_code == 0
+
+
+FAULTS = [
+    ({"messages": [user("hello")]}, None),
+    ({"messages": [{"role": "user", "content": "<image> what"}]}, "1 marks of pictures in the texts, but 0 pictures"),
+    ({"messages": [{"role": "narrator", "content": "a"}]}, "role 'narrator'"),
+    ({"messages": [user("what", 1)], "images": ["fifo.png"]}, "it is no regular file"),
+    ({"question": "a"}, "of which none tells what to do"),
+    ({"messages": [{"role": "user", "content": 3}]}, "content of type int"),
+    ({"messages": [{"role": "user", "content": "<image> <image> what"}], "image": "red.png"}, "2 marks of pictures in the texts, but 1"),
+    ({"messages": [user("<|image_gen_start|>")]}, "special token"),
+    ("{ no json", "it is not JSON"),
+    ("[1, 2]", "a row is a list"),
+    ({"messages": [user("what", 1)], "image": "red.png"}, None),
+]
+
+
+def write_faults(folder):
+    PILImage.new("RGB", (8, 8), "red").save(folder / "red.png")
+    os.mkfifo(folder / "fifo.png")
+    (folder / "rows.jsonl").write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row, _ in FAULTS))
+    return folder / "rows.jsonl"
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["ahead", "streaming"])
+def test_all_rows_are_looked_at_and_every_fault_is_listed(tmp_path, streaming):
+    rows = load_rows(write_faults(tmp_path), streaming=streaming, keep_faults=True)
+    report = check_rows(rows, VargptProcessor.from_pretrained(TINY_FOLDER))
+    assert report.rows == len(FAULTS) and len(report.lengths) == 2
+    listed = [*report.unread, *report.broken, *report.wrong]
+    assert len(listed) == len(FAULTS) - 2
+    for index, (_, cause) in enumerate(FAULTS):
+        found = [
+            fault
+            for fault in listed
+            if fault.lower().startswith((f"row {index} of {tmp_path}/rows.jsonl (line {index + 1})", f"row {index}, ", f"row {index}:"))
+        ]
+        assert len(found) == (cause is not None) and all(cause in fault for fault in found), index
+    assert report.kinds()["N marks of pictures in the texts, but N pictures."] == 2 and sum(report.kinds().values()) == len(listed)
+
+
+def test_the_command_lists_every_fault(tmp_path):
+    file = write_faults(tmp_path)
+    result = CliRunner().invoke(app, ["data", "check", str(file)])
+    assert result.exit_code == 1
+    assert all(cause in result.output for _, cause in FAULTS if cause)
+    assert f"rows                     {len(FAULTS)}" in result.output and "rows that cannot be read 7" in result.output
+    assert "  2 x N marks of pictures in the texts, but N pictures." in result.output
+    (tmp_path / "empty.jsonl").write_text("")
+    assert CliRunner().invoke(app, ["data", "check", str(tmp_path / "empty.jsonl")]).exit_code == 1  # nothing to train on
+    stage = tmp_path / "stage.yaml"
+    stage.write_text(
+        f"stage: stage1\nmodel_name_or_path: {TINY_FOLDER}\noutput_dir: {tmp_path}\ntrain_data: [{file}, {file}]\nmax_steps: 1\nuse_cpu: true\n"
+    )
+    result = CliRunner().invoke(app, ["data", "check", str(stage)])
+    assert result.exit_code == 1 and f"rows                     {2 * len(FAULTS)}" in result.output
 
 
 def test_the_plot_shows_where_rows_are_too_long(tmp_path):

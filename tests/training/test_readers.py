@@ -1,5 +1,6 @@
 """Every form in which people have data, read into the one form of rows; ahead and as a stream."""
 
+import base64
 import io
 import json
 import tarfile
@@ -211,3 +212,125 @@ def test_rows_that_contradict_themselves(tmp_path, read, row, message):
 def test_unknown_task(tmp_path, read):
     with pytest.raises(ValueError, match="`task` is 'dance'; it must be one of draw, describe"):
         read(write_json(tmp_path / "rows.json", [{"text": "a"}]), task="dance")
+
+
+LATE = [
+    {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}], "id": 1},
+    *({"messages": [{"role": "user", "content": f"Text {index}"}]} for index in range(3)),
+    {
+        "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Blue."}],
+        "image": "pictures/n01/blue.png",
+        "id": "a",
+    },
+    {
+        "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
+        "images": ["pictures/red.png"],
+        "id": {},
+    },
+    {"conversations": [{"from": "human", "value": "What?"}], "image": ["pictures/red.png"]},
+    {"image": {"path": "pictures/red.png"}, "text": "a red thing"},
+    {"image": base64.b64encode(encoded(RED)).decode(), "caption": "a red thing"},
+]
+ASKED = ("user", ["image", "What?"])
+LATE_ROWS = [
+    ([("user", ["Hello"]), ("assistant", ["Hi!"])], [], []),
+    *(([("user", [f"Text {index}"])], [], []) for index in range(3)),
+    ([ASKED, ("assistant", ["Blue."])], [BLUE], []),
+    ([ASKED], [RED], []),
+    ([ASKED], [RED], []),
+    DRAWN[1],
+    DRAWN[1],
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "lines in .json", "object"])
+def test_columns_may_come_late_and_change_their_type(folder, read, ending):
+    text = "\n".join(map(json.dumps, LATE)) if "l" in ending else json.dumps(LATE if ending == "json" else {"version": 1, "data": LATE})
+    path = folder / f"rows.{'jsonl' if ending == 'jsonl' else 'json'}"
+    path.write_text("\ufeff" + text + "\n\n" if ending == "jsonl" else text, encoding="utf-8")
+    assert read(path) == LATE_ROWS
+
+
+def test_a_file_that_was_changed_is_read_anew(folder, read):
+    path = write_json(folder / "rows.json", LATE[:1])
+    assert read(path) == LATE_ROWS[:1]
+    assert read(write_json(path, LATE[:2])) == LATE_ROWS[:2]
+
+
+def test_codes_in_json(tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}]},
+        {"prompt": "draw", "completion": "<image_gen>", "output_image_codes": [[1, 2]], "image_tokenizer_fingerprint": "b"},
+    ]
+    for streaming in (False, True):
+        found = list(load_rows(write_json(tmp_path / "rows.json", rows), streaming=streaming))
+        assert [row["output_image_codes"] or [] for row in found] == [[], [[1, 2]]] and found[1]["image_tokenizer_fingerprint"] == "b"
+        assert "output_image_codes" not in next(iter(load_rows(write_json(tmp_path / "rows.json", rows[:1]), streaming=streaming)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"messages": []}\n{"a"', r"Row 0 of .*rows.jsonl \(line 1\): rows have the columns \(none\)"),
+        (b'\n{"messages": [{"role": "user", "content": "a"}]}\n\n{"a"\n', r"Row 1 of .*rows.jsonl \(line 4\): it is not JSON: Expecting"),
+        (b'{"messages": [{"role": "user", "content": "\xe4"}]}', r"Row 0 of .*rows.jsonl \(line 1\): it is not UTF-8"),
+        (b"[" * 100_000, r"Row 0 of .*: it is not JSON"),
+        (b'{"conversations": [{"value": "a"}]}', "Row 0 of .*: message 0 has role None"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "Row 0 of .*: the turns have 1 pictures"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "Row 0 of .*: "),
+        (b'{"prompt": "draw", "completion": "<image_gen>", "output_image_codes": [["a"]]}', "Row 0 of .*: "),
+        (b'{"prompt": "draw", "completion": "<image_gen>", "output_image_codes": [[99999999999]]}', "Row 0 of .*: "),
+    ],
+)
+def test_every_fault_names_file_row_and_cause(tmp_path, read, content, message):
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(tmp_path / "rows.jsonl")
+    assert type(caught.value) is ValueError
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"messages": [{"role": "user", "content": "a"}]}, {"a', "Row 1 of .*rows.json: it is not JSON"),
+        ('[{"messages": [{"role": "user", "content": "a"}]}, ', "Row 1 of .*rows.json: the file ends before its array does"),
+        ("[5]", "Row 0 of .*rows.json: a row is a int"),
+    ],
+)
+def test_files_cut_short(tmp_path, read, text, message):
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "rows.json")
+
+
+def test_broken_files_of_other_kinds_are_named(tmp_path, read):
+    for name in ("rows.parquet", "rows.arrow", "rows.tar"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        with pytest.raises((ValueError, OSError), match=name) as caught:
+            read(tmp_path / name)
+        assert type(caught.value) is ValueError or isinstance(caught.value, OSError)
+
+
+@pytest.mark.parametrize("captions", ["txt and json", "json"])
+def test_a_folder_of_img2dataset(tmp_path, read, caplog, captions):
+    """Its layout `files`: pictures with .txt and .json beside them, and what it says about the download."""
+    for index, (rgb, words) in enumerate(((BLUE, "a blue thing"), (RED, "a red thing"))):
+        file = tmp_path / "data" / "00000" / f"00000000{index}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(rgb, "JPEG"))
+        file.with_suffix(".json").write_text(
+            json.dumps({"caption": words, "url": "https://example.org/a.jpg", "key": index, "status": "success"})
+        )
+        if captions == "txt and json":
+            file.with_suffix(".txt").write_text(words)
+    (tmp_path / "data" / "00000_stats.json").write_text(json.dumps({"count": 2}))
+    Dataset.from_dict({"url": ["a", "b"], "caption": ["a", "b"]}).to_parquet(tmp_path / "data" / "00000.parquet")
+    assert read(tmp_path / "data") == DRAWN
+    assert "2 pictures with captions beside them, which are taken, and 1 files such as 00000.parquet" in caplog.text
+    (tmp_path / "data" / "00000.parquet").unlink()
+    assert read(tmp_path / "data") == DRAWN
+
+
+def test_a_dataset_beside_its_pictures_is_not_taken_for_captions(folder, read):
+    write_json(folder / "pictures" / "llava.json", LLAVA)
+    assert read(folder / "pictures") == LLAVA_ROWS

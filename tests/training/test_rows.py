@@ -26,8 +26,8 @@ def base64_of(picture):
 
 def colour(found):
     """What a picture of a row shows, or its path."""
-    if isinstance(found, str):
-        return found
+    if found["bytes"] is None:
+        return found["path"]
     return {(255, 0, 0): "red", (0, 0, 255): "blue"}[PILImage.open(io.BytesIO(found["bytes"])).getpixel((0, 0))]
 
 

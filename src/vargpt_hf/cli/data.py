@@ -17,7 +17,7 @@ def _group() -> None:
 
 @data.command()
 def check(
-    source: Annotated[str, typer.Argument(metavar="DATA", help="Dataset of rows or of captioned pictures, or a stage's YAML file.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Dataset of rows or of captioned pictures, or a stage's YAML file.")],
     model: Model = None,
     pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the pictures that rows name.")] = None,
     task: Annotated[str, typer.Option(help='Of captioned pictures: "draw" them, or "describe" them.')] = "draw",
@@ -27,28 +27,32 @@ def check(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Save a picture of the rows' lengths here.")] = None,
 ) -> None:
-    """Count rows, pictures and tokens of DATA, and find what training would stumble over: broken pictures, wrong counts, long rows.
+    """Count rows, pictures and tokens of DATA, and list what training would stumble over: rows that cannot be read, broken pictures, wrong
+    counts, long rows.
 
     \b
-    Exits with 1 where it found any. Examples:
+    Goes through all rows. Exits with 1 where it found any fault. Examples:
       vargpt data check ./my-pictures --model ./my-vargpt
       vargpt data check stage2.yaml --plot lengths.png
     """
     with train_extra("Checking data needs"):
         from ..training.check import check_rows, draw_lengths
-        from ..training.data import DataSource, mix_rows, sources_of
+        from ..training.data import DataSource, sources_of
         from ..training.script import parse
     from ..processing.processing_vargpt import VargptProcessor
     from ..tiny import TINY_FOLDER
 
-    if Path(source).suffix in (".yaml", ".yml"):
-        script, training, model_config = parse(source)
+    if Path(data).suffix in (".yaml", ".yml"):
+        script, training, model_config = parse(data)
         sources = sources_of(script.train_data)
         model, max_length = model or model_config.model_name_or_path, max_length or training.max_length
     else:
-        sources = [DataSource(source, split=split, pictures=pictures, task=task)]
+        sources = [DataSource(data, split=split, pictures=pictures, task=task)]
     processor = VargptProcessor.from_pretrained(model or TINY_FOLDER)
-    report = check_rows(mix_rows(sources, stop="all_exhausted_without_replacement"), processor, max_length)
+    report = None
+    for source in sources:
+        # As a stream: nothing is copied, and no fault can end it.
+        report = check_rows(source.load(streaming=True, keep_faults=True), processor, max_length, source.path if sources[1:] else None, report)
     typer.echo(str(report))
     if plot is not None and report.lengths:
         draw_lengths(report.lengths, plot, max_length)

@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +11,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling.card_vargpt import make_card
+from ..modeling.checkpoint_vargpt import WEIGHT_DTYPES, fault_of, read_json
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..modeling.pretrained_vargpt import list_misfits
 from ..processing import RELEASED_SYSTEM_PROMPT, VargptImageProcessor, VargptProcessor, make_chat_template
-from .checkpoint import SourceTensor, read_json
-from .names import rename
+from .checkpoint import SourceTensor, said_of
+from .names import released_names, rename
 
 Adapt = Callable[[str, torch.Tensor], Iterable[tuple[str, torch.Tensor]]]
 
@@ -41,7 +42,8 @@ _CLIP_SETTINGS = (
     "image_std",
     "do_convert_rgb",
 )
-_DECODER_QKV = re.compile(r"((?:.*\.)?layers\.\d+\.self_attn)\.[qkv]_proj\.weight")
+# Fused in the released visual decoder; in the language model and the vision tower, the three have been apart all along.
+_DECODER_QKV = re.compile(r"(model\.visual_decoder\.layers\.\d+\.self_attn)\.[qkv]_proj\.weight")
 
 
 class Part(NamedTuple):
@@ -65,14 +67,21 @@ class Part(NamedTuple):
         return name and self.prefix + name
 
     def released(self, name: str) -> str | None:
-        """The released name of a tensor of ours, None where it is not of this part."""
-        table = [(self.prefix + ours, released) for released, ours in self.names if ours]
-        for form in (_DECODER_QKV.sub(r"\1.qkv_proj.weight", name), name):
-            try:
-                return rename(form, table)
-            except KeyError:
-                continue
-        return None
+        """The released name of a tensor of ours, None where it is not of this part.
+
+        Of several forms of a name the one that shares most with the names of the tensors that are there: what the checkpoint would have.
+        """
+        name = _DECODER_QKV.sub(r"\1.qkv_proj.weight", name)
+        if not name.startswith(self.prefix):
+            return None
+        known = {tuple(there.split(".")[:depth]) for there in self.tensors for depth in range(1, there.count(".") + 1)}
+
+        def shared(form: str) -> int:
+            parts = form.split(".")
+            return max((depth for depth in range(1, len(parts)) if tuple(parts[:depth]) in known), default=0)
+
+        forms = released_names(name.removeprefix(self.prefix), self.names)
+        return max(reversed(forms), key=shared, default=None)
 
 
 def adapt_decoder(name: str, tensor: torch.Tensor, conditions: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -83,12 +92,12 @@ def adapt_decoder(name: str, tensor: torch.Tensor, conditions: Callable[[torch.T
         conditions: of a released table of condition embeddings the two rows "generate" and null; a table that it does not know comes
             back whole, for the check of shapes to refuse.
     """
-    if name.endswith("self_attn.qkv_proj.weight"):
+    if name.endswith("self_attn.qkv_proj.weight") and tensor.dim() == 2 and len(tensor) % 3 == 0:
         for part, weight in zip("qkv", tensor.chunk(3)):
             yield name.replace("qkv_proj", f"{part}_proj"), weight
     elif name.endswith("condition_embedding.weight"):
         yield name, conditions(tensor)
-    elif name.endswith((".start_embedding", ".position_embedding")):
+    elif name.endswith((".start_embedding", ".position_embedding")) and tensor.dim() > 1:
         yield name, tensor.flatten(0, -2)
     elif name.endswith(".log_scale"):
         yield name, tensor.flatten()
@@ -109,15 +118,16 @@ def assemble(
         seed: of the fresh modules, whatever `dtype` is.
 
     Raises:
-        ValueError: tensors that are unexpected, missing, twice there, or of the wrong shape; all of them in one message.
+        ValueError: tensors that are unexpected, missing, twice there, of the wrong shape, no floating-point numbers, not finite or beyond
+            the range of `dtype`; all of them in one message.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), said_of("The model that this configuration describes"):
         model = VargptForConditionalGeneration(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     kept_exact = re.compile(rf"(^|\.)({'|'.join(model._keep_in_fp32_modules_strict)})\.")
     loaded = {name: tensor.to(dtype) for name, tensor in _initialised(model, fresh, seed)}
     origin: dict[str, str] = {}
-    unexpected, twice, misshapen = [], [], []
+    unexpected, twice, misshapen, faulty = [], [], [], []
     pairs = [(part, released, *source) for part in parts for released, source in part.tensors.items()]
     for part, released, tensor, file in tqdm(pairs, desc="Converting tensors", unit=" tensors"):
         try:
@@ -132,13 +142,15 @@ def assemble(
                 twice.append(f"{released} ({file}), which is {origin[name]} again")
             elif adapted.shape != expected[name]:
                 misshapen.append(f"{released} ({file}): {name} is {tuple(adapted.shape)}, not {tuple(expected[name])}")
+            elif fault := fault_of(adapted, wanted := torch.float32 if kept_exact.search(name) else dtype):
+                faulty.append(f"{released} ({file}) is {fault}")
             else:
-                adapted = adapted.to(torch.float32 if kept_exact.search(name) else dtype)
+                adapted = adapted.to(wanted)
             loaded[name], origin[name] = adapted, f"{released} ({file})"
     tied = set(model.all_tied_weights_keys)
     absent = [name for name in expected if name not in loaded and name not in tied]
     missing = sorted({next(filter(None, (part.released(name) for part in parts)), name) for name in absent})
-    problems = {"unexpected": unexpected, "missing": missing, "twice there": twice, "of the wrong shape": misshapen}
+    problems = {"unexpected": unexpected, "missing": missing, "twice there": twice, "of the wrong shape": misshapen, "no weights": faulty}
     if misfits := list_misfits(problems):
         raise ValueError(f"{complaint} {misfits}.")
     model.load_state_dict(loaded, strict=not tied, assign=True)
@@ -164,14 +176,24 @@ def floating_dtype(wanted: torch.dtype | str | None, default: torch.dtype) -> to
     """
     wanted = wanted or default
     found = getattr(torch, wanted.removeprefix("torch."), None) if isinstance(wanted, str) else wanted
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if found not in WEIGHT_DTYPES:
         raise ValueError(f"`dtype` must be a floating-point type like 'float16', 'bfloat16' or 'float32', got {wanted!r}.")
     return found
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer's files are in a folder."""
-    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+def token_ids(source: Mapping, where: Path | str, default: object = None) -> dict[str, int | list[int] | None]:
+    """The ids that begin, end and pad a text, by their names in a config; those of `default` where it has none.
+
+    Raises:
+        ValueError: an id that is no whole number from 0, nor a list of them.
+    """
+    ids = {}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids[name] = found = getattr(default, name, None) if source.get(name) is None else source[name]
+        listed = found if isinstance(found, list) and found else [0 if found is None else found]
+        if any(type(number) is not int or number < 0 for number in listed):
+            raise ValueError(f"`{name}` in {where} must be a token's id, got {found!r}.")
+    return ids
 
 
 def make_processor(source: Path, tokenizer: PreTrainedTokenizerBase, config: VargptConfig) -> VargptProcessor:
@@ -187,9 +209,11 @@ def make_processor(source: Path, tokenizer: PreTrainedTokenizerBase, config: Var
         found = read_json(source / "preprocessor_config.json")
     elif (source / "processor_config.json").is_file():  # where Transformers 5 puts them
         found = read_json(source / "processor_config.json").get("image_processor") or {}
-    settings.update({name: found[name] for name in _CLIP_SETTINGS if found.get(name) is not None})
+    with said_of(f"What {source} says of the pictures to read"):
+        settings.update({name: found[name] for name in _CLIP_SETTINGS if found.get(name) is not None})
+        image_processor = VargptImageProcessor(**settings, output_size=config.image_tokenizer_config.image_size()[0])
     processor = VargptProcessor(
-        VargptImageProcessor(**settings, output_size=config.image_tokenizer_config.image_size()[0]),
+        image_processor,
         tokenizer,
         chat_template=make_chat_template(RELEASED_SYSTEM_PROMPT),
         image_seq_length=config.vlm_config.image_seq_length,
@@ -231,7 +255,7 @@ __all__ = [
     "assemble",
     "check_destination",
     "floating_dtype",
-    "has_tokenizer",
     "make_processor",
+    "token_ids",
     "write_folder",
 ]

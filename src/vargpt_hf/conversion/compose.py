@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..modeling.checkpoint_vargpt import read_json
 from ..modeling.configuration_vargpt import VargptConfig
 from ..processing.chat_vargpt import OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_START_TOKEN, OUTPUT_IMAGE_TOKEN, UNCONDITIONAL_CHAT
 from .assembly import (
@@ -18,11 +19,10 @@ from .assembly import (
     assemble,
     check_destination,
     floating_dtype,
-    has_tokenizer,
     make_processor,
     write_folder,
 )
-from .checkpoint import SourceTensor, open_checkpoint, open_weights, read_json
+from .checkpoint import SourceTensor, open_checkpoint, open_tokenizer, open_weights, said_of
 from .names import DECODER_NAMES, LLAVA_NAMES, VQ_NAMES
 from .sizes import TensorShapes, decoder_config_of, scales_of, vq_config_of
 
@@ -76,9 +76,10 @@ def compose_checkpoint(
         max_shard_size: of the new weight files.
 
     Raises:
-        ValueError: files of another kind of model or none at all; tensors that are missing, unexpected, twice there or of the wrong
-            shape, also where one part does not fit another; scales that are needed and not given; a tokenizer that does not fit.
-        FileExistsError: a destination that is not empty.
+        ValueError: files of another kind of model; tensors that are missing, unexpected, twice there, of the wrong shape, also where one
+            part does not fit another, no floating-point numbers, not finite or beyond the range of `dtype`; scales that are needed and
+            not given; a tokenizer that does not fit.
+        OSError: files that are not there or damaged; a destination that is not empty.
     """
     llava, var, vqvae, destination = map(Path, (llava, var, vqvae, destination))
     check_destination(destination)
@@ -91,7 +92,8 @@ def compose_checkpoint(
     tokenizer = tokenizer_with_picture_tokens(llava)
     old_rows = _token_embedding(understanding, llava)
     rows = vocabulary_rows(old_rows.shape[0], tokenizer)
-    config = _composed_config(llava_config, understanding, (var, decoder), (vqvae, image_tokenizer), tokenizer, rows, scales)
+    with said_of(f"{llava}, {var.name} and {vqvae.name}"):
+        config = _composed_config(llava_config, understanding, (var, decoder), (vqvae, image_tokenizer), tokenizer, rows, scales)
     processor = make_processor(llava, tokenizer, config)
     parts = [
         understanding._replace(adapt=partial(_with_new_rows, old_rows=old_rows.shape[0], rows=rows)),
@@ -118,10 +120,13 @@ def read_llava_config(folder: Path) -> dict:
     """`config.json` of a LLaVA in Transformers' format.
 
     Raises:
-        ValueError: no folder, no config, one of another kind of model, or one without a field that is needed.
+        OSError: no folder, or no config in it.
+        ValueError: a config of another kind of model, or one without a field that is needed.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: download LLaVA-1.5 first (llava-hf/llava-1.5-7b-hf), then give the folder it is in.")
+        raise NotADirectoryError(
+            f"{folder} is not a folder: download LLaVA-1.5 first (llava-hf/llava-1.5-7b-hf), then give the folder it is in."
+        )
     config = read_json(folder / "config.json")
     if config.get("model_type") != LLAVA_MODEL_TYPE:
         raise ValueError(
@@ -131,7 +136,7 @@ def read_llava_config(folder: Path) -> dict:
     for name in ("text_config", "vision_config"):
         if not isinstance(config.get(name), dict):
             raise ValueError(f"{folder / 'config.json'} has no `{name}`.")
-    if not isinstance(config.get("image_token_index"), int):
+    if type(config.get("image_token_index")) is not int:
         raise ValueError(f"{folder / 'config.json'} has no `image_token_index`, the id of the token at the places of pictures.")
     return config
 
@@ -140,11 +145,10 @@ def tokenizer_with_picture_tokens(folder: Path) -> PreTrainedTokenizerBase:
     """LLaVA's tokenizer and, after its own tokens, those of pictures to generate.
 
     Raises:
-        ValueError: no tokenizer there.
+        OSError: no tokenizer there, or files that cannot be read.
+        ValueError: one that needs code of its own, or files that do not make one.
     """
-    if not has_tokenizer(folder):
-        raise ValueError(f"{folder} has no tokenizer: neither tokenizer.json nor tokenizer.model is there. Download the whole folder.")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = open_tokenizer(folder)
     tokenizer.add_tokens(list(NEW_TOKENS), special_tokens=True)
     return tokenizer
 
@@ -157,7 +161,7 @@ def vocabulary_rows(old_rows: int, tokenizer: PreTrainedTokenizerBase) -> int:
 
 def var_conditions(table: torch.Tensor) -> torch.Tensor:
     """The rows for "generate" and null, (2, C), of VAR's class table (classes + 1, C): twice its null class, which is the last row."""
-    return table[[-1, -1]]
+    return table[[-1, -1]] if table.dim() == 2 and len(table) else table
 
 
 def _open_part(path: Path, wrapped_in: Sequence[str]) -> dict[str, SourceTensor]:
@@ -177,16 +181,16 @@ def _token_embedding(understanding: Part, folder: Path) -> torch.Tensor:
     """LLaVA's table of token embeddings, (rows, D), whatever its name."""
     for released, source in understanding.tensors.items():
         try:
-            if understanding.ours(released) == _TOKEN_EMBEDDING:
+            if understanding.ours(released) == _TOKEN_EMBEDDING and source.tensor.dim() == 2:
                 return source.tensor
         except KeyError:
             continue  # named with all other misfits, later
-    raise ValueError(f"{folder} lacks the tensor {understanding.released(_TOKEN_EMBEDDING)}, which holds the token embeddings.")
+    raise ValueError(f"{folder} lacks the matrix {understanding.released(_TOKEN_EMBEDDING)}, which holds the token embeddings.")
 
 
 def _with_new_rows(name: str, tensor: torch.Tensor, old_rows: int, rows: int) -> Iterator[tuple[str, torch.Tensor]]:
     """A tensor of LLaVA's; the tables of tokens with new rows, each the mean of the old ones."""
-    if name in _VOCABULARY_TABLES and len(tensor) == old_rows < rows:
+    if name in _VOCABULARY_TABLES and tensor.dim() == 2 and len(tensor) == old_rows < rows and tensor.is_floating_point():
         mean = tensor.mean(0, keepdim=True, dtype=torch.float32).to(tensor.dtype)
         tensor = torch.cat([tensor, mean.expand(rows - old_rows, -1)])
     yield name, tensor

@@ -5,9 +5,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 from transformers.utils import logging
 
+from ..modeling.checkpoint_vargpt import read_json
 from ..modeling.configuration_vargpt import VargptConfig
 from ..processing import VargptProcessor
 from .assembly import (
@@ -17,11 +18,11 @@ from .assembly import (
     assemble,
     check_destination,
     floating_dtype,
-    has_tokenizer,
     make_processor,
+    token_ids,
     write_folder,
 )
-from .checkpoint import SourceTensor, open_checkpoint, read_json
+from .checkpoint import SourceTensor, has_tokenizer, open_checkpoint, open_tokenizer, said_of
 from .names import WHOLE_NAMES
 from .sizes import TensorShapes, decoder_config_of, scales_of, vq_config_of
 
@@ -56,21 +57,24 @@ def convert_checkpoint(
         max_shard_size: of the new weight files.
 
     Raises:
-        ValueError: a source of another format or without weights; tensors that are missing, unexpected or twice there, or of
-            the wrong shape; scales that are needed and not given; a tokenizer without the model's picture tokens.
-        FileExistsError: a destination that is not empty.
+        ValueError: a source of another format; tensors that are missing, unexpected or twice there, of the wrong shape, no floating-point
+            numbers, not finite or beyond the range of `dtype`; scales that are needed and not given; a tokenizer without the model's
+            picture tokens.
+        OSError: a source that is not there, without weights or with damaged files; a destination that is not empty.
     """
     source, destination = Path(source), Path(destination)
     check_destination(destination)
     source_config = read_released_config(source)
     tensors = open_checkpoint(source)
-    config = released_config(source_config, tensors, scales)
+    with said_of(source):
+        config = released_config(source_config, tensors, scales)
     processor = released_processor(source, config)
     conditions = partial(released_conditions, generate_row=config.output_image_start_token_id)
     part = Part(tensors, WHOLE_NAMES, adapt=partial(adapt_decoder, conditions=conditions))
     complaint = f"The tensors in {source} are not those of the released format."
     model = assemble(config, [part], _target_dtype(source_config, tensors, dtype), complaint)
-    model.generation_config = _generation_config(source_config, model.config)
+    ids = token_ids(source_config, source / "config.json", model.config.text_config)
+    model.generation_config = GenerationConfig(**ids, **RELEASED_GENERATION)
     logger.warning(LICENCE_NOTE)
     write_folder(model, processor, destination, max_shard_size)
 
@@ -79,10 +83,11 @@ def read_released_config(source: Path) -> dict:
     """`config.json` of a released checkpoint.
 
     Raises:
-        ValueError: no folder, no config, or one of another kind of model.
+        OSError: no folder, or no config in it.
+        ValueError: a config of another kind of model.
     """
     if not source.is_dir():
-        raise ValueError(f"{source} is not a folder: download the checkpoint first, then give the folder it is in.")
+        raise NotADirectoryError(f"{source} is not a folder: download the checkpoint first, then give the folder it is in.")
     config = read_json(source / "config.json")
     model_type = config.get("model_type")
     if model_type == VargptConfig.model_type:
@@ -127,16 +132,17 @@ def released_config(source_config: dict, tensors: dict[str, SourceTensor], scale
 
 def _token_id(source_config: dict, *names: str) -> int:
     """A token id that the released config has at its top or among its special tokens."""
-    for fields in (source_config.get("special_tokens") or {}, source_config):
+    special = source_config.get("special_tokens")
+    for fields in (special if isinstance(special, dict) else {}, source_config):
         for name in names:
-            if isinstance(fields.get(name), int):
+            if type(fields.get(name)) is int:
                 return fields[name]
     raise ValueError(f"The released config.json has no token id `{' or '.join(names)}`, nor do its `special_tokens`.")
 
 
 def released_conditions(table: torch.Tensor, generate_row: int) -> torch.Tensor:
     """The rows for "generate" and null, (2, C), of a released table; one of another size than it has comes back whole."""
-    return table[[generate_row, -1]] if len(table) == generate_row + 2 else table
+    return table[[generate_row, -1]] if table.dim() == 2 and len(table) == generate_row + 2 else table
 
 
 def _target_dtype(source_config: dict, tensors: dict[str, SourceTensor], dtype: torch.dtype | str | None) -> torch.dtype:
@@ -146,25 +152,17 @@ def _target_dtype(source_config: dict, tensors: dict[str, SourceTensor], dtype: 
     return floating_dtype(dtype or source_config.get("torch_dtype") or source_config.get("dtype"), default)
 
 
-def _generation_config(source_config: dict, config: VargptConfig) -> GenerationConfig:
-    """Settings of the released system, and the source's token ids."""
-    ids = {}
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        value = source_config.get(name)
-        ids[name] = getattr(config.text_config, name, None) if value is None else value
-    return GenerationConfig(**ids, **RELEASED_GENERATION)
-
-
 def released_processor(source: Path, config: VargptConfig) -> VargptProcessor | None:
     """The processor of a released checkpoint, or None where no tokenizer is in its folder.
 
     Raises:
-        ValueError: a tokenizer whose picture tokens are absent or have other ids than the model's.
+        OSError: files of a tokenizer that cannot be read.
+        ValueError: a tokenizer whose picture tokens are absent or have other ids than the model's, or one that needs code of its own.
     """
     if not has_tokenizer(source):
         logger.warning(f"{source} has no tokenizer: the new folder will have no processor.")
         return None
-    return make_processor(source, AutoTokenizer.from_pretrained(source), config)
+    return make_processor(source, open_tokenizer(source), config)
 
 
 __all__ = ["convert_checkpoint"]

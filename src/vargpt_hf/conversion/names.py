@@ -100,7 +100,25 @@ def rename(name: str, table: list[tuple[str, str | None]]) -> str | None:
         KeyError: a name that no row of the table fits.
     """
     for released, ours in table:
-        pattern = _WILDCARDS.sub(lambda wildcard: "(.+)" if wildcard[1] else r"([^.]+)", re.escape(released))
-        if match := re.fullmatch(pattern, name):
-            return ours and ours.replace("{rest}", "{}").format(*match.groups())
+        if (parts := _parts(name, released)) is not None:
+            return ours and _filled(ours, parts)
     raise KeyError(name)
+
+
+def released_names(name: str, table: list[tuple[str, str | None]]) -> list[str]:
+    """All released names of a tensor of ours, in the order of the table."""
+    pairs = [(released, _parts(name, ours)) for released, ours in table if ours]
+    names = [_filled(released, parts) for released, parts in pairs if parts is not None]
+    return [found for found in names if rename(found, table) == name]
+
+
+def _parts(name: str, form: str) -> tuple[str, ...] | None:
+    """What stands in a name at the wildcards of a row's form, None where it does not fit."""
+    pattern = _WILDCARDS.sub(lambda wildcard: "(.+)" if wildcard[1] else r"([^.]+)", re.escape(form))
+    match = re.fullmatch(pattern, name)
+    return None if match is None else match.groups()
+
+
+def _filled(form: str, parts: tuple[str, ...]) -> str:
+    """A row's form with these in place of its wildcards."""
+    return form.replace("{rest}", "{}").format(*parts)

@@ -28,10 +28,14 @@ class TensorShapes:
         self.prefix, self.where = prefix, where
         self.shapes = {name.removeprefix(prefix): tensor.shape for name, tensor in tensors.items() if name.startswith(prefix)}
 
-    def __getitem__(self, name: str) -> torch.Size:
+    def of(self, name: str, axes: int) -> torch.Size:
+        """The shape of a tensor with so many axes; ValueError where it is absent, has others or is empty."""
         if name not in self.shapes:
             raise ValueError(f"{self.where} lacks the tensor {self.prefix}{name}, off whose shape a size is read.")
-        return self.shapes[name]
+        shape = self.shapes[name]
+        if len(shape) != axes or not all(shape):
+            raise ValueError(f"{self.where} has {self.prefix}{name} of shape {tuple(shape)}; {axes} axes are needed, none of them empty.")
+        return shape
 
     def count(self, prefix: str) -> int:
         """How many numbered parts there are below `prefix`: the highest number and one."""
@@ -44,12 +48,12 @@ class TensorShapes:
 
 def vq_config_of(shapes: TensorShapes, scales: Sequence[int]) -> VargptVQConfig:
     """Configuration of the image tokenizer with these shapes and these sides of code maps."""
-    channels, in_channels = shapes["encoder.conv_in.weight"][:2]
+    channels, in_channels = shapes.of("encoder.conv_in.weight", 4)[:2]
     levels = shapes.count("encoder.down")
-    widths = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels)]
+    widths = [shapes.of(f"encoder.down.{level}.block.0.conv1.weight", 4)[0] for level in range(levels)]
     if any(width % channels for width in widths):
         raise ValueError(f"The widths {widths} of the image tokenizer's levels are not multiples of its first, {channels}.")
-    codebook_size, latent_channels = shapes["quantize.embedding.weight"]
+    codebook_size, latent_channels = shapes.of("quantize.embedding.weight", 2)
     return VargptVQConfig(
         schedules=[list(scales)],
         codebook_size=codebook_size,
@@ -58,19 +62,19 @@ def vq_config_of(shapes: TensorShapes, scales: Sequence[int]) -> VargptVQConfig:
         base_channels=channels,
         channel_multipliers=tuple(width // channels for width in widths),
         num_res_blocks=shapes.count("encoder.down.0.block"),
-        quant_conv_kernel_size=shapes["quant_conv.weight"][-1],
+        quant_conv_kernel_size=shapes.of("quant_conv.weight", 4)[-1],
         num_residual_convs=shapes.count("quantize.quant_resi.qresi_ls"),
     )
 
 
 def decoder_config_of(shapes: TensorShapes) -> VargptVARDecoderConfig:
     """Configuration of the visual decoder with these shapes."""
-    width = shapes["word_embed.weight"][0]
+    width = shapes.of("word_embed.weight", 2)[0]
     return VargptVARDecoderConfig(
         hidden_size=width,
         num_hidden_layers=shapes.count("blocks"),
-        num_attention_heads=math.prod(shapes["blocks.0.attn.scale_mul_1H11"]),
-        mlp_ratio=shapes["blocks.0.ffn.fc1.weight"][0] / width,
+        num_attention_heads=math.prod(shapes.of("blocks.0.attn.scale_mul_1H11", 4)),
+        mlp_ratio=shapes.of("blocks.0.ffn.fc1.weight", 2)[0] / width,
     )
 
 
@@ -85,12 +89,17 @@ def scales_of(shapes: TensorShapes, scale_of_place: torch.Tensor | None = None, 
     Raises:
         ValueError: sides that do not fit the tensors, or none given where they cannot be known.
     """
-    num_scales, num_places = shapes["lvl_embed.weight"][0], shapes["pos_1LC"][-2]
+    num_scales, num_places = shapes.of("lvl_embed.weight", 2)[0], shapes.of("pos_1LC", 3)[-2]
     what = f"{shapes.where} has {num_scales} scales with {num_places} places in all"
     if given is not None:
-        scales = tuple(int(side) for side in given)
+        if not all(type(side) is int for side in given):
+            raise TypeError(f"`scales` must be whole numbers, the side lengths of the code maps, got {given!r}.")
+        scales = tuple(given)
     elif scale_of_place is not None:
-        scales = tuple(math.isqrt(count) for count in torch.bincount(scale_of_place.flatten().long()).tolist())
+        places = scale_of_place.flatten()
+        if places.is_floating_point() or places.is_complex() or not all(0 <= scale < num_scales for scale in places[: num_places + 1].tolist()):
+            raise ValueError(f"{what}, but its tensor lvl_1L does not hold the number of its scale for each place.")
+        scales = tuple(math.isqrt(places.eq(scale).sum()) for scale in range(num_scales))
     elif (num_scales, num_places) == (len(VAR_SIDES), ScaleSchedule.of(VAR_SIDES).num_positions):
         scales = VAR_SIDES
     else:

@@ -2,8 +2,10 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .base_configuration_vargpt import LARGEST_SIZE, MOST_LAYERS, VargptBaseConfig, check_number, check_size, in_words
 from .scales_vargpt import ScaleSchedule
 from .var_decoder_vargpt import VargptVARDecoder, VargptVARDecoderConfig
 from .vq_vargpt import VargptVQConfig, VargptVQModel
@@ -13,6 +15,15 @@ IMAGE_TOKENIZERS = {"vargpt_vq": VargptVQModel}
 VISUAL_DECODERS = {"vargpt_var_decoder": VargptVARDecoder}
 
 TOKEN_NAMES = ("image_token_id", "output_image_start_token_id", "output_image_end_token_id", "output_image_token_id")
+
+# What other kinds of configurations call their sizes; those that a kind does not have are passed over.
+_FOREIGN_SIZES = {
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"), LARGEST_SIZE),
+    **dict.fromkeys(("vocab_size", "image_size", "patch_size", "num_channels", "projection_dim", "image_seq_length"), LARGEST_SIZE),
+    "num_hidden_layers": MOST_LAYERS,
+    "max_position_embeddings": 2**32,
+}
+_ACTIVATIONS = ("hidden_act", "projector_hidden_act")
 
 # LLaVA-1.5-7B, with the five tokens that VARGPT v1 adds to its vocabulary.
 LLAVA_7B = {
@@ -31,8 +42,9 @@ LLAVA_7B = {
 }
 
 
+@in_words
 @strict
-class VargptConfig(PreTrainedConfig):
+class VargptConfig(VargptBaseConfig):
     r"""Configuration of a model of the VARGPT family: a language model that reads images and draws them.
 
     The defaults are those of the released 7B+2B model (arXiv 2501.12327): LLaVA-1.5-7B, a decoder of depth 30 and VAR's image tokenizer.
@@ -75,7 +87,7 @@ class VargptConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        found = config_dict.get("model_type", cls.model_type)
+        found = config_dict.get("model_type", cls.model_type) if isinstance(config_dict, dict) else cls.model_type
         if found != cls.model_type:
             raise ValueError(
                 f"This is the configuration of a {found!r} model, not of a {cls.model_type!r} one: load it by the Auto classes. A checkpoint "
@@ -86,6 +98,7 @@ class VargptConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         for name in {"text_config", "vision_config"} & kwargs.keys():
             raise ValueError(f"`{name}` belongs into `vlm_config`, the configuration of the model that reads.")
+        _check_foreign("vlm_config", self.vlm_config)
         self.image_tokenizer_config = _part_config(self.image_tokenizer_config, IMAGE_TOKENIZERS, "image_tokenizer_config")
         self.visual_decoder_config = _part_config(self.visual_decoder_config, VISUAL_DECODERS, "visual_decoder_config")
         super().__post_init__(**kwargs)
@@ -94,8 +107,44 @@ class VargptConfig(PreTrainedConfig):
             self.tie_word_embeddings = bool(getattr(self.vlm_config, "tie_word_embeddings", False))
         self._check_tokens()
         for name in ("text_loss_weight", "image_loss_weight", "image_scale_power"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+            check_number(name, getattr(self, name))
+        for name, activation in self._activations().items():
+            if activation not in ACT2FN:
+                raise ValueError(f"`{name}` must be one of {', '.join(sorted(ACT2FN))}, got {activation!r}.")
+        self._check_vision_layers()
+
+    def _activations(self) -> dict[str, str]:
+        """Names of the activations, by the fields that hold them."""
+        parts = {"vlm_config": self.vlm_config, "vlm_config.text_config": self.text_config, "vlm_config.vision_config": self.vision_config}
+        fields = [(f"{part}.{name}", getattr(config, name, None)) for part, config in parts.items() for name in _ACTIVATIONS]
+        return {name: activation for name, activation in fields if isinstance(activation, str)}
+
+    def _check_vision_layers(self) -> None:
+        """Of a backbone that takes hidden states of its vision tower by number, those numbers."""
+        layers = getattr(self.vlm_config, "vision_feature_layer", None)
+        depth = getattr(self.vision_config, "num_hidden_layers", None)
+        if layers is None or depth is None:
+            return
+        layers = [layers] if isinstance(layers, int) else layers
+        if not layers or any(not -depth - 1 <= layer <= depth for layer in layers):
+            raise ValueError(
+                f"`vlm_config.vision_feature_layer` must be one or more of the vision tower's {depth + 1} hidden states, from {-depth - 1} to "
+                f"{depth}, got {self.vlm_config.vision_feature_layer}."
+            )
+
+    def least_parameters(self) -> int:
+        """A number of parameters that the model has at least, worked out without building it."""
+        text, decoder = self.text_config, self.visual_decoder_config
+        layers = [
+            (part.num_hidden_layers, part.hidden_size, width)
+            for part in (text, self.vision_config, decoder)
+            if isinstance(width := getattr(part, "intermediate_size", None), int) and hasattr(part, "num_hidden_layers")
+        ]
+        return (
+            sum(2 * depth * width * inner for depth, width, inner in layers)
+            + text.vocab_size * text.hidden_size
+            + decoder.num_symbols * decoder.num_classes * decoder.hidden_size
+        )
 
     @property
     def text_config(self) -> PreTrainedConfig:
@@ -138,11 +187,25 @@ def _part_config(given: dict | PreTrainedConfig | None, parts: dict, name: str) 
     """The configuration of a part, made by its `model_type`, the first of `parts` by default."""
     if isinstance(given, PreTrainedConfig):
         return given
+    if given is not None and not isinstance(given, dict):
+        raise TypeError(f"`{name}` must be a configuration or its fields, got {type(given).__name__}.")
     fields = dict(given or {})
     kind = fields.pop("model_type", next(iter(parts)))
     if kind not in parts:
         raise ValueError(f"`{name}` has the model_type {kind!r}; known are {', '.join(map(repr, parts))}.")
     return parts[kind].config_class(**fields)
+
+
+def _check_foreign(part: str, config: dict | PreTrainedConfig | None) -> None:
+    """Refuses sizes of another kind of configuration, by the names that it has in ours, and inside of it."""
+    fields = config if isinstance(config, dict) else {} if config is None else config.to_dict()
+    for name, largest in _FOREIGN_SIZES.items():
+        value = fields.get(name)
+        if value is not None and not isinstance(value, (list, tuple, dict)):
+            check_size(f"{part}.{name}", value, largest)
+    for name in ("text_config", "vision_config"):
+        if isinstance(fields.get(name), (dict, PreTrainedConfig)):
+            _check_foreign(f"{part}.{name}", fields[name])
 
 
 VargptConfig.register_for_auto_class()

@@ -22,13 +22,21 @@ from .image_sampling_vargpt import CodeProcessor, Generators, Guidance, KeepCode
 from .image_tokenizer_vargpt import NO_CODE
 from .llm_cache_vargpt import LLMRows
 from .scales_vargpt import ScaleSchedule
+from .settings_vargpt import max_positions
 
 
 class VargptImageStreamer(ABC):
-    """Receives images while they are drawn."""
+    """Receives images while they are drawn.
+
+    Attributes:
+        wants_pixels: whether `put` is to be given pixels. To decode them after every scale takes longer than to draw the codes, so that
+            a progress bar says False, and is given None.
+    """
+
+    wants_pixels: bool = True
 
     @abstractmethod
-    def put(self, images: torch.Tensor, rows: torch.LongTensor, scale_index: int) -> None:
+    def put(self, images: torch.Tensor | None, rows: torch.LongTensor, scale_index: int) -> None:
         """Takes the images (N, channels, height, width) in [-1, 1] of the batch's `rows` (N,) after one scale."""
 
     @abstractmethod
@@ -159,9 +167,11 @@ class VargptDecodingLoop:
         return tokens
 
     def _may_not_draw(self) -> torch.BoolTensor:
-        """Rows (B,) that have drawn all they may, or have no room left for an image's two tokens."""
+        """Rows (B,) that have drawn all they may, or have no room left for an image's two tokens or its positions."""
         drawn = torch.tensor([len(drawings) for drawings in self.drawings], device=self.device)
-        return (drawn >= self.settings.max_output_images) | (self.lengths + 2 > self.max_new_tokens)
+        needed = self.model.model.num_positions(self.plan.schedule_ids) + 1  # image-start and the positions
+        too_far = self.llm_rows.positions[: self.num_rows] + needed > max_positions(self.config)
+        return (drawn >= self.settings.max_output_images) | (self.lengths + 2 > self.max_new_tokens) | too_far
 
     def _visible(self, length: int) -> torch.LongTensor:
         """What rows of this many generated tokens look like, (B, P + length); other rows hold nothing of meaning."""
@@ -214,7 +224,9 @@ class VargptDecodingLoop:
             processors.append(KeepCodes(plan.kept_codes[which, :length], plan.redrawn[which, :length]))
 
         def on_scale(scale: int, f_hat: torch.Tensor) -> None:
-            plan.image_streamer.put(self.model.model.image_tokenizer.decode_latents(f_hat).clamp(-1, 1), rows, scale)
+            wanted = plan.image_streamer.wants_pixels
+            images = self.model.model.image_tokenizer.decode_latents(f_hat).clamp(-1, 1) if wanted else None
+            plan.image_streamer.put(images, rows, scale)
 
         return draw_codes(
             self.model.model,

@@ -9,28 +9,26 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin
+from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .decoding_vargpt import DrawingPlan, VargptDecodingLoop, VargptImageStreamer, collect
-from .image_sampling_vargpt import GUIDANCE_TYPES, Guidance, NoiseGuidance, filters, redrawn_positions
+from .image_sampling_vargpt import GUIDANCE_TYPES, Guidance, NoiseGuidance, VargptScoresCheck, filters, redrawn_positions
 from .llm_cache_vargpt import LLMRows
 from .scales_vargpt import nearest_schedule
+from .settings_vargpt import (
+    IMAGE_GENERATION_DEFAULTS,
+    check_can_draw,
+    check_room,
+    check_run_arguments,
+    check_settings,
+    image_tokens,
+)
 
-GENERATION_MODES = ("auto", "text", "image")
-IMAGE_GENERATION_DEFAULTS = {
-    "generation_mode": "auto",
-    "max_output_images": 4,
-    "output_image_guidance_type": "none",
-    "output_image_guidance_scale": 1.5,
-    "output_image_guidance_ramp": True,
-    "output_image_temperature": 1.0,
-    "output_image_top_k": 900,
-    "output_image_top_p": 0.96,
-    "output_image_unconditional_ids": None,
-}
 _RUN_ARGUMENTS = (
     "generator",
     "output_image_streamer",
@@ -103,6 +101,73 @@ class VargptGenerationMixin(GenerationMixin):
         super().adjust_generation_fn(*args, **kwargs)
         self.generation_config = VargptGenerationConfig.from_dict(self.generation_config.to_dict())
 
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        *args,
+        generation_mode: str | None = None,
+        max_output_images: int | None = None,
+        output_image_guidance_type: str | None = None,
+        output_image_guidance_scale: float | None = None,
+        output_image_guidance_ramp: bool | None = None,
+        output_image_temperature: float | None = None,
+        output_image_top_k: int | None = None,
+        output_image_top_p: float | None = None,
+        output_image_unconditional_ids: list[int] | None = None,
+        output_image_size: tuple[int, int] | list[tuple[int, int]] | None = None,
+        output_image_codes_to_keep: torch.LongTensor | None = None,
+        output_image_mask: torch.Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_image_streamer: VargptImageStreamer | None = None,
+        output_image_noise: list[torch.Tensor] | None = None,
+        **kwargs,
+    ) -> VargptGenerateOutput | torch.LongTensor:
+        """Generates text and images; takes all that Transformers' `generate` takes, and for images what is listed here.
+
+        Args:
+            inputs, generation_config, logits_processor, args, kwargs: as in Transformers: `input_ids`, `attention_mask`, `pixel_values`,
+                `max_new_tokens`, `do_sample`, ... None leaves a setting to `generation_config`, and that to the model's own.
+            generation_mode: "auto" (the model decides; default), "text" (never draws), "image" (draws one image at once and stops;
+                needs no `max_new_tokens`).
+            max_output_images: images that a row may draw, from 0 (4).
+            output_image_guidance_type: "none" (default), "prompt" (classifier-free guidance against an unconditional prompt), "noise"
+                (the way VARGPT v1 was released with).
+            output_image_guidance_scale: strength of guidance, in [0, 100] (1.5).
+            output_image_guidance_ramp: let the strength rise from 0 at the first scale to `output_image_guidance_scale` at the last (True).
+            output_image_temperature: of the codes, where `do_sample=True`; at least 1e-5 (1.0).
+            output_image_top_k: sample codes among this many likeliest; 0: all (900).
+            output_image_top_p: sample codes within this probability mass, in [0, 1]; 0: all (0.96).
+            output_image_unconditional_ids: token ids of the unconditional (or negative) prompt of "prompt" guidance; the
+                beginning-of-sequence token by default.
+            output_image_size: (height, width) in pixels of drawn images, or one for each row: the schedule nearest to it, first in aspect
+                ratio, draws. The configuration's first schedule by default.
+            output_image_codes_to_keep: codes (B, L) that each row's images start from; positions outside of the mask keep them
+                (in-painting by scales).
+            output_image_mask: what is drawn anew, (B, height, width) of pixels or (B, L) of positions; see [`redrawn_positions`].
+            generator: source of all randomness of this call, on the prompt's device; a list has one for each row, and then a row's
+                result does not depend on its neighbors even where it is sampled.
+            output_image_streamer: receives the partial images after every scale.
+            output_image_noise: noise of "noise" guidance in place of fresh noise, one tensor (images drawn together, positions of the
+                scale, width of the language model) for each scale.
+
+        Returns:
+            Token ids (B, P + generated); with `return_dict_in_generate=True` a [`VargptGenerateOutput`], which has the images.
+
+        Raises:
+            TypeError: a setting of the wrong type.
+            ValueError: settings out of range, token ids outside of the vocabulary, ways of decoding that images cannot be drawn in, a
+                prompt beyond the model's positions, and scores or code logits that are NaN or infinite.
+        """
+        if kwargs.get("cache_implementation") == "paged":
+            raise ValueError('`cache_implementation="paged"` batches texts without images continuously; take "dynamic" or "static".')
+        own = {name: value for name, value in locals().items() if name in (*IMAGE_GENERATION_DEFAULTS, *_RUN_ARGUMENTS)}
+        given = {name: value for name, value in own.items() if value is not None}
+        checked = LogitsProcessorList([*(logits_processor or ()), VargptScoresCheck()])
+        return super().generate(inputs, generation_config, checked, *args, **given, **kwargs)
+
     def _extract_generation_mode_kwargs(self, custom_generate, kwargs, *args, **more) -> dict:
         """Takes what belongs to one call only out of `kwargs`, so that it reaches `_sample`."""
         own = {name: kwargs.pop(name) for name in _RUN_ARGUMENTS if name in kwargs}
@@ -114,14 +179,18 @@ class VargptGenerationMixin(GenerationMixin):
         super()._validate_model_kwargs({name: v for name, v in model_kwargs.items() if name not in self.model.backbone.reading_inputs})
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs) -> tuple[GenerationConfig, dict]:
-        for config in (self.generation_config, generation_config):
-            for name in IMAGE_GENERATION_DEFAULTS if config is not None else ():
-                vars(config).setdefault(name, None)
+        """Settings of this call, the images' among them, in a copy: neither the caller's nor the model's are written to."""
+        given = {}
+        for source in (vars(self.generation_config), vars(generation_config) if generation_config is not None else {}, kwargs):
+            given.update({name: value for name, value in source.items() if value is not None})
+        check_settings(given, self.config.text_config.vocab_size)
+        for name in IMAGE_GENERATION_DEFAULTS:
+            kwargs.pop(name, None)
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, default in IMAGE_GENERATION_DEFAULTS.items():
-            if vars(generation_config).setdefault(name, default) is None:
-                setattr(generation_config, name, default)
-        _check_image_settings(generation_config)
+            setattr(generation_config, name, given.get(name, default))
+        if generation_config.generation_mode == "image" and not {"max_new_tokens", "max_length"} & given.keys():
+            generation_config.max_new_tokens = 2  # image-start and image-end
         never = [self.config.image_token_id, self.config.output_image_token_id, self.config.output_image_end_token_id]
         if generation_config.generation_mode == "text":
             never.append(self.config.output_image_start_token_id)
@@ -131,12 +200,17 @@ class VargptGenerationMixin(GenerationMixin):
 
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
         if generation_config.generation_mode != "text":
-            _check_can_draw(generation_mode, generation_config, generation_mode_kwargs)
+            check_can_draw(generation_mode, generation_config, generation_mode_kwargs)
             if generation_config.output_image_guidance_type == "prompt" and not self.model.backbone.can_wait:
                 raise ValueError(
                     'Guidance by "prompt" needs rows that wait, and the layers of this backbone fold every column into a state: set '
                     '`output_image_guidance_type="none"` or "noise".'
                 )
+        given = [name for name in _RUN_ARGUMENTS if generation_mode_kwargs.get(name) is not None]
+        if given and generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+            raise ValueError(f"{generation_mode.value} does not take `{given[0]}`: leave it out, or decode greedily or by sampling.")
+        if generation_config.assistant_early_exit is not None:
+            raise ValueError("`assistant_early_exit` needs a language model by itself; give a smaller `assistant_model` instead.")
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: torch.Tensor, model_kwargs: dict) -> torch.LongTensor:
@@ -154,6 +228,9 @@ class VargptGenerationMixin(GenerationMixin):
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length) -> None:
         """Makes room in fixed-size caches for the images, and for the columns in which rows wait for one another."""
+        check_room(self.config, _num_tokens(model_kwargs))
+        if generation_config.prefill_chunk_size is not None and _has_images(model_kwargs):
+            raise ValueError("`prefill_chunk_size` cannot cut a prompt with images into chunks: leave it out.")
         if generation_config.generation_mode != "text":
             images = 1 if generation_config.generation_mode == "image" else generation_config.max_output_images
             new_tokens = generation_config.max_new_tokens or max_cache_length
@@ -185,15 +262,32 @@ class VargptGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(
         self, *args, inputs_embeds: torch.Tensor | None = None, is_first_iteration: bool | None = False, **kwargs
     ) -> dict:
-        """Images in the prompt enter once; with a cache, later calls must not see them again.
+        """Images in the prompt enter once, with the prompt; with a cache, later calls must not see them again.
 
         `inputs_embeds` is named because Transformers reads off the signature whether prompts may come as embeddings.
         """
+        cache = kwargs.get("past_key_values")
+        if cache is not None and cache.get_seq_length() == 0:
+            is_first_iteration = True  # an assistant's prompt too, of which Transformers says that it is not
         inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration and kwargs.get("use_cache", True):
             for name in (*_OUTPUT_IMAGES, "token_type_ids", "mm_token_type_ids"):
                 inputs.pop(name, None)
         return inputs
+
+    def _get_candidate_generator(self, *args, model_kwargs: dict, assistant_model=None, **kwargs) -> CandidateGenerator:
+        """Gives an assistant of the prompt's images what it can take. Its drafts are checked, so that only its speed is at stake."""
+        given = dict(model_kwargs)
+        features = (given.get("mm_encoder_outputs") or {}).get("image")
+        if not isinstance(assistant_model, VargptGenerationMixin):
+            for name in _OUTPUT_IMAGES:
+                given.pop(name, None)
+        elif features is not None:
+            width = assistant_model.config.text_config.hidden_size
+            if width != self.config.text_config.hidden_size:  # blank images in their places
+                blank = [part.new_zeros(len(part), width) for part in features.pooler_output]
+                given["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=blank)}
+        return super()._get_candidate_generator(*args, model_kwargs=given, assistant_model=assistant_model, **kwargs)
 
     def _sample(
         self,
@@ -213,17 +307,14 @@ class VargptGenerationMixin(GenerationMixin):
     ) -> VargptGenerateOutput | torch.LongTensor:
         """Greedy and sampled decoding of text and images.
 
-        Beyond Transformers' arguments:
-
-        Args:
-            generator: source of all randomness of this call; a list has one for each row, and then a row's result does not
-                depend on its neighbors even where it is sampled.
-            output_image_streamer: receives the partial images after every scale.
-            output_image_noise: noise of "noise" guidance, one tensor (N, l, D) for each scale, in place of fresh noise.
-            output_image_size: (height, width) in pixels of drawn images, or one for each row: the schedule nearest to it draws.
-            output_image_codes_to_keep: codes (B, L) that each row's images start from; positions outside the mask keep them.
-            output_image_mask: what is drawn anew, (B, height, width) of pixels or (B, L) of positions; see [`redrawn_positions`].
+        What it takes beyond Transformers' arguments: see [`generate`].
         """
+        check_run_arguments(self.config, generator, output_image_streamer, output_image_noise, input_ids.device)
+        num_rows = input_ids.shape[0]
+        schedule_ids = self._schedule_ids(output_image_size, num_rows, input_ids.device)
+        if generation_config.generation_mode == "image":
+            starts = (input_ids[:, -1:] == self.config.output_image_start_token_id).all() and input_ids.shape[1] > 0
+            check_room(self.config, _num_tokens(model_kwargs), image_tokens(self.config, schedule_ids.tolist(), bool(starts)))
         if generation_config.generation_mode == "text" and generator is None:
             output = super()._sample(
                 input_ids,
@@ -234,11 +325,11 @@ class VargptGenerationMixin(GenerationMixin):
                 streamer=streamer,
                 **model_kwargs,
             )
+            if output_image_streamer is not None:
+                output_image_streamer.end()
             if not generation_config.return_dict_in_generate:
                 return output
             return VargptGenerateOutput(**output, **self._no_images(input_ids.device))
-        num_rows = input_ids.shape[0]
-        schedule_ids = self._schedule_ids(output_image_size, num_rows, input_ids.device)
         kept = self._kept_codes(output_image_codes_to_keep, output_image_mask, schedule_ids)
         settings = generation_config
         guidance = _guidance(settings, output_image_noise)
@@ -352,36 +443,15 @@ def _check_generator(generator, num_rows: int, do_sample: bool, device: torch.de
     return generator
 
 
-def _check_image_settings(config: GenerationConfig) -> None:
-    """Raises a ValueError for image settings out of range."""
-    if config.generation_mode not in GENERATION_MODES:
-        raise ValueError(f"`generation_mode` must be one of {GENERATION_MODES}, got {config.generation_mode!r}.")
-    if config.output_image_guidance_type not in GUIDANCE_TYPES:
-        raise ValueError(f"`output_image_guidance_type` must be one of {tuple(GUIDANCE_TYPES)}, got {config.output_image_guidance_type!r}.")
-    if config.max_output_images < 0:
-        raise ValueError(f"`max_output_images` must not be negative, got {config.max_output_images}.")
-    if config.output_image_temperature <= 0:
-        raise ValueError(
-            f"`output_image_temperature` must be positive, got {config.output_image_temperature}; `do_sample=False` takes the likeliest codes."
-        )
-    if config.output_image_top_k < 0 or not 0 <= config.output_image_top_p <= 1:
-        raise ValueError(
-            f"`output_image_top_k` must not be negative and `output_image_top_p` must be in [0, 1], got {config.output_image_top_k} and "
-            f"{config.output_image_top_p}."
-        )
+def _has_images(model_kwargs: dict) -> bool:
+    """Whether the prompts hold images, read or drawn before."""
+    return bool(model_kwargs.get("mm_encoder_outputs")) or any(model_kwargs.get(name) is not None for name in ("pixel_values", *_OUTPUT_IMAGES))
 
 
-def _check_can_draw(mode: GenerationMode, config: GenerationConfig, mode_kwargs: dict) -> None:
-    """Raises a ValueError where text decoding is of a kind that images cannot be drawn in."""
-    advice = 'Set it otherwise, or `generation_mode="text"` to decode text only.'
-    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
-        raise ValueError(
-            f"Images cannot be drawn under {mode.value}: it reorders or rolls back rows, which an image's scale passes cannot follow. {advice}"
-        )
-    if config.use_cache is False:
-        raise ValueError(f"Images cannot be drawn with `use_cache=False`: scale passes stand on the cache. {advice}")
-    if mode_kwargs.get("synced_gpus"):
-        raise ValueError(f"Images cannot be drawn with `synced_gpus`: ranks would need the same number of scale passes. {advice}")
+def _num_tokens(model_kwargs: dict) -> int:
+    """Tokens of the longest prompt, those of a filled cache included."""
+    positions = model_kwargs["position_ids"]
+    return int(positions[..., -1].max()) + 1 if positions.numel() else 0
 
 
-__all__ = ["IMAGE_GENERATION_DEFAULTS", "VargptGenerateOutput", "VargptGenerationConfig", "VargptGenerationMixin"]
+__all__ = ["VargptGenerateOutput", "VargptGenerationConfig", "VargptGenerationMixin"]

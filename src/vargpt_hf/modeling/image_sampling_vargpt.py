@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from transformers.generation.logits_process import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from .image_tokenizer_vargpt import from_symbols, to_symbols
 from .scales_vargpt import ScaleSchedule
@@ -17,6 +23,32 @@ from .visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION
 Generators = torch.Generator | list[torch.Generator] | None
 # Takes scores (N, l, K, V) of one scale, its index and the schedule, and returns scores of the same shape.
 CodeProcessor = Callable[[torch.Tensor, int, ScaleSchedule], torch.Tensor]
+
+
+_CAUSES = "Check the prompt's images and embeddings and the weights for such values; float16 overflows where bfloat16 and float32 do not."
+
+
+class VargptScoresCheck(LogitsProcessor):
+    """Raises where a choice of the next token would have no meaning; the last processor before sampling's filters."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (B, vocabulary) unchanged; ValueError if any is NaN or +inf, or if a row has none above -inf."""
+        best = scores.amax(dim=-1)  # NaN where any score is
+        if not best.isfinite().all():
+            row = int((~best.isfinite()).nonzero()[0])
+            where = f"of row {row}, after {input_ids.shape[1]} tokens"
+            if best[row] == -torch.inf:
+                raise ValueError(f"No token may follow: the settings and logits processors forbid every one {where}.")
+            raise ValueError(f"The scores of the next token {where}, are NaN or infinite. {_CAUSES}")
+        return scores
+
+
+def check_logits(logits: torch.Tensor, what: str) -> None:
+    """Raises a ValueError if logits (N, l, K, V), of which `what` says whose they are, are NaN or infinite."""
+    wrong = ~logits.isfinite()
+    if wrong.any():
+        image, position = wrong.flatten(2).any(-1).nonzero()[0].tolist()
+        raise ValueError(f"{what} are NaN or infinite, first in image {image} at position {position}. {_CAUSES}")
 
 
 class Guidance:
@@ -79,7 +111,13 @@ class NoiseGuidance(Guidance):
     def unconditional(self, hidden_states: torch.Tensor, scale: int, generators: Generators) -> torch.Tensor | None:
         if self.scale == 0:
             return None
-        return sample_noise(hidden_states.shape, hidden_states, generators) if self.noise is None else self.noise[scale].to(hidden_states)
+        if self.noise is None:
+            return sample_noise(hidden_states.shape, hidden_states, generators)
+        if self.noise[scale].shape != hidden_states.shape:
+            raise ValueError(
+                f"`output_image_noise[{scale}]` is for {len(self.noise[scale])} images, but {len(hidden_states)} are drawn together."
+            )
+        return self.noise[scale].to(hidden_states)
 
 
 GUIDANCE_TYPES = {"none": Guidance, "prompt": PromptGuidance, "noise": NoiseGuidance}
@@ -162,8 +200,13 @@ def redrawn_positions(mask: torch.Tensor, schedule: ScaleSchedule, coverage: flo
 
 
 def process_scores(logits: torch.Tensor, processors: Iterable[CodeProcessor], scale: int, schedule: ScaleSchedule) -> torch.Tensor:
-    """Scores (N, l, K, V), in float32, after all processors."""
+    """Scores (N, l, K, V), in float32, after all processors.
+
+    Raises:
+        ValueError: scores that are NaN or infinite, which would be a choice of nothing.
+    """
     logits = logits.float()
+    check_logits(logits, f"The logits of the codes of scale {scale}")
     for processor in processors:
         logits = processor(logits, scale, schedule)
     return logits
@@ -211,6 +254,8 @@ __all__ = [
     "KeepCodes",
     "NoiseGuidance",
     "PromptGuidance",
+    "VargptScoresCheck",
+    "check_logits",
     "filters",
     "guidance_strength",
     "guide",

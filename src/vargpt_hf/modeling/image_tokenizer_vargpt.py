@@ -13,9 +13,9 @@ from abc import abstractmethod
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
-from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import torch_compilable_check
 
+from .base_configuration_vargpt import VargptBaseConfig
 from .scales_vargpt import ScaleSchedule, schedules_of
 
 # A batch goes through the convolutions in parts of so many pixels: four images of 256×256, which keep any machine busy.
@@ -55,7 +55,7 @@ def code_log_probs(logits: torch.Tensor, codes: torch.LongTensor, label_smoothin
     return -losses.view(symbols.shape)
 
 
-class VargptImageTokenizerConfig(PreTrainedConfig):
+class VargptImageTokenizerConfig(VargptBaseConfig):
     """What configurations of image tokenizers share; a subclass has the fields `schedules`, `in_channels` and `latent_channels`."""
 
     base_config_key = "image_tokenizer_config"
@@ -87,8 +87,8 @@ class VargptImageTokenizerConfig(PreTrainedConfig):
 
     def check_schedules(self) -> None:
         """Brings `schedules` into the form that is saved. Raises a ValueError where one is none, or there is none."""
-        if not self.schedules:
-            raise ValueError("`schedules` is empty: an image tokenizer needs one schedule of scales at least.")
+        if not self.schedules or not all(isinstance(scales, (list, tuple)) for scales in self.schedules):
+            raise ValueError(f"`schedules` must be a list of one or more lists of scales, got {self.schedules!r}.")
         self.schedules = [ScaleSchedule.of(scales).to_list() for scales in self.schedules]
 
 

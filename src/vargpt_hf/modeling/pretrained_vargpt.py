@@ -1,13 +1,15 @@
 """What all VARGPT models share: loading that is checked, saving with the code, fresh weights."""
 
 import copy
+import math
 import os
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapters_vargpt import VargptAdapterMixin
+from .checkpoint_vargpt import WEIGHT_DTYPES, WEIGHT_FORMATS, TensorHeader, fault_of, headers_of
 from .configuration_vargpt import VargptConfig
 from .visual_decoder_vargpt import VargptProjector, VargptVisualDecoder
 
@@ -22,6 +24,10 @@ REPOSITORY_CLASSES = {
 REPOSITORY_PIPELINES = {
     "any-to-any": {"impl": "pipeline_vargpt.VargptPipeline", "pt": ["AutoModelForMultimodalLM"], "type": "multimodal", "default": {}}
 }
+
+
+# Numbers that a checkpoint may lack so that the tensors can be told by name, for which Transformers first makes room.
+MOST_MISSING = 2**29
 
 
 class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
@@ -59,17 +65,39 @@ class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
         `output_loading_info=True` hands back what is missing, extra or misshapen instead, as does `ignore_mismatched_sizes=True` for shapes.
 
         Raises:
-            ValueError: tensors that are missing, extra or of other shapes than the configuration asks for, or the configuration of another
-                kind of model.
-            OSError: no safetensors file; pickled weights are only read by `vargpt convert`, which loads nothing but tensors.
+            ValueError: tensors that are missing, extra or of other shapes than the configuration asks for, no floating-point numbers, not
+                finite or beyond the range of `dtype`; a configuration of another kind of model or with impossible numbers.
+            OSError: no safetensors file, or a damaged one; pickled weights are only read by `vargpt convert`, which loads nothing but
+                tensors.
         """
         if output_loading_info or pretrained_model_name_or_path is None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=output_loading_info, **kwargs)
+        headers = cls._checked_headers(pretrained_model_name_or_path, kwargs)
         allowed = {"mismatched_keys"} if kwargs.pop("ignore_mismatched_sizes", False) else set()
         kwargs = {"use_safetensors": True, **kwargs, "ignore_mismatched_sizes": True}  # so that all misfits are known
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         _check_loaded(cls, pretrained_model_name_or_path, {name: found for name, found in info.items() if name not in allowed})
+        _check_values(model, pretrained_model_name_or_path, headers)
         return model
+
+    @classmethod
+    def _checked_headers(cls, source: str, options: dict) -> dict[str, TensorHeader]:
+        """What the files to load say of their tensors, before anything is allocated for them; nothing where they are not of our format."""
+        if options.get("state_dict") is not None or options.get("gguf_file") or options.get("use_safetensors") is False:
+            return {}
+        names = ("cache_dir", "local_files_only", "token", "revision", "subfolder", "proxies")
+        hub = {name: options[name] for name in names if options.get(name) is not None}
+        headers = headers_of(source, options.get("variant"), **hub)
+        if not headers:
+            return {}
+        config = options.get("config")
+        if not isinstance(config, PreTrainedConfig):
+            config = cls.config_class.from_pretrained(source if config is None else config, **hub)
+        if getattr(config, "quantization_config", None) is None:
+            _check_headers(source, headers)
+            if not options.get("ignore_mismatched_sizes"):
+                _check_size(source, config, headers)
+        return headers
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -104,6 +132,50 @@ def _check_loaded(model_class: type, source: str, info: dict) -> None:
         raise ValueError(
             f"The tensors in {source} are not those of the {model_class.__name__} that its config.json describes. {misfits}. Load the "
             "folder with the config.json that it was saved with; a checkpoint in the released format must go through `vargpt convert`."
+        )
+
+
+def _check_headers(source: str, headers: dict[str, TensorHeader]) -> None:
+    """Raises one `ValueError` that names every tensor whose numbers are not those of weights."""
+    wrong = [f"{name} ({header.file.name}, {header.format})" for name, header in headers.items() if header.format not in WEIGHT_FORMATS]
+    if wrong:
+        raise ValueError(
+            f"Tensors in {source} are no weights, which are floating-point numbers of {', '.join(WEIGHT_FORMATS)}: {shorten(wrong)}."
+        )
+
+
+def _check_size(source: str, config: VargptConfig, headers: dict[str, TensorHeader]) -> None:
+    """Refuses a configuration of a model so much larger than its files that room for what is missing could take all memory."""
+    held, least = sum(math.prod(header.shape) for header in headers.values()), config.least_parameters()
+    if least - held > MOST_MISSING:
+        files = shorten(sorted({header.file.name for header in headers.values()}))
+        raise ValueError(
+            f"config.json of {source} describes a model of at least {least:,} parameters, but {files} hold {held:,} numbers: load the "
+            "weights with the config.json that they were saved with."
+        )
+
+
+def _check_values(model: nn.Module, source: str, headers: dict[str, TensorHeader]) -> None:
+    """Raises one `ValueError` that names every weight with NaN or infinity, from its file or by the format in which it was loaded.
+
+    Passed over is what is not here (other processes' shares, other devices' memory to come) or not plain numbers (quantised weights).
+    """
+    faults = []
+    for name, tensor in model.named_parameters():
+        if (
+            type(tensor) is nn.Parameter
+            and tensor.dtype in WEIGHT_DTYPES
+            and not tensor.is_meta
+            and tensor.numel()
+            and (fault := fault_of(tensor))
+        ):
+            header = headers.get(name) or headers.get(f"model.{name}")
+            where = f" ({header.file.name}, {header.format} loaded as {str(tensor.dtype).removeprefix('torch.')})" if header else ""
+            faults.append(f"{name}{where} is {fault}")
+    if faults:
+        raise ValueError(
+            f"Weights in {source} cannot be used: {shorten(faults)}. Where the file is sound, its numbers are beyond the range of the format: "
+            "load it in bfloat16 or float32."
         )
 
 

@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 
 import torch
 
+LARGEST_SIDE = 2**13  # positions: far beyond any image that there is
 VAR_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 
@@ -27,8 +28,11 @@ class ScaleSchedule:
 
     def __post_init__(self):
         shrinking = any(a[0] > b[0] or a[1] > b[1] or a == b for a, b in zip(self.grids, self.grids[1:]))
-        if not self.grids or min(min(grid) for grid in self.grids) < 1 or shrinking:
-            raise ValueError(f"A scale schedule needs (height, width) grids that grow from 1 or more, coarse to fine; got {self.grids}.")
+        sides = [side for grid in self.grids for side in grid]
+        if not sides or min(sides) < 1 or max(sides) > LARGEST_SIDE or shrinking:
+            raise ValueError(
+                f"A scale schedule needs (height, width) grids that grow from 1 or more to {LARGEST_SIDE} at most, coarse to fine; got {self.grids}."
+            )
 
     @classmethod
     def of(cls, scales: "Iterable[int | Sequence[int]] | ScaleSchedule") -> "ScaleSchedule":

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .base_configuration_vargpt import MOST_LAYERS, check_number, check_size, in_words
 from .scales_vargpt import ScaleSchedule
 from .visual_decoder_vargpt import (
     NULL_CONDITION,
@@ -28,6 +29,7 @@ from .visual_decoder_vargpt import (
 )
 
 
+@in_words
 @strict
 class VargptVARDecoderConfig(VargptVisualDecoderConfig):
     r"""Sizes of VAR's visual decoder.
@@ -67,6 +69,10 @@ class VargptVARDecoderConfig(VargptVisualDecoderConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_size("hidden_size", self.hidden_size)
+        check_size("num_attention_heads", self.num_attention_heads)
+        check_size("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)
+        check_number("mlp_ratio", self.mlp_ratio, most=1024.0, excluded=(0.0,))
         if self.drop_path_rate is None:
             self.drop_path_rate = 0.1 * self.num_hidden_layers / 24
         if self.initializer_range is None:
@@ -75,9 +81,11 @@ class VargptVARDecoderConfig(VargptVisualDecoderConfig):
             raise ValueError(
                 f"The visual decoder's hidden_size {self.hidden_size} is not divisible by its {self.num_attention_heads} attention heads."
             )
+        check_size("hidden_size · mlp_ratio, rounded,", self.intermediate_size)
         for name in ("drop_path_rate", "condition_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}.")
+            check_number(name, getattr(self, name), most=1.0, excluded=(1.0,))
+        for name in ("layer_norm_eps", "max_attention_scale", "initializer_range"):
+            check_number(name, getattr(self, name))
 
     def bind(self, tokenizer_config) -> None:
         super().bind(tokenizer_config)

@@ -18,6 +18,7 @@ from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
 
+from .base_configuration_vargpt import VargptBaseConfig
 from .scales_vargpt import ScaleSchedule, schedules_of
 
 GENERATE_CONDITION = 0
@@ -63,7 +64,7 @@ class DrawingState:
     constants: dict = field(default_factory=dict)
 
 
-class VargptVisualDecoderConfig(PreTrainedConfig):
+class VargptVisualDecoderConfig(VargptBaseConfig):
     """What configurations of visual decoders share; a subclass has the fields named here.
 
     Args:

@@ -17,10 +17,12 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .base_configuration_vargpt import MOST_LAYERS, check_number, check_size, in_words
 from .image_tokenizer_vargpt import VargptImageTokenizer, VargptImageTokenizerConfig, channels_last_on_cpu
 from .scales_vargpt import VAR_SIDES, ScaleSchedule
 
 
+@in_words
 @strict
 class VargptVQConfig(VargptImageTokenizerConfig):
     r"""Sizes of the image tokenizer of VAR, a multi-scale residual VQ-VAE (arXiv 2404.02905, section 3.2).
@@ -65,16 +67,25 @@ class VargptVQConfig(VargptImageTokenizerConfig):
         super().__post_init__(**kwargs)
         self.check_schedules()
         self.channel_multipliers = tuple(self.channel_multipliers)
+        self._check_numbers()
         widths = [self.base_channels * multiplier for multiplier in self.channel_multipliers]
         if any(width % self.norm_num_groups for width in widths):
             raise ValueError(f"Every level's width must be divisible by norm_num_groups={self.norm_num_groups}: {widths}.")
-        if not 0 <= self.residual_conv_ratio <= 1:
-            raise ValueError(f"`residual_conv_ratio` must be in [0, 1], got {self.residual_conv_ratio}.")
         if self.quant_conv_kernel_size % 2 == 0:
             raise ValueError(f"`quant_conv_kernel_size` must be odd, got {self.quant_conv_kernel_size}.")
-        for name in ("codebook_size", "latent_channels", "num_res_blocks", "num_residual_convs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+
+    def _check_numbers(self) -> None:
+        for name in ("codebook_size", "latent_channels", "in_channels", "base_channels", "norm_num_groups", "quant_conv_kernel_size"):
+            check_size(name, getattr(self, name))
+        for name in ("num_res_blocks", "num_residual_convs"):
+            check_size(name, getattr(self, name), MOST_LAYERS)
+        if not 1 <= len(self.channel_multipliers) <= 24:  # each after the first halves the side, which has 24 bits at most
+            raise ValueError(f"`channel_multipliers` must be 1 to 24 numbers, one a level, got {len(self.channel_multipliers)}.")
+        for multiplier in self.channel_multipliers:
+            check_size("channel_multipliers", multiplier)
+        check_number("residual_conv_ratio", self.residual_conv_ratio, most=1.0)
+        check_number("commitment_weight", self.commitment_weight)
+        check_number("norm_eps", self.norm_eps)
 
     @property
     def downsampling(self) -> int:

@@ -159,11 +159,21 @@ def clean_part(part: dict, where: str) -> dict:
         raise ValueError(f"{where} has a content part of type {kind!r}; types are text, image and image_gen.")
     if kind == "text" and not isinstance(part.get("text"), str):
         raise ValueError(f"{where} has a text part without a text.")
+    if kind == "text":
+        refuse_half_characters(part["text"], where)
     given = [key for key in (*PICTURE_KEYS, "codes") if key in part]
     pictures = [key for key in given if key != "codes"]
     if (kind == "text" and given) or (kind == "image" and "codes" in given) or len(pictures) > 1:
         raise ValueError(f"{where} has a part of type {kind} with {' and '.join(given)}, which does not fit.")
     return part
+
+
+def refuse_half_characters(text: str, where: str) -> None:
+    """Refuses text with surrogates, halves of characters that a careless cut leaves: neither tokenizers nor files take them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} has half a character, {text[error.start]!r}, at place {error.start} of its text: remove it.") from None
 
 
 def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: str) -> None:

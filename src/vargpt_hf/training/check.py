@@ -1,19 +1,22 @@
 """What a dataset holds, before anything is trained on it."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ..processing.processing_vargpt import VargptProcessor
 from .collator import pictures_of
 from .packing import cut, parts_of_rows
-from .readers import AnyDataset, name_of_picture, undecoded
+from .readers import AnyDataset, cause_in_words, name_of_picture, place_of, undecoded
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _BARS = 40
@@ -28,6 +31,7 @@ class DataReport:
         images: pictures to understand.
         drawings: pictures to generate, codes among them.
         lengths: tokens of every row that the processor takes.
+        unread: rows whose columns make no row for training, each with its place and the cause.
         broken: pictures that cannot be read, each with its row, its file and the cause.
         wrong: rows that the processor refuses, each with the cause.
         max_length: longest row that training takes whole; None for any.
@@ -39,6 +43,7 @@ class DataReport:
     images: int = 0
     drawings: int = 0
     lengths: list[int] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     max_length: int | None = None
@@ -52,12 +57,16 @@ class DataReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether training can take every row whole."""
-        return not (self.broken or self.wrong or self.too_long)
+        """Whether training can take every row whole, and there is one."""
+        return bool(self.rows) and not (self.unread or self.broken or self.wrong or self.too_long)
 
     def quantiles(self) -> dict[float, int]:
         """Tokens of rows at `QUANTILES`; {} without rows."""
         return {share: int(np.quantile(self.lengths, share, method="nearest")) for share in QUANTILES} if self.lengths else {}
+
+    def kinds(self) -> dict[str, int]:
+        """How often each kind of fault occurs, the most frequent first; of one kind are those whose words differ in names and numbers alone."""
+        return dict(Counter(map(_kind_of, [*self.unread, *self.broken, *self.wrong])).most_common())
 
     def __str__(self) -> str:
         shown = {0.0: "least", 0.5: "median", 1.0: "most"}
@@ -72,61 +81,102 @@ class DataReport:
         if self.max_length is not None:
             cut_off = f" (training cuts {self.cut_tokens:,} tokens off, and with them {self.cut_pictures:,} pictures)" if self.too_long else ""
             lines.append(f"longer than {self.max_length:<13,}{self.too_long:,}{cut_off}")
-        lines += [f"broken pictures          {len(self.broken):,}", *(f"  {line}" for line in self.broken[:20])]
-        lines += [f"wrong rows               {len(self.wrong):,}", *(f"  {line}" for line in self.wrong[:20])]
+        for name, faults in (("rows that cannot be read", self.unread), ("broken pictures", self.broken), ("wrong rows", self.wrong)):
+            lines += [f"{name:<25}{len(faults):,}", *(f"  {line}" for line in faults)]
+        if kinds := self.kinds():
+            lines += ["faults by kind", *(f"  {count:,} x {kind}" for kind, count in kinds.items())]
         return "\n".join(lines)
 
 
-def check_rows(rows: AnyDataset, processor: VargptProcessor, max_length: int | None = None) -> DataReport:
-    """Opens every picture of every row and counts its tokens, as training would.
+def _kind_of(fault: str) -> str:
+    """A fault without the names and numbers in it."""
+    cause = fault.split(": ", 1)[-1]
+    cause = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", cause)
+    return re.sub(r"\d[\d,.]*(?=\W|$)", "N", cause)
+
+
+def check_rows(
+    rows: AnyDataset, processor: VargptProcessor, max_length: int | None = None, name: str | None = None, report: DataReport | None = None
+) -> DataReport:
+    """Goes through all rows, opens every picture and counts tokens, as training would; lists every fault.
 
     Args:
-        rows: see `to_rows`.
+        rows: see `to_rows`; with its `keep_faults`, rows that it cannot read are listed, too, instead of ending the check.
         processor: of the model that is to be trained.
         max_length: most tokens of a row that training will take.
+        name: what to call the dataset where it stands beside others; None for none.
+        report: to which to add; a new one by default.
     """
-    report = DataReport(max_length=max_length)
+    report = DataReport(max_length=max_length) if report is None else report
+    where = "" if name is None else f" of {name}"
     total = len(rows) if hasattr(rows, "__len__") else None
-    for index, row in enumerate(tqdm(undecoded(rows), desc="Checking", unit=" rows", total=total)):  # a broken picture must not end the loop
+    for index, row in enumerate(tqdm(_every(undecoded(rows)), desc="Checking", unit=" rows", total=total)):
         report.rows += 1
-        pictures = {name: pictures_of(row, name) for name in ("images", "output_images", "output_image_codes")}
+        if isinstance(row, Exception) or row.get("fault"):
+            report.unread.append(f"{place_of(index, name)}: {cause_in_words(row)}" if isinstance(row, Exception) else row["fault"])
+            continue
+        pictures = {column: pictures_of(row, column) for column in ("images", "output_images", "output_image_codes")}
         report.images += len(pictures["images"])
         report.drawings += len(pictures["output_images"]) + len(pictures["output_image_codes"])
         broken = [
-            f"row {index}, {name}[{number}], {name_of_picture(picture)}: {cause}"
-            for name in ("images", "output_images")
-            for number, picture in enumerate(pictures[name])
+            f"row {index}{where}, {column}[{number}], {name_of_picture(picture)}: {cause}"
+            for column in ("images", "output_images")
+            for number, picture in enumerate(pictures[column])
             if (cause := _cause(processor, picture))
         ]
         report.broken += broken
-        if broken:
-            continue
-        try:
-            inputs = processor.apply_chat_template(
-                [row["messages"]],
-                tokenize=True,
-                return_dict=True,
-                processor_kwargs={name: [given] for name, given in pictures.items() if given},
-            )
-        except ValueError as error:
-            report.wrong.append(f"row {index}: {error}")
-            continue
-        ids = torch.tensor(inputs["input_ids"])
-        (whole,) = parts_of_rows(ids, [ids.shape[1]], processor)
-        report.lengths.append(whole.length)
-        if max_length is not None:
-            kept = cut(whole, ids[0], max_length, processor)
-            report.cut_tokens += whole.length - kept.length
-            report.cut_pictures += len(whole.images) + len(whole.drawings) - len(kept.images) - len(kept.drawings)
+        if not broken:
+            _measure(row["messages"], pictures, processor, report, f"row {index}{where}")
     return report
+
+
+def _every(rows: AnyDataset) -> Iterator[dict[str, Any] | Exception]:
+    """All rows; an error in place of one that cannot be read, after which a stream ends."""
+    if isinstance(rows, Dataset):
+        for index in range(len(rows)):
+            try:
+                yield rows[index]
+            except Exception as error:  # of whatever kind: the next row may be in order
+                yield error
+        return
+    found = iter(rows)
+    while True:
+        try:
+            yield next(found)
+        except StopIteration:
+            return
+        except Exception as error:
+            yield error
+            return
+
+
+def _measure(messages: list[Any], pictures: dict[str, list[Any]], processor: VargptProcessor, report: DataReport, place: str) -> None:
+    """Adds a row's length, and what training would cut off it."""
+    try:
+        inputs = processor.apply_chat_template(
+            [messages],
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs={name: [given] for name, given in pictures.items() if given},
+        )
+    except Exception as error:  # all faults are listed, of whatever kind
+        report.wrong.append(f"{place}: {cause_in_words(error)}")
+        return
+    ids = torch.tensor(inputs["input_ids"])
+    (whole,) = parts_of_rows(ids, [ids.shape[1]], processor)
+    report.lengths.append(whole.length)
+    if report.max_length is not None:
+        kept = cut(whole, ids[0], report.max_length, processor)
+        report.cut_tokens += whole.length - kept.length
+        report.cut_pictures += len(whole.images) + len(whole.drawings) - len(kept.images) - len(kept.drawings)
 
 
 def _cause(processor: VargptProcessor, picture: Any) -> str | None:
     """Why a picture cannot be read, or None."""
     try:
-        processor.image_processor.fetch_images(picture)
-    except (ValueError, OSError) as error:
-        return str(error)
+        processor.image_processor.fetch_images(picture, "it")
+    except Exception as error:
+        return cause_in_words(error)
     return None
 
 

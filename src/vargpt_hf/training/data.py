@@ -40,9 +40,10 @@ class DataSource:
         if not self.weight > 0:
             raise ValueError(f"The weight of {self.path} must be positive, got {self.weight}.")
 
-    def load(self, streaming: bool = False) -> AnyDataset:
-        """Its rows."""
-        return load_rows(self.path, self.split, streaming, pictures=self.pictures, task=self.task, prompt=self.prompt)
+    def load(self, streaming: bool = False, keep_faults: bool = False) -> AnyDataset:
+        """Its rows; see `to_rows`."""
+        options = {"pictures": self.pictures, "task": self.task, "prompt": self.prompt, "keep_faults": keep_faults}
+        return load_rows(self.path, self.split, streaming, **options)
 
 
 def sources_of(given: str | Path | Sequence[str | dict[str, Any]]) -> list[DataSource]:

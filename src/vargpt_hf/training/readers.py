@@ -155,7 +155,6 @@ def _convert(row: Row, index: int, read: Callable[[Row], Row], features: Feature
             found = read(row)
         if late := [column for column in found if column not in features]:
             raise ValueError(f"it has {' and '.join(late)}, unlike the first row: give the dataset `features` with all its columns.")
-        features.encode_example({column: found.get(column) for column in features})  # what Arrow would refuse, while the row is known
     except Exception as error:  # whatever a row may bring out: one error, with its place
         fault = f"{row.get(PLACE) or place_of(index, name)}: {cause_in_words(error)}"
         if not keep_faults:
@@ -242,13 +241,13 @@ class _Finder:
         paths = self.rows.flatten()[f"{column}.path"]  # without reading the pictures
         self.index = {Path(path or "").name: index for index, path in enumerate(paths)}
 
-    def __call__(self, picture: Any) -> Any:
-        picture = stored_picture(picture)
-        if not isinstance(picture, str) or "://" in picture:
-            return picture
+    def __call__(self, picture: Any) -> dict[str, Any]:
+        stored = stored_picture(picture)
+        if stored["path"] is None or "://" in stored["path"]:
+            return stored
         if self.rows is None:
-            return str(self.folder / picture)
-        path = Path(picture)
+            return {"bytes": None, "path": str(self.folder / stored["path"])}
+        path = Path(stored["path"])
         # ImageNet's parquet files on the Hub add the class to a name: n01440764/n01440764_36.JPEG is n01440764_36_n01440764.JPEG there.
         for name in (path.name, f"{path.stem}_{path.parent.name}{path.suffix}"):
             if name in self.index:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from ..processing.chat_vargpt import PICTURE_KEYS, clean_message
+from ..processing.chat_vargpt import PICTURE_KEYS, clean_message, refuse_half_characters
 from ..processing.image_processing_vargpt import VargptImageProcessor, bytes_of_base64, open_picture, to_rgb
 
 Row = dict[str, Any]
@@ -69,8 +69,8 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
         return _captioned(given, find or stored_picture, task, PROMPTS[task] if prompt is None else prompt)
     pictures, drawn = _listed(given, CAPTIONED_COLUMNS), _listed(given, DRAWN_COLUMNS)
     _refuse_unused(given, {*used, *CAPTIONED_COLUMNS, *DRAWN_COLUMNS})
-    chat = _Chat(turns)
-    return _with_codes(chat.sorted(pictures, drawn, given.get("output_image_codes"), find or stored_picture), given)
+    read = _Chat(turns).sorted(pictures, drawn, given.get("output_image_codes"), find or stored_picture)
+    return read | _fingerprint(given)
 
 
 def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
@@ -100,10 +100,10 @@ def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
         used |= {*columns}
         answer = _Chat(answers[side]).sorted([], _listed(given, columns), codes, find, names=(f"{side}'s images", columns[0], f"{side}_codes"))
         pair |= {side: answer["messages"], f"{side}_images": answer["output_images"]}
-        if codes or "output_image_codes" in answer:
-            pair[f"{side}_codes"] = answer.get("output_image_codes", codes)
+        if "output_image_codes" in answer:
+            pair[f"{side}_codes"] = answer["output_image_codes"]
     _refuse_unused(given, used)
-    return pair | ({"image_tokenizer_fingerprint": given["image_tokenizer_fingerprint"]} if "image_tokenizer_fingerprint" in given else {})
+    return pair | _fingerprint(given)
 
 
 def parts_of_text(text: str) -> list[dict[str, str | None]]:
@@ -123,8 +123,8 @@ def can_be_read(columns: set[str]) -> bool:
     return chat or bool(columns & set(CAPTIONED_COLUMNS)) and bool(columns & {*CAPTION_COLUMNS, "json"})
 
 
-def stored_picture(picture: Any) -> Any:
-    """What a row has for a picture as a path, a URL, or `{"bytes", "path"}`; files are not opened yet.
+def stored_picture(picture: Any) -> dict[str, Any]:
+    """What a row has for a picture as `{"bytes", "path"}`, one of which is None; files and addresses (both are paths) are not opened yet.
 
     Raises:
         ValueError: something that is no picture.
@@ -142,10 +142,12 @@ def stored_picture(picture: Any) -> Any:
         return {"bytes": file.getvalue(), "path": None}
     if hasattr(picture, "__fspath__"):
         picture = picture.__fspath__()
-    if not isinstance(picture, str):
+    if isinstance(picture, str):
+        refuse_half_characters(picture, "a picture's path")
+    else:
         raise ValueError(f"a picture is a {type(picture).__name__}; give a path, URL, base64 text, bytes, a dict of these, or a PIL picture.")
     encoded = bytes_of_base64(picture)
-    return picture if encoded is None else {"bytes": encoded, "path": None}
+    return {"bytes": encoded, "path": picture if encoded is None else None}
 
 
 class _Chat:
@@ -180,8 +182,8 @@ class _Chat:
         if self.has_texts and pictures and not self.parts():
             first = next((message for message in self.messages if message["role"] == "user"), self.messages[0])
             first["content"] = [{"type": "image", "text": None} for _ in pictures] + first["content"]
-        codes = [] if codes is None else list(codes)
-        own_codes = [part["codes"] for part in self.parts("output_image") if "codes" in part]
+        codes = [] if codes is None else _checked_codes(codes, names[2])
+        own_codes = _checked_codes([part["codes"] for part in self.parts("output_image") if "codes" in part], "codes of parts")
         if own_codes and (codes or drawn or len(own_codes) < len(self.parts("output_image"))):
             raise ValueError(f"some image_gen parts have codes and others not, or there is a column {names[1]} or {names[2]} besides.")
         num_codes = len(codes or own_codes)
@@ -210,7 +212,7 @@ class _Chat:
             for message in self.messages
         ]
         row = {"messages": messages, "images": found["image"], "output_images": found["output_image"]}
-        return row | ({"output_image_codes": own_codes} if own_codes else {})
+        return row | ({"output_image_codes": codes or own_codes} if num_codes else {})
 
     def _in_order(self, kind: str, listed: list[Any], find: Find) -> Iterator[Any]:
         rest = iter(listed)
@@ -347,5 +349,28 @@ def _captioned(given: Row, find: Find, task: str, prompt: str) -> Row:
     return {"messages": [{"role": role, "content": parts} for role, parts in turns], "images": shown, "output_images": []}
 
 
-def _with_codes(row: Row, given: Row) -> Row:
-    return {**{name: given[name] for name in ("output_image_codes", "image_tokenizer_fingerprint") if name in given}, **row}
+def _fingerprint(given: Row) -> Row:
+    """Of the image tokenizer that made a row's codes."""
+    found = given.get("image_tokenizer_fingerprint")
+    if not isinstance(found, str | None):
+        raise TypeError(f"`image_tokenizer_fingerprint` is a {type(found).__name__}; it must be a text.")
+    return {} if found is None else {"image_tokenizer_fingerprint": found}
+
+
+def _checked_codes(codes: Any, name: str) -> list[list[int]]:
+    """Codes of several pictures as lists of whole numbers that 32 bits hold."""
+    checked = []
+    for each in _as_list(codes, name):
+        numbers = _as_list(each, f"{name}[{len(checked)}]")
+        if not all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31 for number in numbers):
+            raise ValueError(f"{name}[{len(checked)}] must be whole numbers from 0 to 2**31 - 1.")
+        checked.append(numbers)
+    return checked
+
+
+def _as_list(value: Any, name: str) -> list[Any]:
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{name} is a {type(value).__name__}; codes are one list of whole numbers for each picture.")
+    return list(value)

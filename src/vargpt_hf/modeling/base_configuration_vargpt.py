@@ -1,0 +1,89 @@
+"""What configurations of the family share: numbers that are checked, and refusals in words."""
+
+import functools
+import math
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers.configuration_utils import PreTrainedConfig
+
+# Far beyond any model that there is: numbers above are slips, which would take all memory or the whole day to build.
+MOST_LAYERS = 10_000
+LARGEST_SIZE = 2**24
+
+
+def in_words(config_class: type) -> type:
+    """Decorator of a strict configuration: whatever it refuses, or a library inside of it, is a ValueError or a TypeError."""
+    build, assign = config_class.__init__, config_class.__setattr__
+
+    @functools.wraps(build)
+    def __init__(self, *args, **kwargs):
+        try:
+            build(self, *args, **kwargs)
+        except Exception as error:  # other kinds of configurations, which are read inside, raise nearly anything at numbers that do not fit
+            raise _in_words(error, config_class.__name__) from error
+
+    @functools.wraps(assign)
+    def __setattr__(self, name: str, value: Any):
+        try:
+            assign(self, name, value)
+        except StrictDataclassError as error:
+            raise _in_words(error, config_class.__name__) from error
+
+    config_class.__init__, config_class.__setattr__ = __init__, __setattr__
+    return config_class
+
+
+def _in_words(error: Exception, what: str) -> ValueError | TypeError:
+    if type(error) in (ValueError, TypeError):
+        return error
+    if isinstance(error, StrictDataclassError):
+        kind = TypeError if isinstance(error.__cause__, TypeError) else ValueError
+        return kind(f"{what}: {error.__cause__ or error}")
+    return ValueError(f"These fields do not make a {what} ({type(error).__name__}: {error}).")
+
+
+def check_size(name: str, value: object, largest: int = LARGEST_SIZE, least: int = 1) -> None:
+    """Refuses, by a ValueError (TypeError), what is no whole number from `least` to `largest`."""
+    if type(value) is not int:
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+    if not least <= value <= largest:
+        raise ValueError(f"`{name}` must be from {least} to {largest}, got {value}.")
+
+
+def check_number(name: str, value: float, least: float = 0.0, most: float = math.inf, excluded: tuple[float, ...] = ()) -> None:
+    """Refuses, by a ValueError, NaN, infinity and what is not from `least` to `most` or is an `excluded` end."""
+    if not math.isfinite(value) or not least <= value <= most or value in excluded:
+        begin, end = "(" if least in excluded else "[", ")" if most in (*excluded, math.inf) else "]"
+        raise ValueError(f"`{name}` must be in {begin}{least:g}, {most:g}{end}, got {value}.")
+
+
+class VargptBaseConfig(PreTrainedConfig):
+    """What our configurations share: the file that is wrong is named, and weights have a floating-point format."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As in Transformers.
+
+        Raises:
+            ValueError, TypeError: fields that do not make this configuration, and where they were read.
+        """
+        if not isinstance(config_dict, dict):
+            raise TypeError(f"A configuration must be an object of fields and values, got {type(config_dict).__name__}.")
+        source = kwargs.get("name_or_path")
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"config.json of {source}: {error}" if source else str(error)) from error
+
+    def __post_init__(self, **kwargs):
+        for name in ("dtype", "torch_dtype"):
+            wanted = getattr(self, name, None) if name == "dtype" else kwargs.get(name)
+            found = getattr(torch, wanted.removeprefix("torch."), None) if isinstance(wanted, str) else wanted
+            if wanted is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+                raise ValueError(f"`{name}` must be a floating-point type like 'float16', 'bfloat16' or 'float32', got {wanted!r}.")
+        super().__post_init__(**kwargs)
+
+
+__all__ = ["LARGEST_SIZE", "MOST_LAYERS", "VargptBaseConfig", "check_number", "check_size", "in_words"]
