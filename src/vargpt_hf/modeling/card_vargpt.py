@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 PARTS = {
     "language_model": "language model",
-    "vision_tower": "vision tower, which reads pictures",
+    "vision_tower": "vision tower, which reads images",
     "visual_decoder": "visual decoder, which draws them",
     "image_tokenizer": "image tokenizer",
 }
@@ -62,8 +62,8 @@ def make_card(
     prompt = example[0] if example else "draw a red circle above a blue square"
     sections = [
         f"# {name.rstrip('/').split('/')[-1]}",
-        "A VARGPT ([arXiv 2501.12327](https://arxiv.org/abs/2501.12327)): one autoregressive model that reads pictures and draws them, by "
-        "next-token prediction for text and next-scale prediction for pictures.",
+        "A VARGPT ([arXiv 2501.12327](https://arxiv.org/abs/2501.12327)): one autoregressive model that reads images and draws them, by "
+        "next-token prediction for text and next-scale prediction for images.",
     ]
     if example:
         sections.append(f"![{prompt}]({example[1]})\n\n*{prompt}*")
@@ -88,12 +88,12 @@ def has_own_card(repo_id: str, token: bool | str | None = None) -> bool:
 
 
 def _sizes(model: PreTrainedModel) -> str:
-    """Parameters by part, and what a picture costs, as a table."""
+    """Parameters by part, and what an image costs, as a table."""
     image_tokenizer_config = model.config.image_tokenizer_config
     rows = [f"| {what} | {sum(p.numel() for p in getattr(model.model, part).parameters()):,} |" for part, what in PARTS.items()]
     rows.append(f"| in all | {model.num_parameters():,} |")
     picture = (
-        f"A picture of {image_tokenizer_config.image_size}×{image_tokenizer_config.image_size} pixels has {image_tokenizer_config.num_image_tokens} codes of "
+        f"An image of {image_tokenizer_config.image_size}×{image_tokenizer_config.image_size} pixels has {image_tokenizer_config.num_image_tokens} codes of "
         f"{image_tokenizer_config.codebook_size:,} and takes {len(image_tokenizer_config.scales)} calls of the language model."
     )
     return "\n".join(["| part | parameters |", "|---|---|", *rows]) + "\n\n" + picture
