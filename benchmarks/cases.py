@@ -28,7 +28,7 @@ class Case:
         title: what the line says.
         prepare: from a model to the work.
         cost: what one call of the work costs, by the costs of the model's parts.
-        unit, units: what one call makes, and how many: pictures, tokens, rows.
+        unit, units: what one call makes, and how many: images, tokens, rows.
         memory: bytes that the work cannot do without, weights included; None where nobody asked.
     """
 
@@ -79,7 +79,7 @@ def _draw_memory(rows: int, guided: bool) -> Callable[[Costs], int]:
 
 
 def _drawing(rows: int, guided: bool) -> Case:
-    title = f"a picture after {PROMPT} tokens, batch {rows}{', guided' if guided else ''}"
+    title = f"an image after {PROMPT} tokens, batch {rows}{', guided' if guided else ''}"
     return Case(title, _draw(rows, guided), _draw_cost(rows, guided), "picture", rows, _draw_memory(rows, guided))
 
 
@@ -149,7 +149,7 @@ def _decode(model: PreTrainedModel) -> Work:
 
 
 def _train(rows: int, codes_ahead: bool) -> Callable[[PreTrainedModel], Work]:
-    """Forward, backward and AdamW of rows of text around one picture each; image tokenizer and vision tower frozen."""
+    """Forward, backward and AdamW of rows of text around one image each; image tokenizer and vision tower frozen."""
 
     def prepare(model: PreTrainedModel) -> Work:
         model.train()
@@ -193,8 +193,8 @@ CASES = {
     **{f"draw-{rows}-guided": _drawing(rows, guided=True) for rows in (1, 4, 16)},
     "text": Case(f"{NEW_TOKENS} tokens of text", write(NEW_TOKENS), write_cost(NEW_TOKENS), "token", NEW_TOKENS),
     "mixed": Case(f"4 rows of {MIXED_TOKENS} tokens, 2 of them draw", _mixed, _mixed_cost, "row", 4),
-    "encode": Case(f"image tokenizer: {PICTURES} pictures to codes", _encode, lambda c: c.vq_encode(PICTURES), "picture", PICTURES),
-    "decode": Case(f"image tokenizer: codes to {PICTURES} pictures", _decode, lambda c: c.vq_decode(PICTURES), "picture", PICTURES),
-    "train": Case("training step of 2 pictures", _train(2, False), _train_cost(2, False), "row", 2),
-    "train-codes": Case("training step of 2 pictures, codes ahead", _train(2, True), _train_cost(2, True), "row", 2),
+    "encode": Case(f"image tokenizer: {PICTURES} images to codes", _encode, lambda c: c.vq_encode(PICTURES), "picture", PICTURES),
+    "decode": Case(f"image tokenizer: codes to {PICTURES} images", _decode, lambda c: c.vq_decode(PICTURES), "picture", PICTURES),
+    "train": Case("training step of 2 images", _train(2, False), _train_cost(2, False), "row", 2),
+    "train-codes": Case("training step of 2 images, codes ahead", _train(2, True), _train_cost(2, True), "row", 2),
 }

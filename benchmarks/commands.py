@@ -41,7 +41,7 @@ def seconds(batch):
     start = time.perf_counter()
     model.generate(**inputs, generation_mode="image", max_new_tokens=2)
     return time.perf_counter() - start
-print("first picture after loading: %.2f s" % seconds(1))
+print("first image after loading: %.2f s" % seconds(1))
 one, many = min(seconds(1) for _ in range(5)), min(seconds(32) for _ in range(3))
 print("every further one: %.3f s; 32 in one batch take %.1f times as long" % (one, many / one))
 """

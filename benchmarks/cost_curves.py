@@ -1,4 +1,4 @@
-"""What drawing costs, in time and memory, as one thing at a time grows: batch, prompt, pictures, depth of the decoder, side of the picture.
+"""What drawing costs, in time and memory, as one thing at a time grows: batch, prompt, images, depth of the decoder, side of the image.
 
     python benchmarks/cost_curves.py docs/cost_curves.png
 
@@ -27,15 +27,15 @@ BASE = {"batch": 1, "prompt": 32, "pictures": 1, "depth": 4, "side": 128}
 CURVES = {
     "batch": ("rows of the batch", (1, 2, 4, 8, 16, 32)),
     "prompt": ("tokens of the prompt", (32, 128, 512, 2048)),
-    "pictures": ("pictures in an answer", (1, 2, 4, 8)),
+    "pictures": ("images in an answer", (1, 2, 4, 8)),
     "depth": ("layers of the visual decoder", (2, 4, 8, 16)),
-    "side": ("side of the picture, px", tuple(SCALES)),
+    "side": ("side of the image, px", tuple(SCALES)),
 }
 REPEATS = 3
 
 
 class ForcedPictures(LogitsProcessor):
-    """Asks for one picture after the other, as no random model does by itself."""
+    """Asks for one image after the other, as no random model does by itself."""
 
     def __init__(self, image_start: int):
         self.image_start = image_start

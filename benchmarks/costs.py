@@ -4,7 +4,7 @@ Operations are those of matrix products, convolutions and attention, two for eac
 queries and keys, as torch's `FlopCounterMode` counts them; what else there is (norms, activations, interpolation) takes memory's time
 rather than arithmetic's, and counts as nothing. Bytes are the weights that each call of a part reads, and caches.
 
-Shapes: N pictures, L codes of one, S scales, T tokens of a row, B rows.
+Shapes: N images, L codes of one, S scales, T tokens of a row, B rows.
 """
 
 import math
@@ -65,7 +65,7 @@ class Costs:
         return self._linear(tokens, self.text.hidden_size, self.text.vocab_size)
 
     def scale(self, rows: int, index: int) -> Cost:
-        """One call of the visual decoder and both projectors for one scale of `rows` pictures, with a cache."""
+        """One call of the visual decoder and both projectors for one scale of `rows` images, with a cache."""
         tokens, seen = self.sizes[index], sum(self.sizes[:index])
         return self._decoder_call(rows, tokens, seen + tokens)
 
@@ -88,7 +88,7 @@ class Costs:
         return self.quantised(pictures, len(self.sizes)) + self.vq_decoder(pictures)
 
     def drawing(self, llm_rows: int, decoder_rows: int, pictures: int, prompt: int) -> Cost:
-        """One picture for each of some rows that stand after `prompt` tokens, from image-start to the codes."""
+        """One image for each of some rows that stand after `prompt` tokens, from image-start to the codes."""
         cost, seen = self.picture_start() + self.quantised(pictures, len(self.sizes)), prompt
         for index, tokens in enumerate(self.sizes):
             lead = int(index == 0)  # image-start rides with the first scale
@@ -99,7 +99,7 @@ class Costs:
         return cost
 
     def training_step(self, rows: int, tokens: int) -> Cost:
-        """Forward, backward and AdamW of rows that draw one picture each, with codes ahead, image tokenizer and vision tower frozen.
+        """Forward, backward and AdamW of rows that draw one image each, with codes ahead, image tokenizer and vision tower frozen.
 
         A backward pass is two products for each of the forward pass; but f̂ needs no gradient, so its embedding has one only.
         """

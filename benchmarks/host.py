@@ -58,7 +58,7 @@ def loading() -> tuple[float, float]:
 
 
 def processing() -> tuple[float, float]:
-    """Seconds of making a batch of 16 rows, each with a picture to read and one to draw, and of resizing their pictures alone."""
+    """Seconds of making a batch of 16 rows, each with an image to read and one to draw, and of resizing their images alone."""
     from transformers import AutoTokenizer
 
     from vargpt_hf import VargptImageProcessor, VargptProcessor
@@ -93,5 +93,5 @@ HOST: dict[str, tuple[str, str, Callable[[], tuple[float, float]]]] = {
     "import": ("importing the package", "torch and Transformers alone", importing),
     "draw": ("`vargpt draw`, from the shell to the file", "torch and Transformers alone", drawing),
     "load": ("loading the medium model", "reading its weights", loading),
-    "process": (f"a batch of {ROWS} rows, 2 pictures of 640×480 each", "resizing the pictures", processing),
+    "process": (f"a batch of {ROWS} rows, 2 images of 640×480 each", "resizing the images", processing),
 }

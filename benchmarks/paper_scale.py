@@ -23,7 +23,7 @@ GPU_BYTES = 80e9
 # Dense bfloat16 operations a second, by their makers' data sheets.
 PEAKS = {"A100": 312e12, "H100": 989e12}
 UTILISATION = 0.4
-# Rows of an epoch, tokens of an average and of the longest row (assumed: see the page), pictures to read and to draw in a row.
+# Rows of an epoch, tokens of an average and of the longest row (assumed: see the page), images to read and to draw in a row.
 STAGES = {
     "stage1": (1_280_000, 768, 768, 0, 1),
     "stage2": (1_178_000, 1024, 2048, 1, 5 / 1178),
@@ -118,7 +118,7 @@ def encoding(model: VargptForConditionalGeneration) -> str:
     side, _ = model.config.image_tokenizer_config.image_size()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.model.image_tokenizer.encoder(torch.empty(1, model.config.image_tokenizer_config.in_channels, side, side, device="meta"))
-    return f"The image tokenizer's encoder takes {counter.get_total_flops() / 1e12:.2f} · 10¹² operations a picture."
+    return f"The image tokenizer's encoder takes {counter.get_total_flops() / 1e12:.2f} · 10¹² operations an image."
 
 
 def render(page: str) -> str:

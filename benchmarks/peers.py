@@ -1,6 +1,6 @@
 """Models of Transformers that draw token by token, as large as ours, with random weights.
 
-All have the language model of a size; what differs is how often it is called for one picture: S times, or once for each of L tokens.
+All have the language model of a size; what differs is how often it is called for one image: S times, or once for each of L tokens.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from .cases import PROMPT, Work, write
 from .sizes import model_of
 
 BOS, END_OF_LINE, IMAGE, BEGIN_OF_IMAGE = 1, 3, 4, 5
-FIRST_VISUAL = 16  # tokens of Emu3's pictures follow the few special ones
+FIRST_VISUAL = 16  # tokens of Emu3's images follow the few special ones
 GUIDANCE = 5.0  # Janus always guides
 
 
@@ -24,7 +24,7 @@ def _prompt(config: VargptConfig) -> dict[str, torch.Tensor]:
 
 
 def janus(config: VargptConfig) -> Work:
-    """Janus: 16×16 tokens for a picture of 256 pixels, one after the other, both halves of guidance."""
+    """Janus: 16×16 tokens for an image of 256 pixels, one after the other, both halves of guidance."""
     vq, text = config.image_tokenizer_config, config.text_config
     side, _ = config.schedules[0].final_grid
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def janus(config: VargptConfig) -> Work:
 
 
 def emu3(config: VargptConfig) -> Work:
-    """Emu3: 32×32 tokens and an end of line after each row for a picture of 256 pixels, one after the other."""
+    """Emu3: 32×32 tokens and an end of line after each row for an image of 256 pixels, one after the other."""
     vq, text = config.image_tokenizer_config, config.text_config
     side = vq.image_size()[0] // 8
     codes = text.vocab_size - FIRST_VISUAL
@@ -75,7 +75,7 @@ def emu3(config: VargptConfig) -> Work:
             vocabulary_map={"<image>": IMAGE, "<|extra_200|>": END_OF_LINE, **vocabulary},
         )
     ).eval()
-    inputs, tokens = _prompt(config), side * (side + 1) + 3  # three that end a picture
+    inputs, tokens = _prompt(config), side * (side + 1) + 3  # three that end an image
     never = list(range(FIRST_VISUAL))
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ def emu3(config: VargptConfig) -> Work:
 
 
 def own_tokens(tokens: int) -> Callable[[VargptConfig], Work]:
-    """Our language model alone, so many tokens one after the other: what a picture of so many tokens would cost it at least."""
+    """Our language model alone, so many tokens one after the other: what an image of so many tokens would cost it at least."""
     return lambda config: write(tokens)(model_of("medium"))
 
 

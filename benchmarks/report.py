@@ -8,9 +8,9 @@ from .floors import floor_seconds
 from .host import HOST
 from .peers import PEERS
 
-# What is asked of each case of size medium: its share of the floor at least. Batches are judged by the price of a picture, memory by its least.
+# What is asked of each case of size medium: its share of the floor at least. Batches are judged by the price of an image, memory by its least.
 SHARES = {"draw-1": 0.55, "encode": 0.75, "decode": 0.75, "train": 0.65, "train-codes": 0.65}
-BATCH_PRICE = 0.6  # of a picture in a batch of 16, over one drawn alone
+BATCH_PRICE = 0.6  # of an image in a batch of 16, over one drawn alone
 MEMORY = 1.3  # peak of drawing over weights and caches
 HOST_SECONDS = {"import": 0.3, "draw": 6}
 
@@ -70,7 +70,7 @@ def _cases(size: str, dtype: str, cases: dict, rate: float, bandwidth: float) ->
 
 
 def _peers(results: dict) -> str:
-    lines = ["**a picture of 256 pixels, token by token (medium, float32)**", "", "| model | seconds | over ours |", "|---|---|---|"]
+    lines = ["**an image of 256 pixels, token by token (medium, float32)**", "", "| model | seconds | over ours |", "|---|---|---|"]
     ours = results["cases"].get("medium", {}).get("float32", {})
     for name, result in results["peers"].items():
         seconds, same = statistics.median(result["seconds"]), "draw-1-guided" if name == "janus" else "draw-1"

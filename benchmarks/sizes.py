@@ -64,7 +64,7 @@ def config_of(size: str) -> VargptConfig:
 
 
 def model_of(size: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> VargptForConditionalGeneration:
-    """A model of a size in evaluation mode; its quantiser stays in float32, as in a loaded one."""
+    """A model of a size in evaluation mode; its quantizer stays in float32, as in a loaded one."""
     if size == "vargpt-tiny":
         return VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype=dtype).to(device).eval()
     torch.manual_seed(0)

@@ -1,8 +1,8 @@
-"""A folder of 200 captioned pictures of something that vargpt-tiny cannot draw, one command, and what it brings.
+"""A folder of 200 captioned images of something that vargpt-tiny cannot draw, one command, and what it brings.
 
     python examples/captioned_pictures.py runs/captioned
 
-The pictures are handwritten digits that lean, with captions such as "a handwritten 7, slanted". Runs
+The images are handwritten digits that lean, with captions such as "a handwritten 7, slanted". Runs
 `vargpt train examples/lora.yaml --train_data FOLDER/pictures --output_dir FOLDER/adapter`, then lets the judges of vargpt-tiny look at
 digits of other prompts, before and after. Takes about three minutes of one CPU core.
 """
@@ -27,7 +27,7 @@ VARGPT = Path(sys.executable).with_name("vargpt")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder for pictures and adapter")
+    parser.add_argument("output", type=Path, help="folder for images and adapter")
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--evaluate", type=int, default=200, help="digits that are judged")
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def write_pictures(folder: Path, number: int) -> None:
-    """Pictures, each with its caption in a text file of the same name."""
+    """Images, each with its caption in a text file of the same name."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, row in enumerate(slanted_rows(number, seed=3)):
         row["output_images"][0].save(folder / f"{index:04}.png")

@@ -1,6 +1,6 @@
 """Teaches vargpt-tiny by preference (DPO): of its own drawings of a prompt, those that a judge finds right over those that it finds wrong.
 
-    python examples/dpo_tiny.py runs/dpo --picture docs/dpo_tiny.png
+    python examples/dpo_tiny.py runs/dpo --image docs/dpo_tiny.png
 
 Takes three minutes of one CPU core. Draws at temperature 1, five times the shipped one, where a tenth of the digits cannot be read. Saves the
 adapter and figures.json, and prints, for prompts in words that are not trained on: the share of drawings that are right before and after;

@@ -1,4 +1,4 @@
-"""Draws the README's picture: sentences, what vargpt-tiny drew, and how one drawing grew from scale to scale.
+"""Draws the README's image: sentences, what vargpt-tiny drew, and how one drawing grew from scale to scale.
 
 python examples/draw_gallery.py docs/drawn.png
 """
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def sheet(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
-    """Rows of pictures with captions below, on light grey."""
+    """Rows of images with captions below, on light grey."""
     width = max(map(len, rows)) * (SIDE + GAP) + GAP
     page = Image.new("RGB", (width, len(rows) * (SIDE + CAPTION + GAP) + GAP), (232, 232, 232))
     draw = ImageDraw.Draw(page)

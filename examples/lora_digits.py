@@ -1,8 +1,8 @@
 """Teaches vargpt-tiny a new look with LoRA: digits that lean, where a prompt ends in ", slanted".
 
-    python examples/lora_digits.py runs/slanted --picture docs/lora_digits.png
+    python examples/lora_digits.py runs/slanted --image docs/lora_digits.png
 
-Takes three minutes of one CPU core. Saves the adapter, checks that a fresh model that loads it draws the same pictures, and prints the
+Takes three minutes of one CPU core. Saves the adapter, checks that a fresh model that loads it draws the same images, and prints the
 shares of drawn digits that are read rightly and lean, or stand, as asked, and of shapes: as they really are, before, and after.
 """
 
@@ -34,7 +34,7 @@ FEATURES = Features({**ROW_FEATURES, "truth": Value("string")})
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for the adapter")
-    parser.add_argument("--picture", type=Path, help="file for the pictures before and after")
+    parser.add_argument("--picture", type=Path, help="file for the images before and after")
     parser.add_argument("--rows", type=int, default=6000, help="to train on, three quarters of them slanted digits")
     parser.add_argument("--evaluate", type=int, default=200, help="digits of each kind that are judged")
     arguments = parser.parse_args()
@@ -89,7 +89,7 @@ def fresh_model() -> VargptForConditionalGeneration:
 
 
 def slanted_rows(count: int, seed: int, split: str = "train"):
-    """Rows of digits whose prompt asks for a slanted one, and whose picture shows it."""
+    """Rows of digits whose prompt asks for a slanted one, and whose image shows it."""
     for row in rows({"draw_digit": 1.0}, count, seed, split):
         row["messages"][0]["content"][0]["text"] += ", slanted"
         row["output_images"] = [sheared(picture, SLANT) for picture in row["output_images"]]
@@ -97,7 +97,7 @@ def slanted_rows(count: int, seed: int, split: str = "train"):
 
 
 def sheared(picture: PILImage.Image, slant: float) -> PILImage.Image:
-    """The picture, each row of pixels moved to the right by `slant` times its height over the middle."""
+    """The image, each row of pixels moved to the right by `slant` times its height over the middle."""
     matrix = (1, slant, -slant * (picture.height - 1) / 2, 0, 1, 0)
     return picture.transform(picture.size, PILImage.Transform.AFFINE, matrix, resample=PILImage.Resampling.BILINEAR)
 
@@ -111,7 +111,7 @@ def lean(picture: PILImage.Image) -> float:
 
 
 def shows(picture: PILImage.Image, row: dict, kind: str, judge: DigitJudge) -> bool:
-    """Whether the picture shows the row's shapes, or its digit, leaning or upright as `kind` says."""
+    """Whether the image shows the row's shapes, or its digit, leaning or upright as `kind` says."""
     if kind == "shapes":
         return drawing_figures(picture, json.loads(row["truth"]), judge)["shape and colour"]
     leans = lean(picture) > SLANT / 2

@@ -1,11 +1,11 @@
 """Draws a file of prompts on all machines of a Ray cluster, or on this one.
 
 pip install "vargpt-hf[ray]"
-python examples/ray_draw.py prompts.txt pictures --workers 4            # a local Ray, four processes
-python examples/ray_draw.py prompts.txt /shared/pictures --workers 64 --gpus 1 --address auto
+python examples/ray_draw.py prompts.txt images --workers 4            # a local Ray, four processes
+python examples/ray_draw.py prompts.txt /shared/images --workers 64 --gpus 1 --address auto
 
-Pictures and results.jsonl are those of `vargpt draw --prompts` (a level of brightness apart at most, as batches are cut otherwise): each comes
-from its own seed, and a run that was stopped goes on. The folder must be one that all machines see. Prints how many pictures were drawn.
+Images and results.jsonl are those of `vargpt draw --prompts` (a level of brightness apart at most, as batches are cut otherwise): each comes
+from its own seed, and a run that was stopped goes on. The folder must be one that all machines see. Prints how many images were drawn.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from vargpt_hf.tiny import TINY_FOLDER
 
 
 class Drawer:
-    """A worker with its own model: takes batches of prompts, writes their pictures, gives back what results.jsonl says of them."""
+    """A worker with its own model: takes batches of prompts, writes their images, gives back what results.jsonl says of them."""
 
     def __init__(self, model: str, dtype: str, output: str, device: str):
         self.model = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype).to(device).eval()
@@ -61,7 +61,7 @@ def main() -> None:
             compute=ray.data.ActorPoolStrategy(size=arguments.workers),
             num_gpus=arguments.gpus or None,
         )
-        print(f"Drew {len(drawn.take_all())} pictures")
+        print(f"Drew {len(drawn.take_all())} images")
     write_results(output, prompts)
 
 

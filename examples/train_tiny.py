@@ -1,4 +1,4 @@
-"""Trains vargpt-tiny from nothing: tokenizer, image tokenizer, CLIP, first weights, then the paper's three stages.
+"""Trains vargpt-tiny from scratch: tokenizer, image tokenizer, CLIP, first weights, then the paper's three stages.
 
     python examples/train_tiny.py runs/tiny
 

@@ -1,4 +1,4 @@
-"""Quantisers that tests try, by name: each makes a `quantization_config` from what to leave alone."""
+"""Quantizers that tests try, by name: each makes a `quantization_config` from what to leave alone."""
 
 from transformers import BitsAndBytesConfig, TorchAoConfig
 

@@ -1,4 +1,4 @@
-"""LoRA on the parts of the model: what the presets train, saving, merging, switching, quantised bases."""
+"""LoRA on the parts of the model: what the presets train, saving, merging, switching, quantized bases."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 READS, DRAWS = [60] * 4, [61, *[63] * 21, 62]
 PROJECTORS = ("projector_to_llm", "projector_to_decoder")
-# Of each preset: modules whose linear maps get adapters, modules that are trained whole.
+# Of each preset: modules whose linear layers get adapters, modules that are trained whole.
 WANTED = {
     "understand": (("language_model",), ("multi_modal_projector",)),
     "draw": (("visual_decoder",), (*PROJECTORS, "visual_decoder.head")),
@@ -33,7 +33,7 @@ WANTED = {
 
 
 def inputs() -> dict[str, torch.Tensor]:
-    """One row that reads a picture and draws one."""
+    """One row that reads an image and draws one."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.tensor([[1, 5, *READS, 7, *DRAWS, 9, 2]])
     pixels, codes = torch.randn(1, 3, 16, 16, generator=generator), torch.randint(0, 24, (1, 21), generator=generator)
@@ -42,7 +42,7 @@ def inputs() -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def results(model) -> tuple[torch.Tensor, ...]:
-    """Logits of text and codes, and the codes of a picture drawn greedily."""
+    """Logits of text and codes, and the codes of an image drawn greedily."""
     model.eval()
     output = model(**inputs())
     prompt = {"input_ids": torch.tensor([[1, 5, *READS, 7]]), "pixel_values": inputs()["pixel_values"]}
@@ -267,7 +267,7 @@ def test_a_trainer_changes_the_adapter_alone(preset, tmp_path):
 
 @pytest.mark.parametrize("quantiser", ["bitsandbytes, 4 bits", "torchao, 8 bits"])
 def test_qlora(quantiser):
-    """A quantised base still draws, only what is adapted learns, and it does learn."""
+    """A quantized base still draws, only what is adapted learns, and it does learn."""
     settings = QUANTISERS[quantiser]
     processor = VargptProcessor.from_pretrained(TINY_FOLDER)
     batch = VargptDataCollator(processor)(list(rows({"draw_and_say": 1.0, "read_digit": 1.0}, 4, seed=0)))

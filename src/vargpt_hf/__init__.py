@@ -1,6 +1,6 @@
 """VARGPT for the Hugging Face ecosystem: one model that understands and draws.
 
-Importing it registers the classes below with Transformers' Auto classes, and does nothing else.
+Importing it registers the classes below with Transformers' Auto classes and pipelines, and does nothing else.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""LoRA presets: which linear maps get adapters, what is trained whole beside them, and what quantisers should leave alone."""
+"""LoRA presets: which linear layers get adapters, what is trained whole beside them, and what quantizers should leave alone."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +10,7 @@ class Preset(NamedTuple):
     """Where a preset's adapters go and what it trains whole, as starts of module names.
 
     Args:
-        adapts: every linear map in these modules gets an adapter.
+        adapts: every linear layer in these modules gets an adapter.
         trains: these small modules are trained whole and saved with the adapter (`modules_to_save`).
     """
 
@@ -29,7 +29,7 @@ def lora_config(preset: str, **overrides) -> "LoraConfig":
 
     Needs `vargpt-hf[train]`.
 
-    | preset | adapters on every linear map of | trained whole |
+    | preset | adapters on every linear layer of | trained whole |
     |---|---|---|
     | `"understand"` | the language model | CLIP's projector |
     | `"draw"` | the visual decoder | both generation projectors, the decoder's head |
@@ -41,7 +41,7 @@ def lora_config(preset: str, **overrides) -> "LoraConfig":
 
     Args:
         preset: "understand", "draw" or "all".
-        overrides: any field of `LoraConfig`. `target_modules` then chooses among the linear maps of the preset's modules. With
+        overrides: any field of `LoraConfig`. `target_modules` then chooses among the linear layers of the preset's modules. With
             `modules_to_save=None` nothing is trained whole, and what would be gets adapters too.
 
     Raises:
@@ -54,7 +54,7 @@ def lora_config(preset: str, **overrides) -> "LoraConfig":
     fields = {
         "r": 16,
         "lora_alpha": 32,
-        # Names such as "q_proj" are also CLIP's: all linear maps that do not stand in the preset's own modules are left out.
+        # Names such as "q_proj" are also CLIP's: all linear layers that do not stand in the preset's own modules are left out.
         "target_modules": "all-linear",
         "exclude_modules": rf"(?!(model\.)?({inside})(\.|$)).*",
         "modules_to_save": list(trains),
@@ -63,11 +63,11 @@ def lora_config(preset: str, **overrides) -> "LoraConfig":
 
 
 def unquantized_modules(preset: str | None = None) -> list[str]:
-    """What should stay in floating point when a VARGPT is quantised.
+    """What should stay in floating point when a VARGPT is quantized.
 
-    Without a preset, all but the layers of the language model: the picture side and the heads choose codes, and rounding costs more there than
-    it saves. For QLoRA, give the preset that will be trained: its modules may then be quantised too, but for what it trains whole and for
-    the decoder's embedding of latent channels, which are fewer than one block of a quantiser's.
+    Without a preset, all but the layers of the language model: the image side and the heads choose codes, and rounding costs more there than
+    it saves. For QLoRA, give the preset that will be trained: its modules may then be quantized too, but for what it trains whole and for
+    the decoder's embedding of latent channels, which are fewer than one block of a quantizer's.
 
     For `llm_int8_skip_modules` of bitsandbytes or `modules_to_not_convert` of torchao.
 

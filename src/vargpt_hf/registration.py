@@ -1,4 +1,4 @@
-"""Importing this registers VARGPT's classes with Transformers' Auto classes."""
+"""Importing this registers VARGPT's classes with Transformers' Auto classes and pipelines."""
 
 from transformers import (
     AutoConfig,
@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .modeling.configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DECODERS, VargptConfig
 from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
@@ -24,3 +25,8 @@ for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelF
     auto_class.register(VargptConfig, VargptForConditionalGeneration)
 AutoImageProcessor.register(VargptConfig, image_processor_classes={"pil": VargptImageProcessor})
 AutoProcessor.register(VargptConfig, VargptProcessor)
+
+# Named, since to import pipelines takes a while. What is there stands for all other models. (`register_pipeline` would warn of replacing it.)
+for task, name in (("any-to-any", "AnyToAnyOfAll"), ("image-text-to-text", "ImageTextToTextOfAll")):
+    stock = PIPELINE_REGISTRY.supported_tasks[task]
+    PIPELINE_REGISTRY.supported_tasks[task] = {**stock, "impl": f"{__package__}.modeling.pipeline_vargpt.{name}"}

@@ -28,7 +28,7 @@ def test_draw(tmp_path):
     assert Image.open(strip).size == (3 * 96, 96)
     first = output.read_bytes()
     run("draw", "a red circle above a blue square", "-o", output, "--enlarge", 2)
-    assert output.read_bytes() == first  # the same seed draws the same picture
+    assert output.read_bytes() == first  # the same seed draws the same image
     last_scale = Image.open(strip).crop((2 * 96, 0, 3 * 96, 96))
     assert list(last_scale.getdata()) == list(Image.open(output).getdata())
 
@@ -62,7 +62,7 @@ def test_chat_keeps_pictures(tmp_path):
 
 def test_info():
     output = run("info").output
-    assert "visual_decoder" in output and "46 of 512 a picture, 3 calls of the language model" in output
+    assert "visual_decoder" in output and "46 of 512 an image, 3 calls of the language model" in output
 
 
 def test_evaluate(tmp_path):
@@ -73,11 +73,11 @@ def test_evaluate(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["draw", "x", "-o", "picture.xyz"], "does not end in the name of a picture format"),
+        (["draw", "x", "-o", "picture.xyz"], "does not end in the name of an image format"),
         (["draw", "x", "-o", "nowhere/x.png"], "The folder nowhere does not exist"),
         (["draw"], "Give either a TEXT to draw or --prompts"),
         (["draw", "x", "--prompts", "prompts.txt", "-o", "out"], "--prompts with a file of them, not both"),
-        (["draw", "--prompts", "prompts.txt"], "--prompts needs a folder for the pictures, as in -o pictures"),
+        (["draw", "--prompts", "prompts.txt"], "--prompts needs a folder for the images, as in -o images"),
         (["draw", "--prompts", "prompts.txt", "-o", "out"], "No such file or directory: 'prompts.txt'"),
         (["draw", "x", "--num-processes", "2"], "one TEXT is drawn by one process"),
         (["draw", "x", "--model", "./nothing"], "which is not a folder"),

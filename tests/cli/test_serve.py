@@ -70,6 +70,6 @@ def test_answers_come_word_by_word(address):
 
 
 def test_draws_nothing(address):
-    """Asked for a picture it goes on in words: no picture's tokens come out, which would be 46."""
+    """Asked for an image it goes on in words: no image's tokens come out, which would be 46."""
     answer = json.loads(post(address, "draw a red circle above a blue square and say what you drew"))
     assert answer["usage"]["completion_tokens"] < 40 and "<" not in answer["choices"][0]["message"]["content"]

@@ -38,7 +38,7 @@ def probe(arguments: list[str], **environment: str) -> tuple[int, list[str], flo
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--help"], 0, "one model that understands pictures"),
+        (["--help"], 0, "one model that understands images"),
         *(([name, "--help"], 0, f"vargpt {name}") for name in COMMANDS),
         (["data", "--help"], 0, "check"),
         (["data", "check", "--help"], 0, "Exits with 1"),

@@ -11,7 +11,7 @@ from vargpt_hf.tiny.shapes import render, sample_scene
 
 
 def distorted(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A little blurred, with noise, as an image tokenizer leaves pictures."""
+    """A little blurred, with noise, as an image tokenizer leaves images."""
     pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.6)), dtype=np.float64) + rng.normal(0, 8, (48, 48, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 

@@ -1,4 +1,4 @@
-"""The documented command for a folder of captioned pictures, with next to no data: it trains, and shows drawings before and after."""
+"""The documented command for a folder of captioned images, with next to no data: it trains, and shows drawings before and after."""
 
 import re
 import subprocess

@@ -109,6 +109,96 @@ def test_settings_of_the_pipeline_hold_until_a_call_says_otherwise():
     assert pipe(user(text("hello")), generation_mode="text", max_new_tokens=20, return_full_text=False)[0]["generated_text"].strip()
 
 
+@pytest.mark.parametrize("task", ["any-to-any", "image-text-to-text"])
+def test_a_saved_folder_needs_neither_remote_code_nor_torchvision(task, tmp_path, picture, caplog):
+    """Also of a model that has been saved and is at hand, which then knows of the pipeline that the repository brings."""
+    model, processor = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER), VargptProcessor.from_pretrained(TINY_FOLDER)
+    model.float().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert "custom_pipelines" in (tmp_path / "config.json").read_text()
+    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+    for given in ({"model": str(tmp_path)}, {"model": model, "processor": processor}):
+        caplog.clear()
+        made = pipeline(task, dtype=torch.float32, **given)
+        (record,) = made(chat, max_new_tokens=10, **({} if task == "any-to-any" else {"return_full_text": False}))
+        answer = record["generated_content"][0]["text"] if task == "any-to-any" else record["generated_text"]
+        assert answer == "two"
+        assert not [entry for entry in caplog.records if "not supported" in entry.message]
+
+
+def test_other_models_keep_the_stock_pipelines():
+    from transformers import AnyToAnyPipeline, ImageTextToTextPipeline
+
+    from vargpt_hf.modeling.pipeline_vargpt import AnyToAnyOfAll, ImageTextToTextOfAll
+
+    class Stock(torch.nn.Module):
+        input_modalities = ()
+
+    for made, stock in ((AnyToAnyOfAll, AnyToAnyPipeline), (ImageTextToTextOfAll, ImageTextToTextPipeline)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stock, "__init__", lambda self, **kwargs: vars(self).update(kwargs))
+            built = made(model=Stock(), task="x")
+            assert type(built) is stock and built.task == "x"
+
+
+def test_a_plain_text_is_the_turn_of_a_user(pipe, picture):
+    (record,) = pipe(f"draw {SENTENCE}", max_new_tokens=30)
+    assert seen(record["generated_content"][0]["image"]) == [("blue", "square"), ("red", "circle")]
+    assert record["input_text"][0]["role"] == "user"
+    (record,) = pipe("how many objects are there", images=picture, max_new_tokens=10)
+    assert record["generated_content"] == [text("two")]
+    both = pipe([f"draw {SENTENCE}", "hello"], max_new_tokens=30)
+    assert [parts[0]["generated_content"][0]["type"] for parts in both] == ["output_image", "text"]
+    streamed = list(pipe(({"text": words, "images": picture} for words in ("how many objects are there",)), max_new_tokens=10))
+    assert streamed[0][0]["generated_content"] == [text("two")]
+    for empty in ("", "  ", [""], []):
+        with pytest.raises(ValueError, match="empty"):
+            pipe(empty)
+    with pytest.raises(ValueError, match="2 texts and `images` for 1"):
+        pipe(["a", "b"], images=[picture])
+    for wrong in (7, [7]):
+        with pytest.raises(TypeError, match="must be a chat, a text"):
+            pipe(wrong)
+    with pytest.raises(ValueError, match="neither a text nor images"):
+        pipe({"words": "a"})
+
+
+def test_settings_of_generate_are_arguments_and_misspelt_ones_are_refused(pipe):
+    given = {"generator": torch.Generator().manual_seed(1), "num_return_sequences": 3, "do_sample": True, "output_image_temperature": 1.5}
+    records = pipe(SENTENCE, generation_mode="image", **given)
+    assert len({record["generated_image"].tobytes() for record in records}) == 3
+    for wrong, meant in (("image_temprature", "output_image_temperature"), ("max_new_token", "max_new_tokens"), ("genrator", "generator")):
+        with pytest.raises(ValueError, match=f"no argument `{wrong}`: do you mean `{meant}`"):
+            pipe(SENTENCE, **{wrong: 1})
+        with pytest.raises(ValueError, match=f"no argument `{wrong}`: do you mean `{meant}`"):
+            pipe.model.as_pipeline(pipe.processor, **{wrong: 1})
+    with pytest.raises(ValueError, match="image_temprature"):
+        pipe(SENTENCE, generate_kwargs={"image_temprature": 1.0})
+    assert isinstance(pipe(SENTENCE, padding=True, generation_mode="image")[0]["generated_image"], Image.Image)
+
+
+def test_codes_stay_out_of_sight_and_can_be_fed_back(pipe):
+    (record,) = pipe(f"draw {SENTENCE}", max_new_tokens=30, return_full_text=True)
+    shown = repr(record)
+    assert "<46 codes>" in shown and "tensor" not in shown and len(shown) < 500
+    chat = [*record["generated_content"], *user(text("how many objects are there"))]
+    (record,) = pipe(chat, max_new_tokens=10)
+    assert record["generated_content"] == [text("two")]
+
+
+def test_an_answer_does_not_begin_with_a_space(pipe, picture):
+    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+    writer = pipeline("image-text-to-text", model=pipe.model, processor=pipe.processor)
+    begun = [*user(text(f"repeat: {SENTENCE}")), {"role": "assistant", "content": [text("a red circle")]}]
+    for made, settings in ((pipe, {"generation_mode": "text"}), (writer, {})):
+        (new,) = made(text=chat, max_new_tokens=10, return_full_text=False, **settings)
+        assert new["generated_text"] == "two"
+        (full,) = made(text=chat, max_new_tokens=10, return_full_text=True, **settings)
+        assert full["generated_text"][-1] == {"role": "assistant", "content": "two"}
+        (more,) = made(text=begun, max_new_tokens=10, return_full_text=False, **settings)
+        assert more["generated_text"] == " above a blue square"  # the next word of a turn that was begun
+
+
 def test_what_cannot_be_is_refused(pipe):
     with pytest.raises(ValueError, match="generation_mode"):
         pipe(user(text(SENTENCE)), generation_mode="video")

@@ -121,7 +121,7 @@ LINES = [
     ('{"prompt": "a red circle", "seed": "1"}', "the seed '1' is no whole number"),
     ("[" * 100_000, "recursion"),
     ('{"prompt": "a <|image_gen_start|>"}', "special token"),
-    (json.dumps({"prompt": "a red circle " * 400}), "beside a picture the model has room for"),
+    (json.dumps({"prompt": "a red circle " * 400}), "beside an image the model has room for"),
     ('{"prompt": "a blue square", "id": 12, "seed": null}', None),
 ]
 
@@ -169,7 +169,7 @@ def test_a_prompt_may_be_as_long_as_the_model_has_room(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"seed": 6}, "pictures of something else: prompts "),
+        ({"seed": 6}, "images of something else: prompts "),
         ({"enlarge": 2}, r"enlarge 1 \(here 2\)"),
         ({"output_image_top_k": 3}, r"settings \{'do_sample': True\} \(here \{'do_sample': True, 'output_image_top_k': 3\}\)"),
         ({"dtype": "bfloat16"}, "dtype float32"),
@@ -189,7 +189,7 @@ def test_another_model_is_refused_and_a_copy_is_not(drawn, prompts, tmp_path):
     weights = bytearray((tmp_path / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "model.safetensors").write_bytes(weights)
-    with pytest.raises(ValueError, match="pictures of something else: model "):
+    with pytest.raises(ValueError, match="images of something else: model "):
         draw_prompts(prompts, tmp_path, drawn, **SETTINGS)
 
 

@@ -1,4 +1,4 @@
-"""`generate`: text and pictures in any order, in batches, through Transformers' own options."""
+"""`generate`: text and images in any order, in batches, through Transformers' own options."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def assert_rows_equal_single_calls(model, prompts=PROMPTS, **settings):
         own = together.output_image_rows == row
         assert torch.equal(together.output_image_codes[own], alone.output_image_codes)
         assert (together.output_image_positions[own] - length).tolist() == (alone.output_image_positions - own_length).tolist()
-        torch.testing.assert_close(together.images[own], alone.output_images)
+        torch.testing.assert_close(together.output_images[own], alone.output_images)
     return together
 
 
@@ -86,7 +86,7 @@ def test_what_was_generated_can_be_fed_back(model):
 
 
 def test_a_drawn_picture_in_the_prompt(model):
-    """The next turn starts from pictures of the last one, given as codes or repeated for several samples."""
+    """The next turn starts from images of the last one, given as codes or repeated for several samples."""
     _, first = generate(model, [[1, 5, START]], generation_mode="image")
     prompt = [*first.sequences[0].tolist(), 9, 10]
     _, output = generate(model, [prompt], output_image_codes=first.output_image_codes, max_new_tokens=3)
@@ -171,7 +171,7 @@ def test_a_generator_for_each_row_makes_samples_independent(model):
         return [torch.Generator().manual_seed(row) for row in rows]
 
     length, together = generate(model, PROMPTS, do_sample=True, generator=generators(range(5)), output_image_guidance_type="noise")
-    assert len(together.images) > 0
+    assert len(together.output_images) > 0
     for row, prompt in enumerate(PROMPTS):
         own_length, alone = generate(model, [prompt], do_sample=True, generator=generators([row]), output_image_guidance_type="noise")
         assert generated(together, length, row) == generated(alone, own_length, 0)
@@ -208,7 +208,7 @@ def test_stopping_criteria_and_eos(model):
 
 
 class Notes(VargptImageStreamer):
-    """Notes what a picture streamer is given."""
+    """Notes what an image streamer is given."""
 
     def __init__(self):
         self.seen, self.ended = [], 0
@@ -274,7 +274,7 @@ def test_settings_come_from_the_generation_config(model, tmp_path):
         ({"output_image_temperature": 0.0}, "`output_image_temperature` must be positive"),
         ({"output_image_top_p": 1.5}, r"`output_image_top_p` must be in \[0, 1\]"),
         ({"max_output_images": -1}, "`max_output_images` must not be negative"),
-        ({"generation_mode": "image", "max_new_tokens": 1}, "leaves 1 tokens, but a picture takes 2"),
+        ({"generation_mode": "image", "max_new_tokens": 1}, "leaves 1 tokens, but an image takes 2"),
         ({"generation_mode": "image", "max_output_images": 0}, "`max_output_images=0` forbids it"),
         ({"generator": [torch.Generator()]}, "1 generators for 2 rows"),
     ],

@@ -1,6 +1,6 @@
 """What every generative model of Transformers is held to: caches, padding, dict outputs, embeddings as prompts, continuations.
 
-How pictures are drawn, and that rows do not depend on their neighbours, is in `test_generation.py`.
+How images are drawn, and that rows do not depend on their neighbors, is in `test_generation.py`.
 """
 
 import pytest
@@ -22,7 +22,7 @@ def model():
 
 
 def prompt(*rows: list[int]) -> dict[str, torch.Tensor]:
-    """Rows padded on the left, with the pictures that they hold."""
+    """Rows padded on the left, with the images that they hold."""
     longest = max(map(len, rows))
     inputs = {
         "input_ids": torch.tensor([[0] * (longest - len(row)) + row for row in rows]),
@@ -44,7 +44,7 @@ def generate(model, inputs, seed=0, **settings):
 
 
 def assert_same(one, other, **tolerances):
-    """The same tokens and pictures, from the same scores."""
+    """The same tokens and images, from the same scores."""
     assert torch.equal(one.sequences, other.sequences)
     assert torch.equal(one.output_image_codes, other.output_image_codes)
     assert len(one.scores) == len(other.scores)
@@ -54,7 +54,7 @@ def assert_same(one, other, **tolerances):
 
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_without_a_cache_text_is_the_same(model, do_sample):
-    """Rows that read a picture, hold a drawn one, or neither; without a cache all of them enter anew at every step."""
+    """Rows that read an image, hold a drawn one, or neither; without a cache all of them enter anew at every step."""
     inputs = prompt(READS, HOLDS, [1, 20, 21])
     settings = {"do_sample": do_sample, "generation_mode": "text"}
     assert_same(generate(model, inputs, **settings), generate(model, inputs, **settings, use_cache=False))

@@ -115,7 +115,7 @@ def test_ways_of_decoding_that_do_not_go_together(model, settings, message):
 
 def test_a_prompt_with_pictures_is_not_cut_into_chunks(model):
     ids = torch.tensor([[1, *[IMAGE] * 4, 5, 6]])
-    with pytest.raises(ValueError, match="`prefill_chunk_size` cannot cut a prompt with pictures"):
+    with pytest.raises(ValueError, match="`prefill_chunk_size` cannot cut a prompt with images"):
         generate(model, ids, pixel_values=torch.zeros(1, 3, 16, 16), prefill_chunk_size=3)
 
 
@@ -147,7 +147,7 @@ def test_code_logits_that_are_no_numbers(value, do_sample):
     model = tiny_model()
     with torch.no_grad():
         model.model.visual_decoder.head.bias[3] = value
-    with pytest.raises(ValueError, match="logits of the codes of scale 0 are NaN or infinite, first in picture 0 at place 0"):
+    with pytest.raises(ValueError, match="logits of the codes of scale 0 are NaN or infinite, first in image 0 at place 0"):
         generate(model, generation_mode="image", do_sample=do_sample)
 
 
@@ -159,7 +159,7 @@ def test_noise_that_is_no_number(model, value):
     noise[1][0, 2, 5] = value
     with pytest.raises(ValueError, match="`output_image_noise` of scale 1 has values that are NaN or infinite"):
         generate(model, output_image_noise=noise, **settings)
-    with pytest.raises(ValueError, match=r"`output_image_noise\[0\]` is for 2 pictures, but 1 are drawn together"):
+    with pytest.raises(ValueError, match=r"`output_image_noise\[0\]` is for 2 images, but 1 are drawn together"):
         generate(model, output_image_noise=[part.zero_().repeat(2, 1, 1) for part in noise], **settings)
 
 
@@ -188,7 +188,7 @@ def test_a_prompt_without_room_for_a_picture(model):
     assert len(generate(model, row_of(room), generation_mode="image").images) == 1
     started = torch.cat([row_of(room), torch.tensor([[START]])], dim=1)
     assert len(generate(model, started, generation_mode="image").images) == 1
-    with pytest.raises(ValueError, match="has 491 tokens; beside a picture the model has room for 490"):
+    with pytest.raises(ValueError, match="has 491 tokens; beside an image the model has room for 490"):
         generate(model, row_of(room + 1), generation_mode="image")
     padded = torch.cat([torch.zeros(1, 30, dtype=torch.long), row_of(room)], dim=1)  # what pads takes no position
     assert len(generate(model, padded, attention_mask=(padded != 0).long(), generation_mode="image").images) == 1

@@ -1,4 +1,4 @@
-"""Generation against what the released system computed: every tensor of every scale, from the prompt to the picture."""
+"""Generation against what the released system computed: every tensor of every scale, from the prompt to the image."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ SIZES = [1, 4, 9, 16]  # codes of each scale
 
 
 def assert_codes(case: str, codes: torch.LongTensor) -> bool:
-    """Asserts that a picture's codes (1, L) are those of a case, up to ties of its guided logits; returns whether they are."""
+    """Asserts that an image's codes (1, L) are those of a case, up to ties of its guided logits; returns whether they are."""
     expected = torch.cat([golden(f"generation/{case}.idx_{index}") for index in range(4)], dim=1)
     logits = torch.cat([golden(f"generation/{case}.logits_{index}") for index in range(4)], dim=1)
     allowed = max(golden_tolerance(f"generation/{case}.logits_{index}") for index in range(4))
@@ -25,7 +25,7 @@ def prompt_up_to_image_start(case: str, output_image_start_token_id: int) -> tor
 
 
 def draw(model, case: str, **settings):
-    """Draws a case's picture; returns the output and what passed through decoder and language model at each scale."""
+    """Draws a case's image; returns the output and what passed through decoder and language model at each scale."""
     seen = {"decoder_in": [], "raw_logits": [], "llm_hidden": []}
 
     def note_decoder(module, args, output):

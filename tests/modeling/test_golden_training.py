@@ -1,6 +1,6 @@
 """Losses, logits and gradients of training batches, against the released system.
 
-The released code takes all tokens of a row as text targets where the row has a picture to generate; what it took is in the
+The released code takes all tokens of a row as text targets where the row has a image to draw; what it took is in the
 golden `text_targets`, which are passed as labels here.
 """
 
@@ -16,7 +16,7 @@ GRADIENTS = [name for name in golden_json("noise_floor") if name.startswith("tra
 
 
 def batch(case: str) -> dict[str, torch.Tensor]:
-    """Model inputs of a case, with the golden codes of the pictures to generate, which a test of its own holds against their pixels."""
+    """Model inputs of a case, with the golden codes of the images to draw, which a test of its own holds against their pixels."""
     inputs = {
         "input_ids": golden(f"training/{case}.input_ids"),
         "attention_mask": golden(f"training/{case}.attention_mask"),

@@ -1,4 +1,4 @@
-"""Reading pictures and text, against the released system."""
+"""Reading images and text, against the released system."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from golden_helpers import assert_close_to_golden, assert_golden_choices, golden
 
 @pytest.fixture(scope="module")
 def padded():
-    """A left-padded batch of two rows, each with a picture."""
+    """A left-padded batch of two rows, each with an image."""
     return {
         "input_ids": golden("understanding/pad.input_ids"),
         "attention_mask": golden("understanding/pad.attention_mask"),

@@ -128,10 +128,10 @@ def test_pixels_to_draw_are_encoded(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixel_values": None}, "4 places of pictures to understand, but no pictures were given: pass `pixel_values`"),
-        ({"output_image_codes": None}, "21 places of pictures to generate, but no pictures were given: pass `output_pixel_values`"),
-        ({"pixel_values": torch.zeros(2, 3, 16, 16)}, "4 places of pictures to understand, but 2 pictures were given, which fill 8"),
-        ({"output_image_codes": torch.zeros(2, L, dtype=torch.long)}, "21 places of pictures to generate, but 2 .* which fill 42"),
+        ({"pixel_values": None}, "4 places of images to read, but no images were given: pass `pixel_values`"),
+        ({"output_image_codes": None}, "21 places of images to draw, but no images were given: pass `output_pixel_values`"),
+        ({"pixel_values": torch.zeros(2, 3, 16, 16)}, "4 places of images to read, but 2 images were given, which fill 8"),
+        ({"output_image_codes": torch.zeros(2, L, dtype=torch.long)}, "21 places of images to draw, but 2 .* which fill 42"),
         ({"output_image_codes": torch.full((1, L), 24)}, r"Codes must lie in \[0, 24\)"),
         ({"output_image_codes": torch.zeros(1, 5, dtype=torch.long)}, "must have shape"),
         ({"output_pixel_values": torch.zeros(1, 3, 16, 16)}, "not as both"),

@@ -23,7 +23,7 @@ def plain():
 
 
 def draw_and_say(model, **settings):
-    """What `generate` gives for the sentence, after it was seen in the picture and read in the words."""
+    """What `generate` gives for the sentence, after it was seen in the image and read in the words."""
     processor = VargptProcessor.from_pretrained(TINY_FOLDER)
     chat = [{"role": "user", "content": f"draw {WORDS} and say what you drew"}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""A tokenizer made in the process, a tiny processor and pictures, for the tests of this room."""
+"""A tokenizer made in the process, a tiny processor and images, for the tests of this room."""
 
 import torch
 from PIL import Image
@@ -11,10 +11,10 @@ SENTENCES = [
     "A chat between a curious user and an artificial intelligence assistant.",
     "The assistant gives helpful, detailed, and polite answers to the user's questions.",
     "USER: draw a red circle above a blue square and say what you drew. ASSISTANT: Here it is: a red circle.",
-    "USER: what is in the picture? ASSISTANT: a green triangle. hello, hi",
+    "USER: what is in the image? ASSISTANT: a green triangle. hello, hi",
 ]
 PICTURE_TOKENS = ["<image>", "<|image_gen_start|>", "<|image_gen_pad|>", "<|image_gen_end|>"]
-SIDE, PLACES, CODES = 48, 4, 6  # of a picture, to understand, to generate
+SIDE, PLACES, CODES = 48, 4, 6  # of an image, to understand, to generate
 
 
 def make_tokenizer(with_bos: bool = False, metaspace: bool = False) -> PreTrainedTokenizerFast:
@@ -58,11 +58,11 @@ def make_processor(**tokenizer_options) -> VargptProcessor:
 
 
 def noise_picture(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:
-    """A picture of random colours."""
+    """An image of random colours."""
     pixels = torch.randint(256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
 
 
 def codes_of(seed: int) -> torch.Tensor:
-    """Codes (CODES,) of a picture."""
+    """Codes (CODES,) of an image."""
     return torch.randint(50, (CODES,), generator=torch.Generator().manual_seed(seed))

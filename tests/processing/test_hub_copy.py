@@ -9,9 +9,9 @@ from PIL import Image
 from transformers import AutoProcessor
 processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
 assert "vargpt_hf" not in sys.modules
-picture = Image.new("RGB", (48, 48), (255, 0, 0))
-chat = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "what?"}]},
-        {"role": "assistant", "content": [{"type": "output_image", "image": picture}]}]
+image = Image.new("RGB", (48, 48), (255, 0, 0))
+chat = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "what?"}]},
+        {"role": "assistant", "content": [{"type": "output_image", "image": image}]}]
 out = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
 print(sorted(out), processor.decode(out["input_ids"][0]).count("<|image_gen_pad|>"))
 """

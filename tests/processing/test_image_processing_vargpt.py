@@ -1,4 +1,4 @@
-"""Pictures in every form and mode to pixel values, refusals, and pixels back to pictures."""
+"""Images in every form and mode to pixel values, refusals, and pixels back to images."""
 
 import base64
 import functools
@@ -192,11 +192,11 @@ def refused_pictures():
     gif = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     return {
         "truncated": (jpeg[: len(jpeg) // 2], "cannot be decoded: .*truncated.*save it anew"),
-        "garbage": (b"no picture at all", "cannot be read as a picture .17 bytes.*Check"),
-        "no bytes": (b"", "cannot be read as a picture .0 bytes"),
+        "garbage": (b"no image at all", "cannot be read as an image .17 bytes.*Check"),
+        "no bytes": (b"", "cannot be read as an image .0 bytes"),
         "gigantic": (png_header(10_000, 8_000), "too large: 10000x8000 is 80000000 pixels, the limit is 67108864"),
         "bomb": (png_header(60_000, 60_000), "too large: .*3600000000 pixels.*Make it smaller"),
-        "empty picture": (Image.new("RGB", (0, 5)), "no pixels: it is 0x5"),
+        "empty image": (Image.new("RGB", (0, 5)), "no pixels: it is 0x5"),
         "empty array": (np.zeros((0, 5, 3), np.uint8), r"no pixels: its shape is \(0, 5, 3\)"),
         "strip": (Image.new("RGB", (2000, 2)), "2000x2: one side is more than 200 times"),
         "animated": (gif, r"animated.*3 frames.*image.seek\(0\); pass image.copy"),
@@ -205,7 +205,7 @@ def refused_pictures():
         "NaN": (np.full((4, 4, 3), np.nan), "values from nan"),
         "beyond 8 bits": (np.full((4, 4, 3), 256), "outside 0..255"),
         "shape": (np.zeros((6, 6, 5), np.uint8), r"shape \(6, 6, 5\)"),
-        "number": (7, "is a int, which is no picture"),
+        "number": (7, "is a int, which is no image"),
         "float mode": (Image.new("F", (4, 4)), "mode F .* no fixed range"),
     }
 

@@ -1,4 +1,4 @@
-"""Texts and chats with pictures of both kinds to tensors; generated sequences back to chat content."""
+"""Texts and chats with images of both kinds to tensors; generated sequences back to chat content."""
 
 import functools
 import time
@@ -126,7 +126,7 @@ def test_forced_picture_needs_none(processor):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(text=IMAGE), "In all, the number of <image> tokens .* pictures in images: there are 1 and 0."),
+        (dict(text=IMAGE), "In all, the number of <image> tokens .* images in images: there are 1 and 0."),
         (dict(text="a", images=[noise_picture(0)]), "<image> tokens .*: there are 0 and 1."),
         (dict(text=[IMAGE, IMAGE], images=[noise_picture(0)]), "<image> tokens .*: there are 2 and 1."),
         (dict(text=[IMAGE, "a"], images=[[], [noise_picture(0)]]), "In row 0, .*<image> tokens .*: there are 1 and 0."),
@@ -138,7 +138,7 @@ def test_forced_picture_needs_none(processor):
         (dict(text=DRAWING, output_images=[noise_picture(0)], output_image_codes=[codes_of(0)]), "not both.*image_tokenizer.encode"),
         (dict(text=DRAWING, output_image_codes=[codes_of(0)[:-1]]), r"output_image_codes\[0\] has shape \(5,\).*has 6 codes"),
         (dict(text=DRAWING, output_image_codes=[codes_of(0) - 99]), "integers of at least 0"),
-        (dict(text=DRAWING, output_image_codes=[codes_of(0).float()]), "dtype float32; a picture has 6 codes, integers"),
+        (dict(text=DRAWING, output_image_codes=[codes_of(0).float()]), "dtype float32; an image has 6 codes, integers"),
         (dict(text=["a", PLACE]), "Row 1 of the text has a stray"),
         (dict(text=START + END), "Row 0 of the text has a stray"),
         (dict(text=START + " a"), "Row 0 of the text has a stray"),
@@ -207,7 +207,7 @@ def test_batch_of_chats(processor):
     assert torch.equal(out["output_pixel_values"], output_pixels(processor, 1, 2, 4, 5))
     expected = processor.image_processor([noise_picture(0), noise_picture(3)], return_tensors="pt")["pixel_values"]
     assert torch.equal(out["pixel_values"], expected)
-    for index, chat in enumerate(chats):  # a row does not depend on its neighbours
+    for index, chat in enumerate(chats):  # a row does not depend on its neighbors
         single = to_tensors(processor, chat)
         mask = out["attention_mask"][index].bool()
         assert torch.equal(out["input_ids"][index][mask], single["input_ids"][0])
@@ -220,12 +220,12 @@ def test_codes_in_chats(processor):
     both = [user(text("draw")), assistant({**drawn(1), **coded(1)})]
     assert "output_image_codes" in to_tensors(processor, both)
     assert "output_pixel_values" in to_tensors(processor, [*both, user(text("more")), assistant(drawn(2))])
-    with pytest.raises(ValueError, match="only codes and some only pictures.*image_tokenizer.encode"):
+    with pytest.raises(ValueError, match="only codes and some only images.*image_tokenizer.encode"):
         to_tensors(processor, [user(text("draw")), assistant(coded(1), drawn(2))])
 
 
 def test_training_rows(processor):
-    """Parts without pictures (and, from Arrow, with empty keys); the pictures apart."""
+    """Parts without images (and, from Arrow, with empty keys); the images apart."""
     empty = {"text": None, "image": None, "codes": None}
     rows = [
         [user({**empty, "type": "image"}, {**empty, **text("draw it")}), assistant({**empty, "type": "output_image"})],
@@ -409,7 +409,7 @@ def test_generated_turn_goes_into_the_next(metaspace):
     out.sequences = torch.cat([prompt, out.sequences], dim=1)
     out["output_image_positions"] = out["output_image_positions"] + prompt.shape[1]
     (parts,) = processor.post_process_interleaved(out, prompt.shape[1])
-    chat += [{"role": "assistant", "content": parts}, user(text("what is in the picture?"))]
+    chat += [{"role": "assistant", "content": parts}, user(text("what is in the image?"))]
     second = to_tensors(processor, chat)
     assert torch.equal(second["output_image_codes"], codes_of(1)[None])
     assert second["pixel_values"].shape[0] == 1

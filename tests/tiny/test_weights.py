@@ -60,7 +60,7 @@ def test_a_batch_of_four_gives_what_four_calls_give(tiny):
         own_length, alone = generate(tiny, [one])
         own = together.output_image_rows == row
         assert torch.equal(together.output_image_codes[own], alone.output_image_codes)
-        torch.testing.assert_close(together.images[own], alone.output_images)
+        torch.testing.assert_close(together.output_images[own], alone.output_images)
         texts = [part["text"] for part in parts[row] if part["type"] == "text"]
         alone_parts = processor.post_process_interleaved(alone, prompt_length=own_length)[0]
         assert texts == [part["text"] for part in alone_parts if part["type"] == "text"]

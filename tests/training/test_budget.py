@@ -40,7 +40,7 @@ def small_model(attention="sdpa", layers=3):
 
 
 def batch(config, reads=True, draws=True):
-    """Rows that read one picture and draw one, then go on with text; no padding."""
+    """Rows that read one image and draw one, then go on with text; no padding."""
     generator = torch.Generator().manual_seed(0)
     vq = config.image_tokenizer_config
     ids = []
@@ -179,9 +179,9 @@ def test_sharding_divides_what_belongs_to_weights():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sequence_length": 30, "pictures_to_generate": 2}, r"A row of 30 tokens has no room for its pictures, which take 46"),
+        ({"sequence_length": 30, "pictures_to_generate": 2}, r"A row of 30 tokens has no room for its images, which take 46"),
         ({"sequence_length": 30, "batch_size": 0}, "must be at least 1"),
-        ({"sequence_length": 30, "pictures_to_read": -1}, "pictures at least 0"),
+        ({"sequence_length": 30, "pictures_to_read": -1}, "images at least 0"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):

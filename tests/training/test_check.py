@@ -22,7 +22,7 @@ def user(text, *pictures):
 
 @pytest.fixture
 def file(tmp_path):
-    """Five rows: one in order, one with a broken picture to generate, one that lacks a picture's file, one of text, a long one."""
+    """Five rows: one in order, one with a broken image to draw, one that lacks an image's file, one of text, a long one."""
     PILImage.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "red.png").read_bytes()[:40])
     rows = [
@@ -54,8 +54,8 @@ def test_everything_is_counted(file, streaming):
 def test_the_command(file, tmp_path):
     result = CliRunner().invoke(app, ["data", "check", str(file), "--max-length", "100", "--plot", str(tmp_path / "lengths.png")])
     assert result.exit_code == 1
-    assert "rows                     5" in result.output and "broken pictures          2" in result.output and "gone.png" in result.output
-    assert "longer than 100          1 (training cuts " in result.output and "and with them 0 pictures)" in result.output
+    assert "rows                     5" in result.output and "broken images          2" in result.output and "gone.png" in result.output
+    assert "longer than 100          1 (training cuts " in result.output and "and with them 0 images)" in result.output
     (tmp_path / "good").mkdir()
     PILImage.new("RGB", (8, 8), "red").save(tmp_path / "good" / "red.png")
     (tmp_path / "good" / "red.txt").write_text("red")
@@ -64,12 +64,12 @@ def test_the_command(file, tmp_path):
 
 FAULTS = [
     ({"messages": [user("hello")]}, None),
-    ({"messages": [{"role": "user", "content": "<image> what"}]}, "1 marks of pictures in the texts, but 0 pictures"),
+    ({"messages": [{"role": "user", "content": "<image> what"}]}, "1 marks of images in the texts, but 0 images"),
     ({"messages": [{"role": "narrator", "content": "a"}]}, "role 'narrator'"),
     ({"messages": [user("what", 1)], "images": ["fifo.png"]}, "it is no regular file"),
     ({"question": "a"}, "of which none tells what to do"),
     ({"messages": [{"role": "user", "content": 3}]}, "content of type int"),
-    ({"messages": [{"role": "user", "content": "<image> <image> what"}], "image": "red.png"}, "2 marks of pictures in the texts, but 1"),
+    ({"messages": [{"role": "user", "content": "<image> <image> what"}], "image": "red.png"}, "2 marks of images in the texts, but 1"),
     ({"messages": [user("<|image_gen_start|>")]}, "special token"),
     ("{ no json", "it is not JSON"),
     ("[1, 2]", "a row is a list"),
@@ -98,7 +98,7 @@ def test_all_rows_are_looked_at_and_every_fault_is_listed(tmp_path, streaming):
             if fault.lower().startswith((f"row {index} of {tmp_path}/rows.jsonl (line {index + 1})", f"row {index}, ", f"row {index}:"))
         ]
         assert len(found) == (cause is not None) and all(cause in fault for fault in found), index
-    assert report.kinds()["N marks of pictures in the texts, but N pictures."] == 2 and sum(report.kinds().values()) == len(listed)
+    assert report.kinds()["N marks of images in the texts, but N images."] == 2 and sum(report.kinds().values()) == len(listed)
 
 
 def test_the_command_lists_every_fault(tmp_path):
@@ -107,7 +107,7 @@ def test_the_command_lists_every_fault(tmp_path):
     assert result.exit_code == 1
     assert all(cause in result.output for _, cause in FAULTS if cause)
     assert f"rows                     {len(FAULTS)}" in result.output and "rows that cannot be read 7" in result.output
-    assert "  2 x N marks of pictures in the texts, but N pictures." in result.output
+    assert "  2 x N marks of images in the texts, but N images." in result.output
     (tmp_path / "empty.jsonl").write_text("")
     assert CliRunner().invoke(app, ["data", "check", str(tmp_path / "empty.jsonl")]).exit_code == 1  # nothing to train on
     stage = tmp_path / "stage.yaml"

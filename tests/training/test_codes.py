@@ -58,12 +58,12 @@ def test_codes_give_the_batches_that_pixels_give(data, encoded):
 
 
 def test_pictures_and_codes_do_not_mix(data, encoded):
-    with pytest.raises(ValueError, match="have pictures to generate, others codes"):
+    with pytest.raises(ValueError, match="have images to draw, others codes"):
         VargptDataCollator(VargptProcessor.from_pretrained(TINY_FOLDER))([*load_rows(data), *load_rows(encoded)])
 
 
 def test_codes_are_small(tmp_path):
-    """A thousand pictures of the paper's size: 680 codes each, against JPEG."""
+    """A thousand images of the paper's size: 680 codes each, against JPEG."""
     rng = np.random.default_rng(0)
     codes = [[rng.integers(0, 4096, 680).tolist()] for _ in range(1000)]
     from vargpt_hf.training.codes import FEATURES
@@ -102,15 +102,15 @@ def test_broken_pictures_are_listed_and_left_out_only_when_asked(tmp_path):
     (tmp_path / "data").mkdir()
     for index in range(6):
         PILImage.new("RGB", (50, 60), (40 * index, 0, 0)).save(tmp_path / "data" / f"{index}.png")
-        (tmp_path / "data" / f"{index}.txt").write_text(f"picture {index}")
-    (tmp_path / "data" / "4.png").write_bytes(b"no picture")
+        (tmp_path / "data" / f"{index}.txt").write_text(f"image {index}")
+    (tmp_path / "data" / "4.png").write_bytes(b"no image")
     data = load_rows(tmp_path / "data")
-    with pytest.raises(ValueError, match=r"1 pictures cannot be read .*\nrow 4, picture 0, .*4\.png: .*\nMend them"):
+    with pytest.raises(ValueError, match=r"1 images cannot be read .*\nrow 4, image 0, .*4\.png: .*\nMend them"):
         encode_rows(data, TINY_FOLDER, tmp_path / "codes", rows_per_shard=3)
     assert [path.name for path in (tmp_path / "codes").glob("*.parquet")] == ["codes-00000-of-00002.parquet"]
     encode_rows(data, TINY_FOLDER, tmp_path / "codes", rows_per_shard=3, skip_broken=True)
     said = [row["messages"][0]["content"][0]["text"] for row in load_rows(tmp_path / "codes")]
-    assert said == [f"picture {index}" for index in (0, 1, 2, 3, 5)]
+    assert said == [f"image {index}" for index in (0, 1, 2, 3, 5)]
     assert "4.png" in (tmp_path / "codes" / "broken.txt").read_text()
 
 

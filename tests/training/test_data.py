@@ -14,7 +14,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder with a red and a blue picture."""
+    """A folder with a red and a blue image."""
     for name, colour in (("red.png", RED), ("blue.png", BLUE)):
         PILImage.new("RGB", (4, 4), colour).save(tmp_path / name)
     return tmp_path
@@ -44,7 +44,7 @@ def test_marks_become_parts_and_sort_the_pictures(pictures):
 
 def test_marks_without_pictures_are_refused(pictures):
     file = write(pictures, [{"messages": conversation("<image> what", "red"), "images": ["red.png", "blue.png"]}])
-    with pytest.raises(ValueError, match="Row 0 of .*rows.json: 1 marks of pictures in the texts, but 2 pictures"):
+    with pytest.raises(ValueError, match="Row 0 of .*rows.json: 1 marks of images in the texts, but 2 images"):
         load_rows(file)
 
 

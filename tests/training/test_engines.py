@@ -112,7 +112,7 @@ if dist.get_rank() == 0:
     model.save_pretrained(out + "/full", state_dict=whole)
     json.dump(total.tolist(), open(out + "/losses.json", "w"))
 """
-# Of each step the rows of either rank: only one draws, only one looks at pictures, none draws, all do all.
+# Of each step the rows of either rank: only one draws, only one looks at images, none draws, all do all.
 ROWS_OF_RANKS = [
     ([ROWS[2], ROWS[3]], [ROWS[0], ROWS[5]]),
     ([ROWS[0], ROWS[5]], [ROWS[1], ROWS[4]]),

@@ -1,4 +1,4 @@
-"""Rows cut to a length and laid end to end: pictures stay whole, and no row sees another."""
+"""Rows cut to a length and laid end to end: images stay whole, and no row sees another."""
 
 import copy
 import math
@@ -15,11 +15,11 @@ from vargpt_hf.training.packing import num_tokens
 from vargpt_hf.training.stages import apply_stage
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
-DRAWING = ROWS[3]  # "draw two": "first", a picture, "then", a picture
+DRAWING = ROWS[3]  # "draw two": "first", an image, "then", an image
 
 
 def positions(inputs, processor, row=0):
-    """Where the row's second picture to generate begins and ends, image-start and image-end included."""
+    """Where the row's second image to draw begins and ends, image-start and image-end included."""
     ids = inputs["input_ids"][row]
     starts = (ids == processor.output_image_start_token_id).nonzero().flatten().tolist()
     ends = (ids == processor.output_image_end_token_id).nonzero().flatten().tolist()

@@ -190,7 +190,7 @@ def test_codes_stand_in_for_pictures(model, processor, tmp_path):
 
 
 def test_only_the_answer_counts(processor):
-    """Not what the assistant has said before it, in a prompt with a picture."""
+    """Not what the assistant has said before it, in a prompt with an image."""
     collator = VargptPreferenceCollator(processor)
     history = row(["image", "what is it"], ["noise"], 1)["messages"]
     inputs = collator([{**TEXT, "prompt": history + TEXT["prompt"], "images": [picture(1)]}, DRAWN])
@@ -319,7 +319,7 @@ def test_runs_that_go_wrong_stop(base, model, processor, tmp_path):
     blows_up = {"optim": "sgd", "learning_rate": 1e30, "max_grad_norm": 0.0, "max_steps": 8}
     with pytest.raises(TrainingStopped, match=r"not finite (at|after) step \d.*last whole checkpoint is .*checkpoint-2 \(step 2\)"):
         trainer_of(model, processor, tmp_path, **blows_up).train()
-    broken = dataset_of([{**DRAWN, "chosen_images": [{"bytes": b"no picture", "path": None}]}])
+    broken = dataset_of([{**DRAWN, "chosen_images": [{"bytes": b"no image", "path": None}]}])
     trainer = trainer_of(VargptForConditionalGeneration.from_pretrained(base), processor, tmp_path)
     trainer.train_dataset = broken
     with pytest.raises(TrainingStopped, match="No batch could be made for step 1: Row 0 cannot be read: UnidentifiedImageError"):

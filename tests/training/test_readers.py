@@ -16,7 +16,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 @pytest.fixture(params=[False, True], ids=["ahead", "streaming"])
 def read(request):
-    """Rows of a path as a list, pictures as the colours that they show."""
+    """Rows of a path as a list, images as the colours that they show."""
 
     def rows(path, **options):
         found = []
@@ -75,13 +75,13 @@ LLAVA_ROWS = [
 
 
 def test_llava_conversations(folder, read):
-    """LLaVA-1.5's mixture: some rows without a picture, ids of several types."""
+    """LLaVA-1.5's mixture: some rows without an image, ids of several types."""
     file = write_json(folder / "llava_v1_5_mix665k.json", LLAVA)
     assert read(file, pictures=folder / "pictures") == LLAVA_ROWS
 
 
 def test_llava_onevision(tmp_path, read):
-    """Pictures inside of parquet; a row whose text has no mark for its picture."""
+    """Images inside of parquet; a row whose text has no mark for its image."""
     features = Features({"id": Value("string"), "image": Image(), "conversations": List({"from": Value("string"), "value": Value("string")})})
     rows = [
         {"id": "a", "image": {"bytes": encoded(RED)}, "conversations": LLAVA[0]["conversations"]},
@@ -130,7 +130,7 @@ def test_imagenet_instruct_with_parquet(tmp_path, read):
         Dataset.from_list([{"image": picture, "label": 0}], features=features).to_parquet(tmp_path / "imagenet" / f"train-{index}.parquet")
     file = write_json(tmp_path / "instruct.json", INSTRUCT)
     assert read(file, pictures=tmp_path / "imagenet") == INSTRUCT_ROWS
-    with pytest.raises(ValueError, match="no picture green.png in the parquet files"):
+    with pytest.raises(ValueError, match="no image green.png in the parquet files"):
         read(write_json(file, [{**INSTRUCT[0], "images": ["green.png"]}]), pictures=tmp_path / "imagenet")
 
 
@@ -158,12 +158,12 @@ def test_a_folder_of_pictures_with_texts(folder, read):
     assert read(folder / "pictures", task="describe", prompt="what is it")[0] == described
     assert read(folder / "pictures", prompt="draw {}, please")[0][0][0] == ("user", ["draw a blue thing, please"])
     (folder / "pictures" / "red.txt").unlink()
-    with pytest.raises(ValueError, match="1 of 2 pictures .* have no caption, the first is .*red.png"):
+    with pytest.raises(ValueError, match="1 of 2 images .* have no caption, the first is .*red.png"):
         read(folder / "pictures")
 
 
 def test_relative_paths(folder, read, monkeypatch):
-    """Of the dataset and of the folder with its pictures."""
+    """Of the dataset and of the folder with its images."""
     for name, words in (("red.txt", "a red thing"), ("n01/blue.txt", "a blue thing")):
         (folder / "pictures" / name).write_text(words)
     write_json(folder / "llava.json", LLAVA)
@@ -196,10 +196,10 @@ def test_webdataset(tmp_path, read, caption):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": INSTRUCT[0]["messages"], "images": []}, "Row 0 of .*rows.json: 1 marks of pictures in the texts, but 0 pictures"),
+        ({"messages": INSTRUCT[0]["messages"], "images": []}, "Row 0 of .*rows.json: 1 marks of images in the texts, but 0 images"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "text": None}]}], "images": []},
-            "Row 0 of .*rows.json: the turns have 1 pictures to understand and 0 to generate, but there are 0 `images`",
+            "Row 0 of .*rows.json: the turns have 1 images to read and 0 to generate, but there are 0 `images`",
         ),
         ({"question": "?", "answer": "!"}, "have the columns answer, question, of which none tells what to do"),
     ],
@@ -276,7 +276,7 @@ def test_codes_in_json(tmp_path):
         (b'{"messages": [{"role": "user", "content": "\xe4"}]}', r"Row 0 of .*rows.jsonl \(line 1\): it is not UTF-8"),
         (b"[" * 100_000, r"Row 0 of .*: it is not JSON"),
         (b'{"conversations": [{"value": "a"}]}', "Row 0 of .*: message 0 has role None"),
-        (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "Row 0 of .*: the turns have 1 pictures"),
+        (b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "Row 0 of .*: the turns have 1 images"),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "Row 0 of .*: "),
         (b'{"prompt": "draw", "completion": "<image_gen>", "output_image_codes": [["a"]]}', "Row 0 of .*: "),
         (b'{"prompt": "draw", "completion": "<image_gen>", "output_image_codes": [[99999999999]]}', "Row 0 of .*: "),
@@ -313,7 +313,7 @@ def test_broken_files_of_other_kinds_are_named(tmp_path, read):
 
 @pytest.mark.parametrize("captions", ["txt and json", "json"])
 def test_a_folder_of_img2dataset(tmp_path, read, caplog, captions):
-    """Its layout `files`: pictures with .txt and .json beside them, and what it says about the download."""
+    """Its layout `files`: images with .txt and .json beside them, and what it says about the download."""
     for index, (rgb, words) in enumerate(((BLUE, "a blue thing"), (RED, "a red thing"))):
         file = tmp_path / "data" / "00000" / f"00000000{index}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -326,7 +326,7 @@ def test_a_folder_of_img2dataset(tmp_path, read, caplog, captions):
     (tmp_path / "data" / "00000_stats.json").write_text(json.dumps({"count": 2}))
     Dataset.from_dict({"url": ["a", "b"], "caption": ["a", "b"]}).to_parquet(tmp_path / "data" / "00000.parquet")
     assert read(tmp_path / "data") == DRAWN
-    assert "2 pictures with captions beside them, which are taken, and 1 files such as 00000.parquet" in caplog.text
+    assert "2 images with captions beside them, which are taken, and 1 files such as 00000.parquet" in caplog.text
     (tmp_path / "data" / "00000.parquet").unlink()
     assert read(tmp_path / "data") == DRAWN
 

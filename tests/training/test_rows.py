@@ -1,4 +1,4 @@
-"""Every form in which a row's pictures and turns are written comes out as the one form that trains."""
+"""Every form in which a row's images and turns are written comes out as the one form that trains."""
 
 import base64
 import io
@@ -32,7 +32,7 @@ def colour(found):
 
 
 def shown(row):
-    """(turns, pictures to understand, pictures to generate) of a row."""
+    """(turns, images to read, images to draw) of a row."""
     turns = [(message["role"], [part["text"] or part["type"] for part in message["content"]]) for message in row["messages"]]
     return turns, [colour(each) for each in row["images"]], [colour(each) for each in row["output_images"]]
 
@@ -94,7 +94,7 @@ def test_parts_that_carry_their_pictures(seen):
     assert shown(read_row({"messages": chat, "images": None})) == ([ASKED[0], ("assistant", ["red", "output_image"])], ["red"], ["blue"])
     with_listed = turns([seen, part("image"), part("text", text="what?")])
     assert shown(read_row({"messages": with_listed, "image": "b.png"}))[1] == ["red", "b.png"]
-    with pytest.raises(ValueError, match="have 0 pictures to understand and 0 to generate, but there are 1 `images`"):
+    with pytest.raises(ValueError, match="have 0 images to read and 0 to generate, but there are 1 `images`"):
         read_row({"messages": turns([seen], [part("text", text="red")]), "image": "b.png"})
 
 
@@ -127,21 +127,21 @@ def test_a_chat_or_caption_in_the_column_json(packed):
     [
         (
             {"messages": turns("what?"), "images": ["a.png"], "image": "b.png"},
-            "columns 'images' and 'image' both hold pictures|'image' and 'images'",
+            "columns 'images' and 'image' both hold images|'image' and 'images'",
         ),
         (
             {"messages": turns("what?"), "photo": RED},
-            "column 'photo' holds a picture, but nothing in the row uses it: call the column `images`",
+            "column 'photo' holds an image, but nothing in the row uses it: call the column `images`",
         ),
-        ({"messages": turns("what?"), "mask": {"bytes": None, "path": "a.png"}}, "column 'mask' holds a picture"),
-        ({"image": "a.png", "text": "a", "output_images": ["b.png"]}, "column 'output_images' holds a picture"),
-        ({"messages": turns("what?"), "chosen_images": ["b.png"]}, "column 'chosen_images' holds a picture"),
-        ({"messages": turns("<image> what?"), "images": ["a.png", "b.png"]}, "1 marks of pictures in the texts, but 2 pictures"),
-        ({"messages": turns("what?"), "images": [["a.png"]]}, r"images\[0\] is a list, not a picture"),
-        ({"messages": turns("what?"), "images": ["a.png", None]}, r"images\[1\] is None, not a picture"),
-        ({"messages": turns("what?"), "images": [7]}, "a picture is a int"),
+        ({"messages": turns("what?"), "mask": {"bytes": None, "path": "a.png"}}, "column 'mask' holds an image"),
+        ({"image": "a.png", "text": "a", "output_images": ["b.png"]}, "column 'output_images' holds an image"),
+        ({"messages": turns("what?"), "chosen_images": ["b.png"]}, "column 'chosen_images' holds an image"),
+        ({"messages": turns("<image> what?"), "images": ["a.png", "b.png"]}, "1 marks of images in the texts, but 2 images"),
+        ({"messages": turns("what?"), "images": [["a.png"]]}, r"images\[0\] is a list, not an image"),
+        ({"messages": turns("what?"), "images": ["a.png", None]}, r"images\[1\] is None, not an image"),
+        ({"messages": turns("what?"), "images": [7]}, "an image is a int"),
         ({"messages": turns("what?"), "images": {"width": 3}}, "neither `bytes` nor `path`"),
-        ({"image": ["a.png", "b.png"], "text": "a"}, "a captioned picture is one, but there are 2"),
+        ({"image": ["a.png", "b.png"], "text": "a"}, "a captioned image is one, but there are 2"),
         ({"image": "a.png", "text": " "}, "no caption in 'text'"),
         ({"image": "a.png", "caption": ["a", "b"]}, "caption in 'caption' is a list; it must be a text"),
         ({"image": "a.png", "text": None}, "no caption in any of the columns text, caption"),
@@ -196,8 +196,8 @@ def test_pairs_that_draw():
         ({"prompt": "draw", "chosen": "a"}, "rejected is missing or empty"),
         ({"chosen": "a", "rejected": "b"}, "needs a `prompt`"),
         ({**given, "prompt": [{"role": "user", "content": [part("output_image", image=RED)]}]}, "prompt of a pair draws"),
-        ({**given, "photo": RED, "chosen_images": RED}, "column 'photo' holds a picture"),
-        (given, "1 marks of pictures in the texts, but 0 pictures|0 `chosen_images`"),
+        ({**given, "photo": RED, "chosen_images": RED}, "column 'photo' holds an image"),
+        (given, "1 marks of images in the texts, but 0 images|0 `chosen_images`"),
     ):
         with pytest.raises(ValueError, match=message):
             read_pair(row)

@@ -148,7 +148,7 @@ def test_a_row_that_cannot_be_read_is_named(base, tmp_path, streaming):
     keys = {"save_steps": 1, "max_steps": 8, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "logging_steps": 1}
     file = stage_file(tmp_path, base, streaming, train_data=str(tmp_path / "broken"), train_sampling_strategy="sequential", **keys)
     rows = [dict(entry) for entry in ROWS]
-    rows[4]["images"] = [{"bytes": b"no picture", "path": None}]
+    rows[4]["images"] = [{"bytes": b"no image", "path": None}]
     Dataset.from_list(rows, features=ROW_FEATURES).save_to_disk(tmp_path / "broken")
     where = "" if streaming else "Row 4 cannot be read: "
     with pytest.raises(TrainingStopped, match=rf"(?s)No batch could be made for step \d: {where}.*cannot identify image.*checkpoint-\d"):
@@ -157,7 +157,7 @@ def test_a_row_that_cannot_be_read_is_named(base, tmp_path, streaming):
 
 def test_a_row_of_a_mixture_is_named_with_its_source(base, tmp_path):
     file = stage_file(tmp_path, base, max_steps=20, save_steps=100)
-    rows = [{**entry, "images": [{"bytes": b"no picture", "path": None}]} if entry["images"] else entry for entry in ROWS]
+    rows = [{**entry, "images": [{"bytes": b"no image", "path": None}]} if entry["images"] else entry for entry in ROWS]
     shutil.rmtree(tmp_path / "rows")
     Dataset.from_list(rows, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
     with pytest.raises(TrainingStopped, match=r"Row \d+ of the mixture, which comes from rows, cannot be read: UnidentifiedImageError"):

@@ -67,9 +67,9 @@ def test_a_stream_whose_columns_come_late(model, processor, tmp_path):
 
 def test_a_column_of_pictures_that_nothing_uses_is_refused(model, processor, tmp_path):
     for rows in ([{"messages": TURNS, "photo": picture(1)}], [{**ROWS[1], "photo": picture(2)}]):
-        with pytest.raises(ValueError, match="Row 0: the column 'photo' holds a picture, but nothing in the row uses it"):
+        with pytest.raises(ValueError, match="Row 0: the column 'photo' holds an image, but nothing in the row uses it"):
             sft(model, processor, tmp_path, rows)
-        with pytest.raises(ValueError, match="Row 0: the column 'photo' holds a picture, but nothing in the row uses it"):
+        with pytest.raises(ValueError, match="Row 0: the column 'photo' holds an image, but nothing in the row uses it"):
             sft(model, processor, tmp_path, Dataset.from_list(rows).cast_column("photo", Image()))
 
 
@@ -90,5 +90,5 @@ def test_pairs_of_every_form(model, processor, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     assert len(batch["pixel_values"]) == 2 and len(batch["output_pixel_values"]) == 1  # the question is seen with either answer
     trainer.train()
-    with pytest.raises(ValueError, match="Row 0: the column 'photo' holds a picture"):
+    with pytest.raises(ValueError, match="Row 0: the column 'photo' holds an image"):
         VargptDPOTrainer(model, args=args, train_dataset=[{**pairs[0], "photo": picture(1)}], processing_class=processor)

@@ -27,7 +27,7 @@ STUBS = {
     "tests/generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     "tests/exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
     "tests/utils/test_configuration_utils.py": "config_common_kwargs = {}\n",
-    # Transformers' own CI has fetched the pictures; here one is made for each address.
+    # Transformers' own CI has fetched the images; here one is made for each address.
     "utils/fetch_hub_objects_for_ci.py": """
 import os, tempfile, zlib
 import numpy as np
@@ -36,7 +36,7 @@ from PIL import Image
 def url_to_local_path(url):
     if not url.endswith((".png", ".jpg")):
         return url
-    path = os.path.join(tempfile.gettempdir(), f"picture_{zlib.crc32(url.encode())}.png")
+    path = os.path.join(tempfile.gettempdir(), f"image_{zlib.crc32(url.encode())}.png")
     pixels = np.random.default_rng(zlib.crc32(url.encode())).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return path

@@ -24,7 +24,7 @@ from .serve import serve
 from .train import train
 
 app = typer.Typer(
-    help="VARGPT: one model that understands pictures and draws them.",
+    help="VARGPT: one model that understands images and draws them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -1,4 +1,4 @@
-"""`vargpt ask`: a picture and a question in, an answer out."""
+"""`vargpt ask`: an image and a question in, an answer out."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from .options import Device, DType, Model, load, prompt_inputs
 
 
 def ask(
-    picture: Annotated[Path, typer.Argument(help="The picture's file.")],
+    picture: Annotated[Path, typer.Argument(help="The image's file.")],
     text: Annotated[str, typer.Argument(help="The question.")],
     model: Model = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,

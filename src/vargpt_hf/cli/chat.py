@@ -1,4 +1,4 @@
-"""`vargpt chat`: a conversation in the terminal, with pictures both ways."""
+"""`vargpt chat`: a conversation in the terminal, with images both ways."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,18 +7,18 @@ import typer
 
 from .options import Device, DType, Model, Seed, load, prompt_inputs
 
-HELP = "Type a message. /image FILE adds a picture to it, /draw TEXT asks for a picture, /new starts over, /quit ends."
+HELP = "Type a message. /image FILE adds an image to it, /draw TEXT asks for an image, /new starts over, /quit ends."
 
 
 def chat(
     model: Model = None,
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the drawn pictures.")] = Path("."),
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the drawn images.")] = Path("."),
     seed: Seed = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=2, help="Longest answer, in tokens; a picture counts as two.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=2, help="Longest answer, in tokens; an image counts as two.")] = 256,
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:
-    """Talk with the model; drawn pictures are saved as picture-1.png, picture-2.png, …
+    """Talk with the model; drawn images are saved as image-1.png, image-2.png, …
 
     \b
     Examples:
@@ -65,7 +65,7 @@ def _read() -> str | None:
 
 
 def _attachment(file: Path) -> list[dict]:
-    """The content part of a picture's file, or none, with a word about it, where it cannot be read."""
+    """The content part of an image's file, or none, with a word about it, where it cannot be read."""
     if not file.is_file():
         typer.echo(f"There is no file {file}.", err=True)
         return []
@@ -73,7 +73,7 @@ def _attachment(file: Path) -> list[dict]:
 
 
 def _show(parts: list[dict], output_dir: Path, drawn: int) -> int:
-    """Prints the texts, saves the pictures; returns how many have been drawn so far."""
+    """Prints the texts, saves the images; returns how many have been drawn so far."""
     for part in parts:
         if part["type"] == "text":
             typer.echo(part["text"].strip())

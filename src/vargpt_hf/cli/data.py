@@ -17,9 +17,9 @@ def _group() -> None:
 
 @data.command()
 def check(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Dataset of rows or of captioned pictures, or a stage's YAML file.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Dataset of rows or of captioned images, or a stage's YAML file.")],
     model: Model = None,
-    pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the pictures that rows name.")] = None,
+    pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the images that rows name.")] = None,
     task: Annotated[str, typer.Option(help='Of captioned pictures: "draw" them, or "describe" them.')] = "draw",
     split: Annotated[str | None, typer.Option(help="Split of the dataset, where there are several.")] = None,
     max_length: Annotated[
@@ -27,12 +27,12 @@ def check(
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Save a picture of the rows' lengths here.")] = None,
 ) -> None:
-    """Count rows, pictures and tokens of DATA, and list what training would stumble over: rows that cannot be read, broken pictures, wrong
+    """Count rows, images and tokens of DATA, and list what training would stumble over: rows that cannot be read, broken images, wrong
     counts, long rows.
 
     \b
     Goes through all rows. Exits with 1 where it found any fault. Examples:
-      vargpt data check ./my-pictures --model ./my-vargpt
+      vargpt data check ./my-images --model ./my-vargpt
       vargpt data check stage2.yaml --plot lengths.png
     """
     with train_extra("Checking data needs"):

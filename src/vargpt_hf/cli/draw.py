@@ -1,4 +1,4 @@
-"""`vargpt draw`: a sentence in, a picture out; or a file of sentences in, a folder of pictures out."""
+"""`vargpt draw`: a sentence in, an image out; or a file of sentences in, a folder of images out."""
 
 from enum import Enum
 from pathlib import Path
@@ -37,14 +37,14 @@ def draw(
     temperature: Annotated[float | None, typer.Option(help="Temperature of the codes.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample among this many likeliest codes; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample within this probability mass; 0: all.")] = None,
-    enlarge: Annotated[int, typer.Option(min=1, help="Enlarge the saved picture this many times.")] = 1,
-    scales_strip: Annotated[Path | None, typer.Option(help="Also save the coarse-to-fine pictures side by side in this file.")] = None,
+    enlarge: Annotated[int, typer.Option(min=1, help="Enlarge the saved image this many times.")] = 1,
+    scales_strip: Annotated[Path | None, typer.Option(help="Also save the coarse-to-fine images side by side in this file.")] = None,
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:
-    """Draw a picture of TEXT, or one of each prompt in a file.
+    """Draw an image of TEXT, or one of each prompt in a file.
 
-    With --prompts, pictures (000000.png, … or the ids) and results.jsonl lie in the folder; a run that was stopped goes on there. Prompt
+    With --prompts, images (000000.png, … or the ids) and results.jsonl lie in the folder; a run that was stopped goes on there. Prompt
     number n has the seed SEED + n. On GPUs each process takes the next one. `accelerate launch --no_python vargpt draw …` and torchrun
     spread the work over machines with a common folder.
 
@@ -52,7 +52,7 @@ def draw(
     Examples:
       vargpt draw "a red circle above a blue square" -o scene.png
       vargpt draw "a handwritten seven" --seed 3 --enlarge 6 --scales-strip strip.png
-      vargpt draw --prompts prompts.txt --num-processes 2 -o pictures
+      vargpt draw --prompts prompts.txt --num-processes 2 -o images
     """
     if (text is None) == (prompts is None):
         raise ValueError("Give either a TEXT to draw or --prompts with a file of them" + (", not both." if text else "."))
@@ -66,7 +66,7 @@ def draw(
     settings = {"do_sample": not greedy, **{name: value for name, value in settings.items() if value is not None}}
     if prompts is not None:
         if output is None or scales_strip is not None:
-            raise ValueError("--prompts needs a folder for the pictures, as in -o pictures, and takes no --scales-strip.")
+            raise ValueError("--prompts needs a folder for the images, as in -o images, and takes no --scales-strip.")
         common = {"seed": seed, "batch_size": batch_size, "num_processes": num_processes, "device": device, "enlarge": enlarge}
         return draw_file(prompts, model, output, dtype, **common, **settings)
     if num_processes > 1:
@@ -108,7 +108,7 @@ def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device
 
 
 def progress_streamer(progress):
-    """A picture streamer that moves a progress bar by one scale at a time."""
+    """An image streamer that moves a progress bar by one scale at a time."""
     from ..modeling.decoding_vargpt import VargptImageStreamer
 
     class Progress(VargptImageStreamer):
@@ -127,13 +127,13 @@ def check_writable(*files: Path | None) -> None:
 
     for file in filter(None, files):
         if file.suffix.lower() not in Image.registered_extensions():
-            raise ValueError(f"{file} does not end in the name of a picture format, such as .png.")
+            raise ValueError(f"{file} does not end in the name of an image format, such as .png.")
         if not file.parent.is_dir():
             raise ValueError(f"The folder {file.parent} does not exist: create it, or give another file.")
 
 
 def save(picture, file: Path, enlarge: int) -> None:
-    """Writes a picture, enlarged without smoothing, and says so."""
+    """Writes an image, enlarged without smoothing, and says so."""
     from ..inference.prompts import enlarged
 
     picture = enlarged(picture, enlarge)

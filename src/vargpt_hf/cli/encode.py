@@ -1,4 +1,4 @@
-"""`vargpt encode`: pictures to generate, as codes, ahead of training."""
+"""`vargpt encode`: images to draw, as codes, ahead of training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,23 +9,23 @@ from .options import Model, check_device, hide_bars_of_small, train_extra
 
 
 def encode(
-    data: Annotated[str, typer.Argument(help="Dataset of rows or of captioned pictures, as `vargpt train` takes it.")],
+    data: Annotated[str, typer.Argument(help="Dataset of rows or of captioned images, as `vargpt train` takes it.")],
     output: Annotated[Path, typer.Argument(help="Folder for parquet files with codes; a run that was stopped goes on there.")],
     model: Model = None,
-    pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the pictures that rows name.")] = None,
-    prompt: Annotated[str | None, typer.Option(help='What the user says of a captioned picture; "{}" stands for the caption.')] = None,
+    pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the images that rows name.")] = None,
+    prompt: Annotated[str | None, typer.Option(help='What the user says of a captioned image; "{}" stands for the caption.')] = None,
     split: Annotated[str | None, typer.Option(help="Split of the dataset, where there are several.")] = None,
     rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows in each file.")] = 2048,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that are encoded together.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that are encoded together.")] = 16,
     num_processes: Annotated[int, typer.Option(min=1, help="Processes that encode at the same time.")] = 1,
     device: Annotated[str, typer.Option(help='"cpu", or "cuda" for all GPUs, one for each process.')] = "cpu",
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out rows with pictures that cannot be read.")] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out rows with images that cannot be read.")] = False,
 ) -> None:
-    """Turn the pictures to generate in DATA into codes of the model's image tokenizer.
+    """Turn the images to draw in DATA into codes of the model's image tokenizer.
 
     \b
     Examples:
-      vargpt encode ./my-pictures ./my-codes --model ./my-vargpt
+      vargpt encode ./my-images ./my-codes --model ./my-vargpt
       vargpt encode instruct.json ./codes --pictures ./imagenet --model ./my-vargpt --num-processes 8
     """
     from ..tiny import TINY_FOLDER

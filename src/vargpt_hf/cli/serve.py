@@ -14,10 +14,10 @@ def serve(
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:
-    """Serve what a VARGPT says, by `transformers serve`: chats of text and pictures in, text out (OpenAI's chat API).
+    """Serve what a VARGPT says, by `transformers serve`: chats of text and images in, text out (OpenAI's chat API).
 
     \b
-    It does not draw: Transformers' server has no way to hand out pictures. Examples:
+    It does not draw: Transformers' server has no way to hand out images. Examples:
       vargpt serve --port 8000
       curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" \\
         -d '{"messages": [{"role": "user", "content": "what can you do"}]}'

@@ -5,22 +5,29 @@ from typing import Annotated
 
 import typer
 
-from .options import train_extra
+from ..tiny import TINY_FOLDER, TINY_NAME
+from .options import hide_bars_of_small, train_extra
 
 
 def train(
     context: typer.Context,
-    config: Annotated[Path, typer.Argument(help="YAML file of the stage; see examples/tiny.")],
+    config: Annotated[Path, typer.Argument(help="YAML file of the stage, or the name of one that comes with the package, such as lora.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do one step of everything, say what it took, leave nothing behind.")] = False,
 ) -> None:
     """Train one stage as CONFIG says; further --options win over the file. Prints a plan, then trains.
 
     \b
     Examples:
+      vargpt train lora --train_data ./my-images --output_dir ./mine
       vargpt train examples/tiny/stage3.yaml --model_name_or_path runs/stage2 --output_dir runs/stage3
       vargpt train my-stage.yaml --dry-run
       vargpt train my-stage.yaml --learning_rate 1e-4 --resume_from_checkpoint true
     """
+    with train_extra("Training needs"):
+        from ..training.stage_files import find_stage, read_stage
+
+    model = read_stage(find_stage(config)).get("model_name_or_path")  # what is wrong with the file is said at once
+    hide_bars_of_small(str(TINY_FOLDER) if model == TINY_NAME else str(model))
     with train_extra("Training needs"):
         from ..training.script import train as run
     run(config, context.args, dry_run)

@@ -21,7 +21,7 @@ from .names import released_names, rename
 
 Adapt = Callable[[str, torch.Tensor], Iterable[tuple[str, torch.Tensor]]]
 
-# How pictures are drawn by the released system.
+# How images are drawn by the released system.
 RELEASED_GENERATION = {
     "do_sample": True,
     "output_image_guidance_type": "noise",
@@ -114,7 +114,7 @@ def assemble(
 
     Args:
         complaint: first sentence of the error about tensors.
-        fresh: names of modules that no part has, initialised as the model does.
+        fresh: names of modules that no part has, initialized as the model does.
         seed: of the fresh modules, whatever `dtype` is.
 
     Raises:
@@ -159,7 +159,7 @@ def assemble(
 
 
 def _initialised(model: VargptForConditionalGeneration, modules: Sequence[str], seed: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of some modules of a model on the meta device, freshly initialised in float32."""
+    """Tensors of some modules of a model on the meta device, freshly initialized in float32."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for path in modules:
@@ -200,7 +200,7 @@ def make_processor(source: Path, tokenizer: PreTrainedTokenizerBase, config: Var
     """The processor of a model: this tokenizer, pixels to read as the files in `source` say, pixels to draw as `config` says.
 
     Raises:
-        ValueError: a tokenizer whose picture tokens are absent or have other ids than the model's.
+        ValueError: a tokenizer whose image tokens are absent or have other ids than the model's.
     """
     side = config.vision_config.image_size
     settings = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
@@ -209,7 +209,7 @@ def make_processor(source: Path, tokenizer: PreTrainedTokenizerBase, config: Var
         found = read_json(source / "preprocessor_config.json")
     elif (source / "processor_config.json").is_file():  # where Transformers 5 puts them
         found = read_json(source / "processor_config.json").get("image_processor") or {}
-    with said_of(f"What {source} says of the pictures to read"):
+    with said_of(f"What {source} says of the images to read"):
         settings.update({name: found[name] for name in _CLIP_SETTINGS if found.get(name) is not None})
         image_processor = VargptImageProcessor(**settings, output_size=config.image_tokenizer_config.image_size()[0])
     processor = VargptProcessor(

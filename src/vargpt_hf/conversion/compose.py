@@ -54,8 +54,8 @@ def compose_checkpoint(
     """Writes the starting weights of stage 1 as a complete model folder: config, generation config, weights, processor, model card.
 
     Language model, vision tower and its projector are LLaVA's, the visual decoder is VAR's, the image tokenizer VAR's VQ-VAE; the two
-    generation projectors are fresh. Pictures are read after as before: text logits are LLaVA's own. The tokenizer gets the three tokens of
-    pictures to generate. Where the token tables have no rows left for them, they grow to the next multiple of 64, and each new row, of
+    generation projectors are fresh. Images are read after as before: text logits are LLaVA's own. The tokenizer gets the three tokens of
+    images to draw. Where the token tables have no rows left for them, they grow to the next multiple of 64, and each new row, of
     the embeddings and of the head, is the mean of the old ones.
 
     Both conditions of the visual decoder start as VAR's null class, the last row of its class table: the one condition under which VAR
@@ -137,12 +137,12 @@ def read_llava_config(folder: Path) -> dict:
         if not isinstance(config.get(name), dict):
             raise ValueError(f"{folder / 'config.json'} has no `{name}`.")
     if type(config.get("image_token_index")) is not int:
-        raise ValueError(f"{folder / 'config.json'} has no `image_token_index`, the id of the token at the places of pictures.")
+        raise ValueError(f"{folder / 'config.json'} has no `image_token_index`, the id of the token at the placeholders of images.")
     return config
 
 
 def tokenizer_with_picture_tokens(folder: Path) -> PreTrainedTokenizerBase:
-    """LLaVA's tokenizer and, after its own tokens, those of pictures to generate.
+    """LLaVA's tokenizer and, after its own tokens, those of images to draw.
 
     Raises:
         OSError: no tokenizer there, or files that cannot be read.

@@ -59,7 +59,7 @@ def convert_checkpoint(
     Raises:
         ValueError: a source of another format; tensors that are missing, unexpected or twice there, of the wrong shape, no floating-point
             numbers, not finite or beyond the range of `dtype`; scales that are needed and not given; a tokenizer without the model's
-            picture tokens.
+            image tokens.
         OSError: a source that is not there, without weights or with damaged files; a destination that is not empty.
     """
     source, destination = Path(source), Path(destination)
@@ -157,7 +157,7 @@ def released_processor(source: Path, config: VargptConfig) -> VargptProcessor | 
 
     Raises:
         OSError: files of a tokenizer that cannot be read.
-        ValueError: a tokenizer whose picture tokens are absent or have other ids than the model's, or one that needs code of its own.
+        ValueError: a tokenizer whose image tokens are absent or have other ids than the model's, or one that needs code of its own.
     """
     if not has_tokenizer(source):
         logger.warning(f"{source} has no tokenizer: the new folder will have no processor.")

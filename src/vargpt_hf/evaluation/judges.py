@@ -1,4 +1,4 @@
-"""Judges of drawings, which share no code and no numbers with what made the pictures of training.
+"""Judges of drawings, which share no code and no numbers with what made the images of training.
 
 `detect` finds coloured shapes by hue and connected components; `DigitJudge` is a classifier fitted on real digits.
 """
@@ -13,7 +13,7 @@ from scipy import ndimage
 _HUE_BOUNDS = ((14, "red"), (40, "orange"), (75, "yellow"), (170, "green"), (255, "blue"), (320, "purple"), (361, "red"))
 _LEAST_SATURATION = 0.35
 _LEAST_VALUE = 0.25
-_LEAST_AREA = 40  # pixels of a picture of 48×48; smaller specks are no objects
+_LEAST_AREA = 40  # pixels of an image of 48×48; smaller specks are no objects
 _REFERENCE_SIDE = 48
 
 
@@ -28,7 +28,7 @@ class Detection:
 
 
 def detect(picture: Image.Image) -> list[Detection]:
-    """The coloured shapes of a picture, from left to right."""
+    """The coloured shapes of an image, from left to right."""
     pixels = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
     hue, saturation, value = _hsv(pixels)
     mask = (saturation > _LEAST_SATURATION) & (value > _LEAST_VALUE)
@@ -50,7 +50,7 @@ def detect(picture: Image.Image) -> list[Detection]:
 
 
 def background(picture: Image.Image) -> str:
-    """ "white", "black" or "gray": the brightness of the picture's edge, by its median."""
+    """ "white", "black" or "gray": the brightness of the image's edge, by its median."""
     pixels = np.asarray(picture.convert("L"))
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     level = np.median(edge)
@@ -88,7 +88,7 @@ def _shape(component: np.ndarray) -> str:
 
 
 class DigitJudge:
-    """Reads a drawn digit: a support-vector classifier on 8×8 pictures.
+    """Reads a drawn digit: a support-vector classifier on 8×8 images.
 
     Args:
         pictures: real digits, (number, 8, 8), values in [0, 16] as scikit-learn has them.
@@ -101,6 +101,6 @@ class DigitJudge:
         self.classifier = SVC(C=10, gamma="scale").fit(pictures.reshape(len(pictures), -1) / 16, labels)
 
     def read(self, picture: Image.Image) -> int:
-        """The digit that a picture, bright on dark, looks most like."""
+        """The digit that an image, bright on dark, looks most like."""
         small = picture.convert("L").resize((8, 8), Image.Resampling.BOX)
         return int(self.classifier.predict(np.asarray(small, dtype=np.float64).reshape(1, -1) / 255)[0])

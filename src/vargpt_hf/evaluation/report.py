@@ -62,7 +62,7 @@ def same_answer(given: str, right: str) -> bool:
 def draw_rows(
     model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], seed: int, batch_size: int, **settings
 ) -> list[Image.Image]:
-    """One picture for the prompt of each row."""
+    """One image for the prompt of each row."""
     pictures, generator = [], torch.Generator(model.device).manual_seed(seed)
     for start in tqdm(range(0, len(rows), batch_size), desc="Drawing", leave=False):
         chats = [row["messages"][:1] for row in rows[start : start + batch_size]]
@@ -80,7 +80,7 @@ def draw_rows(
 
 @torch.no_grad()
 def answer_rows(model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], batch_size: int) -> list[str]:
-    """The likeliest answer to the question of each row, about its picture where it has one."""
+    """The likeliest answer to the question of each row, about its image where it has one."""
     answers = []
     for start in tqdm(range(0, len(rows), batch_size), desc="Answering", leave=False):
         batch = rows[start : start + batch_size]

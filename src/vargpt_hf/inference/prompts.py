@@ -1,7 +1,7 @@
 """A file of prompts → a folder of pictures: in batches, in many processes, going on after a kill.
 
-Every prompt has a seed of its own, so that its picture hangs neither on its neighbours nor on the number of processes. Batches are cut by
-the place in the file and drawn again as a whole where one of their pictures is missing, since a batch of other sizes rounds otherwise.
+Every prompt has a seed of its own, so that its image hangs neither on its neighbors nor on the number of processes. Batches are cut by
+the place in the file and drawn again as a whole where one of their images is missing, since a batch of other sizes rounds otherwise.
 """
 
 import codecs
@@ -37,8 +37,8 @@ class Prompt:
 
     Attributes:
         text: what to draw; of a line that is broken, what stands there.
-        name: of the picture's file, without its ending.
-        seed: of everything random in the picture.
+        name: of the image's file, without its ending.
+        seed: of everything random in the image.
         error: why it cannot be drawn, or None.
     """
 
@@ -56,7 +56,7 @@ def read_prompts(file: str | Path, seed: int = 0) -> list[Prompt]:
     """The prompts of a file, in its order; a line that is broken becomes a prompt with an `error`.
 
     Args:
-        file: .txt with one prompt a line, or .jsonl with an object a line: "prompt", and if wanted "id" (name of its picture; six digits
+        file: .txt with one prompt a line, or .jsonl with an object a line: "prompt", and if wanted "id" (name of its image; six digits
             of its place from 0 by default) and "seed"; other keys are not read.
         seed: of the first prompt; each further one has the next, unless it brings its own.
 
@@ -115,7 +115,7 @@ def _checked_text(text: Any) -> str:
 
 
 def check_prompts(prompts: Sequence[Prompt], processor: VargptProcessor, config: VargptConfig) -> list[Prompt]:
-    """The prompts, with an `error` for those that hold a special token or leave no room for a picture."""
+    """The prompts, with an `error` for those that hold a special token or leave no room for an image."""
     room = config.text_config.max_position_embeddings - config.schedules[0].num_positions - 1
 
     def checked(prompt: Prompt) -> Prompt:
@@ -126,7 +126,7 @@ def check_prompts(prompts: Sequence[Prompt], processor: VargptProcessor, config:
         except ValueError as error:
             return replace(prompt, error=str(error))
         if len(length) > room:
-            return replace(prompt, error=f"the prompt has {len(length)} tokens; beside a picture the model has room for {room}")
+            return replace(prompt, error=f"the prompt has {len(length)} tokens; beside an image the model has room for {room}")
         return prompt
 
     return [checked(prompt) for prompt in prompts]
@@ -142,11 +142,11 @@ def _inputs(processor: VargptProcessor, prompts: Sequence[Prompt], tensors: str 
 def draw_batch(
     model: VargptForConditionalGeneration, processor: VargptProcessor, prompts: Sequence[Prompt], enlarge: int = 1, **settings
 ) -> list[Image.Image]:
-    """One picture for each prompt, each from its own seed.
+    """One image for each prompt, each from its own seed.
 
     Args:
-        prompts: such as have no `error`; none gives no pictures.
-        enlarge: how many times to enlarge the pictures.
+        prompts: such as have no `error`; none gives no images.
+        enlarge: how many times to enlarge the images.
         settings: of `generate`.
 
     Raises:
@@ -170,7 +170,7 @@ def draw_batch(
 
 
 def enlarged(picture: Image.Image, times: int) -> Image.Image:
-    """The picture with every pixel as a square of times × times."""
+    """The image with every pixel as a square of times × times."""
     return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
@@ -189,20 +189,20 @@ def draw_prompts(
 ) -> list[dict[str, Any]]:
     """Draws all prompts of a file into a folder.
 
-    A picture appears when it is whole; a run that was stopped goes on with those that are missing. When all are there, results.jsonl is
+    An image appears when it is whole; a run that was stopped goes on with those that are missing. When all are there, results.jsonl is
     written, in the file's order. Started by accelerate or torchrun on one machine or several with a common folder, each process draws its
     share, and the last to end writes the results: they need no talk with one another, so none waits and none is lost with another.
 
     Args:
         file: .txt or .jsonl, see `read_prompts`.
         model: folder or Hub id of a VARGPT.
-        output: folder for the pictures; one that an earlier run of the same prompts, model and settings has begun is continued.
+        output: folder for the images; one that an earlier run of the same prompts, model and settings has begun is continued.
         seed: of the first prompt; each further one has the next.
         batch_size: prompts that are drawn together.
         num_processes: processes that draw at the same time, started here.
         device: "cpu", "cuda" (each process takes the next GPU), "cuda:1", …; "auto" takes GPUs where there are any.
         dtype: number format of the weights, such as "bfloat16"; "auto": as stored.
-        enlarge: how many times to enlarge the pictures.
+        enlarge: how many times to enlarge the images.
         settings: of `generate`.
 
     Returns:
@@ -210,7 +210,7 @@ def draw_prompts(
         Empty in a process that was not the last to end.
 
     Raises:
-        ValueError: a file that holds no prompts, a folder of other pictures, or a batch that does not fit into memory.
+        ValueError: a file that holds no prompts, a folder of other images, or a batch that does not fit into memory.
         OSError: what cannot be read or written; `ChildProcessError` where one of several processes was killed.
     """
     output, (rank, world_size, local_rank) = Path(output), _rank()
@@ -239,13 +239,13 @@ def draw_prompts(
 def claim_pictures(
     output: Path, prompts: Sequence[Prompt], model: str | Path, device: str, dtype: str = "auto", enlarge: int = 1, **settings
 ) -> None:
-    """Notes in a new folder what its pictures are made of; a ValueError for one with other pictures. Arguments as of `draw_prompts`."""
+    """Notes in a new folder what its images are made of; a ValueError for one with other images. Arguments as of `draw_prompts`."""
     job = {"prompts": _fingerprint(prompts), "model": _model_fingerprint(model), "device": device.split(":")[0], "dtype": dtype}
     claim_folder(output, MANIFEST, {**job, "enlarge": enlarge, "settings": settings}, "pictures")
 
 
 def write_results(output: Path, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """Writes results.jsonl of a folder whose pictures are all there, tidies it up, and returns what results.jsonl holds."""
+    """Writes results.jsonl of a folder whose images are all there, tidies it up, and returns what results.jsonl holds."""
     results = [
         {"prompt": prompt.text, "file": prompt.file if prompt.error is None else None, "seed": prompt.seed, "error": prompt.error}
         for prompt in prompts
@@ -287,13 +287,13 @@ def _load(model: str, device: str, dtype: str, local_rank: int, number: int) -> 
 
 
 def _draw_missing(batch: Sequence[Prompt], output: Path, enlarge: int, settings: dict[str, Any]) -> None:
-    """Draws a batch and writes those of its pictures that are not there."""
+    """Draws a batch and writes those of its images that are not there."""
     drawable = [prompt for prompt in batch if prompt.error is None]
     save_pictures(output, drawable, draw_batch(**_loaded, prompts=drawable, enlarge=enlarge, **settings))
 
 
 def save_pictures(output: Path, prompts: Sequence[Prompt], pictures: Sequence[Image.Image]) -> None:
-    """Writes the pictures of prompts that are not there, each at once."""
+    """Writes the images of prompts that are not there, each at once."""
     for prompt, picture in zip(prompts, pictures):
         if not (output / prompt.file).exists():
             write_whole(output / prompt.file, partial(picture.save, format="PNG"))

@@ -61,8 +61,8 @@ def make_card(
     prompt = example[0] if example else "draw a red circle above a blue square"
     sections = [
         f"# {name.rstrip('/').split('/')[-1]}",
-        "A VARGPT ([arXiv 2501.12327](https://arxiv.org/abs/2501.12327)): one autoregressive model that reads pictures and draws them, by "
-        "next-token prediction for text and next-scale prediction for pictures.",
+        "A VARGPT ([arXiv 2501.12327](https://arxiv.org/abs/2501.12327)): one autoregressive model that reads images and draws them, by "
+        "next-token prediction for text and next-scale prediction for images.",
     ]
     if example:
         sections.append(f"![{prompt}]({example[1]})\n\n*{prompt}*")
@@ -87,7 +87,7 @@ def has_own_card(repo_id: str, token: bool | str | None = None) -> bool:
 
 
 def _sizes(model: PreTrainedModel) -> str:
-    """Parameters by part, and what a picture costs, as a table."""
+    """Parameters by part, and what an image costs, as a table."""
     config = model.config
     rows = [
         f"| {what.format(vlm=config.vlm_config.model_type)} | {sum(p.numel() for p in getattr(model.model, part).parameters()):,} |"

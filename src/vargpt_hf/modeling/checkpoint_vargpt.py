@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from transformers.utils import cached_file
 
-# Formats in which weights are stored, and their bytes a number. Others are codes of a quantiser, counters or masks: never weights as such.
+# Formats in which weights are stored, and their bytes a number. Others are codes of a quantizer, counters or masks: never weights as such.
 WEIGHT_FORMATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format itself

@@ -85,6 +85,18 @@ class VargptConfig(VargptBaseConfig):
     tie_word_embeddings: bool | None = None
     license_note: str | None = None
 
+    @property
+    def custom_pipelines(self) -> dict:
+        """Pipelines that a repository brings as code of its own; none where this package is installed, which registers them itself.
+
+        Transformers' `pipeline` would ask for `trust_remote_code` otherwise. What is saved names them always.
+        """
+        return vars(self).get("custom_pipelines", {}) if type(self).__module__.startswith("transformers_modules.") else {}
+
+    @custom_pipelines.setter
+    def custom_pipelines(self, value: dict) -> None:
+        vars(self)["custom_pipelines"] = value
+
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         found = config_dict.get("model_type", cls.model_type) if isinstance(config_dict, dict) else cls.model_type

@@ -1,31 +1,58 @@
-"""`pipeline("any-to-any")` of VARGPT: text and pictures in, text and pictures out, in the order in which they were made."""
+"""`pipeline("any-to-any")` of VARGPT: text and images in, text and images out, in the order in which they were made."""
 
+import difflib
+import inspect
 from typing import Any
 
 import torch
-from transformers import AnyToAnyPipeline, Pipeline
+from transformers import AnyToAnyPipeline, GenerationConfig, ImageTextToTextPipeline, Pipeline
 from transformers.pipelines.any_to_any import Chat, ReturnType
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, TextKwargs
 
-from .generation_vargpt import VargptGenerateOutput
+from .generation_vargpt import VargptGenerateOutput, VargptGenerationMixin
+from .settings_vargpt import IMAGE_GENERATION_DEFAULTS, user_turn
+
+_STOCK_NAMES = inspect.signature(AnyToAnyPipeline._sanitize_parameters).parameters.keys() - {"self", "kwargs"}
+_PROCESSOR_NAMES = {
+    *(name for kind in (ProcessingKwargs, TextKwargs, ImagesKwargs) for name in kind.__annotations__),
+    *("chat_template", "tools", "documents", "add_generation_prompt", "output_images", "output_image_codes", "random_crop"),
+}
+_GENERATION_NAMES = {
+    *(name for name in vars(GenerationConfig()) if not name.startswith("_")),
+    *IMAGE_GENERATION_DEFAULTS,
+    *("generator", "output_image_streamer", "output_image_noise", "streamer", "generation_config", "logits_processor", "stopping_criteria"),
+}
+
+
+class DrawnPart(dict):
+    """A content part with an image that was drawn; shown without its codes, which are many and say nothing to a reader."""
+
+    def __repr__(self) -> str:
+        shown = {name: f"<{len(value)} codes>" if name == "codes" else value for name, value in self.items()}
+        return dict.__repr__(shown)
 
 
 class VargptPipeline(AnyToAnyPipeline):
-    """The stock any-to-any pipeline, which returns text or a picture, with a way to return both; torchvision is not needed.
+    """The stock any-to-any pipeline, which returns text or an image, with a way to return both; torchvision is not needed.
 
-    Takes what the stock pipeline takes: a chat or a list of chats, or `text` with `images`. What a record holds beside
-    `input_text` depends on `generation_mode`:
+    Takes a chat or a list of chats, as the stock pipeline does; a plain text or a list of them, each of which is the turn of a user,
+    with its image or list of images in `images`; and texts that hold image tokens, which are taken for whole prompts, with `images`.
+    Settings of `generate`, such as `do_sample` or `output_image_temperature`, may stand among the arguments or in `generate_kwargs`. What a
+    record holds beside `input_text` depends on `generation_mode`:
 
     - `"auto"` (default): `generated_content`, the parts `{"type": "text", "text": str}` and `{"type": "output_image", "image": PIL,
       "codes": (L,) int64}` that the model made, in order; with `return_full_text=True` the chat with them as its last turn (of a
       text, a list with the text as its first part).
     - `"text"`: `generated_text`, as in the stock pipeline; nothing is drawn.
-    - `"image"`: `generated_image`, one picture as PIL.
+    - `"image"`: `generated_image`, one image as PIL.
 
     `return_tensors=True` gives `generated_token_ids` in their place, in modes "auto" and "text". Chats of one batch (`batch_size`) must
-    all bring pictures, or none.
+    all bring images, or none.
 
     Raises:
-        ValueError: an unknown `generation_mode`, or `return_full_text` or `return_tensors` in mode "image".
+        TypeError: an input that is none of the above.
+        ValueError: an argument of an unknown name, an unknown `generation_mode`, `return_full_text` or `return_tensors` in mode "image", or
+            an empty text.
     """
 
     def __init__(self, *args, **kwargs):
@@ -33,13 +60,42 @@ class VargptPipeline(AnyToAnyPipeline):
         Pipeline.__init__(self, *args, **kwargs)
         self.tokenizer.padding_side = "left"  # by which the base class pads batches
 
+    def __call__(self, text=None, images=None, **kwargs):
+        if isinstance(text, (list, tuple)) and not text:
+            raise ValueError("There is nothing to answer: the list of chats or texts is empty.")
+        if isinstance(text, (list, tuple)) and all(isinstance(one, str) and self._is_plain(one) for one in text):
+            pictures = images if isinstance(images, (list, tuple)) else [images] * len(text)
+            if len(pictures) != len(text):
+                raise ValueError(f"There are {len(text)} texts and `images` for {len(pictures)}: give one, or one list, for each text.")
+            text, images = [_chat_of(*pair) for pair in zip(text, pictures)], None
+        elif isinstance(text, str) and self._is_plain(text):
+            text, images = _chat_of(text, images), None
+        return super().__call__(text, images=images, **kwargs)
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether this is what a user says, and not a prompt with the tokens of images."""
+        processor = self.processor
+        tokens = (processor.image_token, processor.output_image_start_token, processor.output_image_token, processor.output_image_end_token)
+        return not any(token in text for token in tokens)
+
+    def preprocess(self, inputs=None, **kwargs):
+        """Model inputs of one chat, text, or dict of a text and its images, as datasets and generators give them."""
+        given = {"text": inputs} if isinstance(inputs, str) else inputs
+        if not isinstance(given, (Chat, dict, list, tuple)):
+            raise TypeError(f"An input must be a chat, a text, or a dict with text and images, got {type(inputs).__name__}.")
+        if isinstance(given, dict) and not (isinstance(given.get("text"), str) or given.get("images") is not None):
+            raise ValueError(f"An input has neither a text nor images, but {sorted(map(str, given))}.")
+        if isinstance(given, dict) and isinstance(given.get("text"), str) and self._is_plain(given["text"]):
+            inputs = Chat(_chat_of(given["text"], given.get("images")))
+        return super().preprocess(inputs, **kwargs)
+
     def _sanitize_parameters(self, generation_mode: str | None = None, generate_kwargs: dict | None = None, **kwargs):
         if generation_mode is None:  # what the pipeline was built with, or the model's own way
             generation_mode = getattr(self, "_postprocess_params", {}).get("generation_mode", "auto")
         stock_mode = "text" if generation_mode == "auto" else generation_mode
-        preprocess, forward, postprocess = super()._sanitize_parameters(
-            generation_mode=stock_mode, generate_kwargs=dict(generate_kwargs or {}), **kwargs
-        )
+        settings = self._settings_of_generate(kwargs)
+        generate_kwargs = {**settings, **(generate_kwargs or {})}
+        preprocess, forward, postprocess = super()._sanitize_parameters(generation_mode=stock_mode, generate_kwargs=generate_kwargs, **kwargs)
         chosen = kwargs.get("return_tensors") or any(kwargs.get(name) is not None for name in ("return_full_text", "return_type"))
         if generation_mode == "auto" and not chosen:
             postprocess.pop("return_type", None)
@@ -51,6 +107,15 @@ class VargptPipeline(AnyToAnyPipeline):
             "return_dict_in_generate": True,
         }
         return preprocess, forward, {**postprocess, "generation_mode": generation_mode}
+
+    def _settings_of_generate(self, kwargs: dict) -> dict:
+        """Takes the settings of `generate` out of the pipeline's arguments; a ValueError for arguments that nobody knows."""
+        processor_names = _PROCESSOR_NAMES | self.processor.image_processor.valid_kwargs.__annotations__.keys()
+        known = _STOCK_NAMES | processor_names | _GENERATION_NAMES
+        for name in [name for name in kwargs if name not in known]:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"The pipeline has no argument `{name}`" + (f": do you mean `{near[0]}`?" if near else "."))
+        return {name: kwargs.pop(name) for name in kwargs.keys() - _STOCK_NAMES - processor_names}
 
     def _forward(self, model_inputs, generate_kwargs: dict | None = None) -> dict[str, Any]:
         result = super()._forward(model_inputs, generate_kwargs)
@@ -67,11 +132,13 @@ class VargptPipeline(AnyToAnyPipeline):
         if generation_mode == "text" or return_type == ReturnType.TENSORS:
             sequences = torch.cat([output["sequences"] for output in outputs])
             text_outputs = {**model_outputs, "generated_sequence": sequences}
-            return super().postprocess(text_outputs, return_type=return_type, generation_mode="text", **kwargs)
+            records = super().postprocess(text_outputs, return_type=return_type, generation_mode="text", **kwargs)
+            return records if return_type == ReturnType.TENSORS else _without_first_spaces(records)
         prompt_length = model_outputs["input_ids"].shape[1]
         records = []
         for prompt, output in zip([prompts] if isinstance(prompts, (str, Chat)) else prompts, outputs, strict=True):
             for parts in self.processor.post_process_interleaved(output, prompt_length=prompt_length):
+                parts = [DrawnPart(part) if part["type"] == "output_image" else part for part in parts]
                 record = {"input_text": prompt.messages if isinstance(prompt, Chat) else prompt}
                 if generation_mode == "image":
                     record["generated_image"] = next(part["image"] for part in parts if part["type"] == "output_image")
@@ -81,8 +148,53 @@ class VargptPipeline(AnyToAnyPipeline):
         return records
 
 
+class VargptImageTextPipeline(ImageTextToTextPipeline):
+    """The stock image-text-to-text pipeline, which writes and never draws; answers to chats do not begin with the template's space."""
+
+    def _forward(self, model_inputs, generate_kwargs: dict | None = None) -> dict[str, Any]:
+        return super()._forward(model_inputs, {**(generate_kwargs or {}), "generation_mode": "text"})
+
+    def postprocess(self, model_outputs: dict, *args, **kwargs) -> list[dict[str, Any]]:
+        return _without_first_spaces(super().postprocess(model_outputs, *args, **kwargs))
+
+
+class AnyToAnyOfAll(AnyToAnyPipeline):
+    """What `pipeline("any-to-any")` makes where this package is installed: a VargptPipeline of a VARGPT, else the stock one."""
+
+    def __new__(cls, model, **kwargs):
+        return (VargptPipeline if isinstance(model, VargptGenerationMixin) else AnyToAnyPipeline)(model=model, **kwargs)
+
+
+class ImageTextToTextOfAll(ImageTextToTextPipeline):
+    """What `pipeline("image-text-to-text")` makes where this package is installed, likewise."""
+
+    def __new__(cls, model, **kwargs):
+        return (VargptImageTextPipeline if isinstance(model, VargptGenerationMixin) else ImageTextToTextPipeline)(model=model, **kwargs)
+
+
+def _chat_of(text: str, images: Any) -> list[dict]:
+    """A user's turn with a text and one image, several or none, in forms that the processor reads."""
+    (turn,) = user_turn(text)
+    pictures = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
+    parts = [*({"type": "image", "image": picture} for picture in pictures), {"type": "text", "text": turn["content"]}]
+    return [{**turn, "content": parts}]
+
+
+def _without_first_spaces(records: list[dict]) -> list[dict]:
+    """Answers without the space that the chat template writes before them; what goes on a turn that was begun keeps it."""
+    for record in records:
+        prompt, said = record["input_text"], record.get("generated_text")
+        if not isinstance(prompt, list) or prompt[-1]["role"] == "assistant" or said is None:
+            continue
+        if isinstance(said, str):
+            record["generated_text"] = said.removeprefix(" ")
+        elif isinstance(said[-1]["content"], str):
+            record["generated_text"] = [*said[:-1], {**said[-1], "content": said[-1]["content"].removeprefix(" ")}]
+    return records
+
+
 def _rows(output: VargptGenerateOutput, first: int, count: int) -> VargptGenerateOutput:
-    """`count` rows of what was generated, with their pictures."""
+    """`count` rows of what was generated, with their images."""
     chosen = (output.output_image_rows >= first) & (output.output_image_rows < first + count)
     return VargptGenerateOutput(
         sequences=output.sequences[first : first + count],

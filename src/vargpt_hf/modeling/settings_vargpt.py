@@ -1,4 +1,4 @@
-"""Settings of `generate`: what there is for pictures, and checks of everything that a caller may set, text settings included."""
+"""Settings of `generate`: what there is for images, and checks of everything that a caller may set, text settings included."""
 
 import math
 import numbers
@@ -139,7 +139,7 @@ def check_run_arguments(
     shapes = [tuple(noise.shape[1:]) for noise in output_image_noise]
     if shapes != [(length, width) for length in lengths]:
         raise ValueError(
-            f"`output_image_noise` has tensors of shape (pictures, …) with {shapes} behind; expected {[(length, width) for length in lengths]}."
+            f"`output_image_noise` has tensors of shape (images, …) with {shapes} behind; expected {[(length, width) for length in lengths]}."
         )
     for index, noise in enumerate(output_image_noise):
         if not noise.isfinite().all():
@@ -147,31 +147,30 @@ def check_run_arguments(
 
 
 def check_can_draw(mode: GenerationMode, config: GenerationConfig, mode_kwargs: dict) -> None:
-    """Raises a ValueError where text decoding is of a kind that pictures cannot be drawn in."""
+    """Raises a ValueError where text decoding is of a kind that images cannot be drawn in."""
     advice = 'Set it otherwise, or `generation_mode="text"` to decode text only.'
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise ValueError(
-            f"Pictures cannot be drawn under {mode.value}: it reorders or rolls back rows, which a picture's scale passes "
-            f"cannot follow. {advice}"
+            f"Images cannot be drawn under {mode.value}: it reorders or rolls back rows, which an image's scale passes cannot follow. {advice}"
         )
     if config.use_cache is False:
-        raise ValueError(f"Pictures cannot be drawn with `use_cache=False`: scale passes stand on the cache. {advice}")
+        raise ValueError(f"Images cannot be drawn with `use_cache=False`: scale passes stand on the cache. {advice}")
     if mode_kwargs.get("synced_gpus"):
-        raise ValueError(f"Pictures cannot be drawn with `synced_gpus`: ranks would need the same number of scale passes. {advice}")
+        raise ValueError(f"Images cannot be drawn with `synced_gpus`: ranks would need the same number of scale passes. {advice}")
 
 
 def check_room(config: VargptConfig, num_tokens: int, image_tokens: int = 0) -> None:
     """Raises a ValueError for a prompt beyond the positions that the language model knows.
 
     Args:
-        num_tokens: of the prompt, places of its pictures included.
-        image_tokens: that have to follow it, where a picture is asked for.
+        num_tokens: of the prompt, places of its images included.
+        image_tokens: that have to follow it, where an image is asked for.
     """
     positions = max_positions(config)
     if num_tokens < 1:
         raise ValueError("The prompt is empty: give it at least one token.")
     if num_tokens + image_tokens > positions:
-        beside = "beside a picture " if image_tokens else ""
+        beside = "beside an image " if image_tokens else ""
         raise ValueError(
             f"the prompt has {num_tokens} tokens; {beside}the model has room for {int(positions) - image_tokens}: make it shorter."
         )

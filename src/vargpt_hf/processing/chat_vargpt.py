@@ -18,11 +18,11 @@ UNCONDITIONAL_CHAT = [{"role": "user", "content": ""}]
 # What LLaVA's conversations call the roles.
 ROLES = {"human": "user", "gpt": "assistant"}
 
-# The keys under which a content part may carry its picture, in order of preference.
+# The keys under which a content part may carry its image, in order of preference.
 PICTURE_KEYS = ("image", "url", "path", "base64")
 
 # A turn is "USER: ..." or "ASSISTANT: ...</s>", and a space stands between turns. The space after "ASSISTANT:" belongs
-# to the answer's first word, so that a prompt ends in a whole token; a picture follows the colon at once, so that
+# to the answer's first word, so that a prompt ends in a whole token; an image follows the colon at once, so that
 # forcing one (image-start right after the prompt) is what training has seen.
 _CHAT_TEMPLATE = """\
 {%- macro render(parts, first_gap) -%}
@@ -177,21 +177,21 @@ def refuse_half_characters(text: str, where: str) -> None:
 
 
 def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: str) -> None:
-    """Refuses texts that would be tokenized into special tokens: they could forge turns or places of pictures."""
-    # Joined, since a token may be spread over neighbouring parts; NUL keeps apart what a picture separates.
+    """Refuses texts that would be tokenized into special tokens: they could forge turns or placeholders of images."""
+    # Joined, since a token may be spread over neighboring parts; NUL keeps apart what an image separates.
     text = "".join(part["text"] if part["type"] == "text" else "\0" for part in parts)
     for token in special_tokens:
         if token in text:
             raise ValueError(
-                f"{where} has the special token {token!r} in its text. Pictures are content parts of their own, of "
+                f"{where} has the special token {token!r} in its text. Images are content parts of their own, of "
                 "type image or image_gen; to write about the token, change its spelling, for example by a space."
             )
 
 
 def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
-    """The pictures or codes that `output_image` parts carry, as `{"output_images" or "output_image_codes": one list a row}`.
+    """The images or codes that `output_image` parts carry, as `{"output_images" or "output_image_codes": one list a row}`.
 
-    Codes are taken if every part that carries anything has them, else the pictures; {} if no part carries anything.
+    Codes are taken if every part that carries anything has them, else the images; {} if no part carries anything.
     """
     carrying = [[part for part in row if len(part) > 1] for row in drawings]
     every = [part for row in carrying for part in row]
@@ -202,7 +202,7 @@ def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
     keys = [next((key for key in PICTURE_KEYS if key in part), None) for part in every]
     if None in keys:
         raise ValueError(
-            "Some image_gen parts carry only codes and some only pictures; one call takes one kind. Give the others "
+            "Some image_gen parts carry only codes and some only images; one call takes one kind. Give the others "
             "their codes too: model.model.image_tokenizer.encode(pixels), with pixels from image_processor.preprocess_output."
         )
     return {"output_images": [[next(part[key] for key in PICTURE_KEYS if key in part) for part in row] for row in carrying]}

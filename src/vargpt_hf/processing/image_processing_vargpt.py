@@ -1,14 +1,14 @@
-"""Pictures to numbers and back, for VARGPT.
+"""Images to numbers and back, for VARGPT.
 
 Two ways in, one way out:
 
-- pictures to *understand*: CLIP's preparation (resize, centre crop, rescale, normalise) -> `pixel_values`;
-- pictures to *generate*: short side to `output_resize_factor * output_size`, square crop, to [-1, 1] ->
+- images to *understand*: CLIP's preparation (resize, centre crop, rescale, normalize) -> `pixel_values`;
+- images to *generate*: short side to `output_resize_factor * output_size`, square crop, to [-1, 1] ->
   `output_pixel_values`;
 - generated pixels in [-1, 1] -> PIL (`post_process`).
 
-Every accepted form of a picture is turned into a plain 8-bit RGB PIL picture first (`fetch_images`), so that all
-checks and colour conversions are made in one place, and refusals name the picture, the reason and the cure.
+Every accepted form of an image is turned into a plain 8-bit RGB PIL image first (`fetch_images`), so that all
+checks and colour conversions are made in one place, and refusals name the image, the reason and the cure.
 """
 
 import base64
@@ -65,11 +65,11 @@ class VargptImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class VargptImageProcessor(PilBackend):
-    """Prepares pictures to understand and pictures to generate; turns generated pixels into PIL pictures.
+    """Prepares images to read and images to draw; turns generated pixels into PIL images.
 
     Settings (all saved with the processor): CLIP's own `size`, `crop_size`, `resample`, `image_mean`, `image_std`,
-    `do_*`; and `output_size` (side of a picture to generate), `output_resize_factor` (short side before the crop, as
-    a multiple of `output_size`, at least 1), `output_resample` (Lanczos), `max_pixels` (larger pictures are refused
+    `do_*`; and `output_size` (side of a image to draw), `output_resize_factor` (short side before the crop, as
+    a multiple of `output_size`, at least 1), `output_resample` (Lanczos), `max_pixels` (larger images are refused
     before they are decoded).
     """
 
@@ -103,14 +103,14 @@ class VargptImageProcessor(PilBackend):
             )
 
     def fetch_images(self, images: Any, name: str = "images") -> Any:
-        """Turns a picture, or nested lists of pictures, into 8-bit RGB PIL pictures in the same nesting.
+        """Turns an image, or nested lists of images, into 8-bit RGB PIL images in the same nesting.
 
-        A picture is a PIL picture, a path, an http(s) URL, encoded bytes, base64 (plain or a `data:` URL), a dict with
+        An image is a PIL image, a path, an http(s) URL, encoded bytes, base64 (plain or a `data:` URL), a dict with
         `bytes` or `path`, or an array or tensor: HWC, CHW or HW; integers 0..255, 16-bit unsigned, or floats 0..1; with
         one dimension more it is a batch. Transparency is laid on white, EXIF orientation is applied, 16 bits are scaled
         to 8.
 
-        Raises `ValueError`, naming the picture as an index into `name`, if one cannot be used.
+        Raises `ValueError`, naming the image as an index into `name`, if one cannot be used.
         """
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image, f"{name}[{index}]") for index, image in enumerate(images)]
@@ -125,10 +125,10 @@ class VargptImageProcessor(PilBackend):
         generator: torch.Generator | int | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Prepares pictures to generate: `output_pixel_values` (N, 3, output_size, output_size), float32 in [-1, 1].
+        """Prepares images to draw: `output_pixel_values` (N, 3, output_size, output_size), float32 in [-1, 1].
 
         Args:
-            images: one picture, a list, or nested lists (flattened in reading order); forms as in `fetch_images`.
+            images: one image, a list, or nested lists (flattened in reading order); forms as in `fetch_images`.
             random_crop: crop at a random place (training) instead of the centre.
             generator: source of the random places, or a seed; torch's global generator by default.
             return_tensors: `"pt"` for tensors; else a numpy array.
@@ -161,7 +161,7 @@ class VargptImageProcessor(PilBackend):
         return picture.crop((left, top, left + side, top + side))
 
     def post_process(self, pixels: torch.Tensor) -> list[Image.Image]:
-        """Pixels (N, 3, H, W) in [-1, 1] to N RGB pictures.
+        """Pixels (N, 3, H, W) in [-1, 1] to N RGB images.
 
         Values are clamped, mapped to 0..255 and rounded to the nearest integer (halves to even), so that what
         `preprocess_output` made of 8-bit pixels comes back exactly.
@@ -182,7 +182,7 @@ def flatten(nested: Any) -> list[Any]:
 
 
 def open_picture(source: Any, name: str) -> Image.Image:
-    """Opens any accepted form of a picture (see `VargptImageProcessor.fetch_images`) without decoding files yet."""
+    """Opens any accepted form of an image (see `VargptImageProcessor.fetch_images`) without decoding files yet."""
     if isinstance(source, Mapping):
         source = next((source[key] for key in ("bytes", "path", "url", "base64", "image") if source.get(key) is not None), source)
     if isinstance(source, Image.Image):
@@ -195,7 +195,7 @@ def open_picture(source: Any, name: str) -> Image.Image:
         source, name = read_string(source, name)
     if not isinstance(source, (bytes, bytearray, memoryview)):
         raise ValueError(
-            f"{name} is a {type(source).__name__}, which is no picture. Pass a PIL picture, path, URL, bytes, base64, numpy array or tensor."
+            f"{name} is a {type(source).__name__}, which is no image. Pass a PIL image, path, URL, bytes, base64, numpy array or tensor."
         )
     source = bytes(source)
     Image.init()
@@ -205,13 +205,13 @@ def open_picture(source: Any, name: str) -> Image.Image:
         raise ValueError(f"{name} is too large: {error} Make it smaller.") from error
     except Exception as error:  # PIL's readers raise many kinds; all mean that these bytes are of no use
         raise ValueError(
-            f"{name} cannot be read as a picture ({len(source)} bytes): {error}. Check that the file is complete and "
+            f"{name} cannot be read as an image ({len(source)} bytes): {error}. Check that the file is complete and "
             f"of a format that is read: {', '.join(FORMATS)}."
         ) from error
 
 
 def read_string(text: str, name: str) -> tuple[bytes, str]:
-    """Encoded bytes behind a URL, a path or base64 text, and the picture's name with its origin added.
+    """Encoded bytes behind a URL, a path or base64 text, and the image's name with its origin added.
 
     Raises:
         ValueError: none of these, something that is no regular file, more than `MAX_FILE_BYTES`, or an address that does not answer in time.
@@ -269,7 +269,7 @@ def read_file(path: str) -> bytes:
 
 
 def bytes_of_base64(text: str) -> bytes | None:
-    """The picture that a text holds in base64 or as a `data:` URL; None of a text that is an address or path.
+    """The image that a text holds in base64 or as a `data:` URL; None of a text that is an address or path.
 
     Raises:
         ValueError: a `data:` URL without base64.
@@ -282,12 +282,12 @@ def bytes_of_base64(text: str) -> bytes | None:
         return base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         if is_url:
-            raise ValueError(f"the picture {text[:40] + '...'!r} is a data: URL without base64: {error}.") from error
+            raise ValueError(f"the image {text[:40] + '...'!r} is a data: URL without base64: {error}.") from error
         return None
 
 
 def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:
-    """Array or tensor (HW, HWC or CHW) with 1, 2 (grey, alpha), 3 or 4 channels to a PIL picture of 8 or 16 bits."""
+    """Array or tensor (HW, HWC or CHW) with 1, 2 (grey, alpha), 3 or 4 channels to a PIL image of 8 or 16 bits."""
     prefers_channels_first = isinstance(array, torch.Tensor)
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
@@ -301,7 +301,7 @@ def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Ima
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)):
         raise ValueError(f"{name} has shape {tuple(shape)}; expected HW, HWC or CHW with 1 to 4 channels.")
     if array.size == 0:
-        raise ValueError(f"{name} has no pixels: its shape is {tuple(shape)}. Remove it or pass another picture.")
+        raise ValueError(f"{name} has no pixels: its shape is {tuple(shape)}. Remove it or pass another image.")
     if array.dtype == np.uint16:
         array = scale_16_to_8_bits(array)
     elif array.dtype == bool:
@@ -319,7 +319,7 @@ def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Ima
 
 
 def to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    """Decodes a picture into plain RGB, 8 bits a channel, upright, transparency on white; refuses unusable ones."""
+    """Decodes an image into plain RGB, 8 bits a channel, upright, transparency on white; refuses unusable ones."""
     check_picture(image, name, max_pixels)
     try:
         image.load()
@@ -345,10 +345,10 @@ def to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
 
 
 def check_picture(image: Image.Image, name: str, max_pixels: int) -> None:
-    """Refuses empty, gigantic, extremely long and animated pictures; reads only the header of a file."""
+    """Refuses empty, gigantic, extremely long and animated images; reads only the header of a file."""
     width, height = image.size
     if width == 0 or height == 0:
-        raise ValueError(f"{name} has no pixels: it is {width}x{height}. Remove it or pass another picture.")
+        raise ValueError(f"{name} has no pixels: it is {width}x{height}. Remove it or pass another image.")
     if width * height > max_pixels:
         raise ValueError(
             f"{name} is too large: {width}x{height} is {width * height} pixels, the limit is {max_pixels}. Make it "
@@ -363,7 +363,7 @@ def check_picture(image: Image.Image, name: str, max_pixels: int) -> None:
     # An MPO, which many cameras write, is a photograph with previews of itself; its first frame is the photograph.
     if frames > 1 and image.format != "MPO":
         raise ValueError(
-            f"{name} is animated or has several pages ({frames} frames), and one picture is needed. Pick a frame: "
+            f"{name} is animated or has several pages ({frames} frames), and one image is needed. Pick a frame: "
             "image = PIL.Image.open(...); image.seek(0); pass image.copy()."
         )
 

@@ -1,9 +1,9 @@
-"""Chats and pictures to the tensors that VARGPT reads, and what it generated back to chat content.
+"""Chats and images to the tensors that VARGPT reads, and what it generated back to chat content.
 
-Three kinds of content parts: `text`; `image`, a picture to understand; `output_image`, a picture to generate or generated
+Three kinds of content parts: `text`; `image`, a image to read; `output_image`, a image to draw or generated
 before (its own kind, because Transformers and TRL take every `image` part of any turn for an input).
 
-In text a picture to understand is `<image>`, repeated `image_seq_length` times for the model; a picture to generate is
+In text a image to read is `<image>`, repeated `image_seq_length` times for the model; a image to draw is
 `<|image_gen_start|><|image_gen_pad|><|image_gen_end|>`, whose middle is repeated `num_image_gen_tokens` (L) times.
 """
 
@@ -36,11 +36,11 @@ class VargptProcessor(ProcessorMixin):
 
     Args:
         image_processor: a `VargptImageProcessor`.
-        tokenizer: a fast tokenizer that has the four picture tokens, each as one token.
+        tokenizer: a fast tokenizer that has the four image tokens, each as one token.
         chat_template: Jinja text; `make_chat_template` with this processor's tokens by default.
-        image_seq_length: places of one picture to understand.
-        num_image_gen_tokens: L, places (and codes) of one picture to generate.
-        image_token, output_image_start_token, output_image_token, output_image_end_token: the picture tokens.
+        image_seq_length: places of one image to read.
+        num_image_gen_tokens: L, places (and codes) of one image to draw.
+        image_token, output_image_start_token, output_image_token, output_image_end_token: the image tokens.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class VargptProcessor(ProcessorMixin):
         )
 
     def _single_token_id(self, token: str) -> int:
-        """The id of a picture token; `ValueError` if the tokenizer does not know it as one."""
+        """The id of an image token; `ValueError` if the tokenizer does not know it as one."""
         token_id = self.tokenizer.get_vocab().get(token)
         if token_id is None:
             raise ValueError(
@@ -99,7 +99,7 @@ class VargptProcessor(ProcessorMixin):
             self.tokenizer.init_kwargs.pop(circumstance, None)
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    # -- text and pictures to tensors ---------------------------------------------------------------------------------
+    # -- text and images to tensors ---------------------------------------------------------------------------------
 
     def __call__(
         self,
@@ -111,15 +111,15 @@ class VargptProcessor(ProcessorMixin):
         generator: torch.Generator | int | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Tokenizes text with its pictures.
+        """Tokenizes text with its images.
 
         Args:
-            text: one text or a batch, with `<image>` for each picture to understand and start, pad, end for each
-                picture to generate. A row may end in a bare start: the prompt that forces a picture.
-            images: pictures to understand, any form that `VargptImageProcessor.fetch_images` takes; flat, in reading
+            text: one text or a batch, with `<image>` for each image to read and start, pad, end for each
+                image to draw. A row may end in a bare start: the prompt that forces an image.
+            images: images to read, any form that `VargptImageProcessor.fetch_images` takes; flat, in reading
                 order over the batch, or one list a row.
-            output_images: pictures to generate, likewise.
-            output_image_codes: instead of `output_images`, the codes of each picture: (L,) tensors or lists, flat or one list
+            output_images: images to draw, likewise.
+            output_image_codes: instead of `output_images`, the codes of each image: (L,) tensors or lists, flat or one list
                 a row; or one tensor (N, L).
             random_crop, generator: see `VargptImageProcessor.preprocess_output`; for training.
             kwargs: options of the tokenizer and image processor (`padding`, `return_tensors`, ...). `videos` and
@@ -130,10 +130,10 @@ class VargptProcessor(ProcessorMixin):
             (N_out, 3, h, w) in [-1, 1], `output_image_codes` (N_out, L) int64.
 
         Raises:
-            ValueError: if pictures and their places differ in number (in a row, where pictures are given by row).
+            ValueError: if images and their places differ in number (in a row, where images are given by row).
         """
         if kwargs.pop("videos", None) is not None or kwargs.pop("audio", None) is not None:
-            raise ValueError("VARGPT reads text and pictures only; videos and audio must be None.")
+            raise ValueError("VARGPT reads text and images only; videos and audio must be None.")
         if kwargs.get("sanitize_control_tokens"):
             raise ValueError("sanitize_control_tokens is not supported: chats with special tokens in texts are refused.")
         if "padding_side" not in kwargs.get("text_kwargs", {}):
@@ -169,7 +169,7 @@ class VargptProcessor(ProcessorMixin):
         random_crop: bool | None,
         generator: torch.Generator | int | None,
     ) -> dict[str, np.ndarray]:
-        """Pictures to generate as `output_pixel_values` or `output_image_codes`, counted against their places in the texts.
+        """Images to draw as `output_pixel_values` or `output_image_codes`, counted against their places in the texts.
 
         {} if there are none. `num_places` None: nothing to count against.
         """
@@ -179,7 +179,7 @@ class VargptProcessor(ProcessorMixin):
         codes, codes_per_row = split_rows(output_image_codes, is_codes)
         if pictures and codes:
             raise ValueError(
-                "Pass output_images or output_image_codes, not both in one call. To mix them, turn the pictures into codes: "
+                "Pass output_images or output_image_codes, not both in one call. To mix them, turn the images into codes: "
                 "model.model.image_tokenizer.encode(pixels), with pixels from image_processor.preprocess_output."
             )
         if num_places is not None:
@@ -191,24 +191,24 @@ class VargptProcessor(ProcessorMixin):
         return dict(self.image_processor.preprocess_output(pictures, bool(random_crop), generator)) if pictures else {}
 
     def _stack_codes(self, codes: list[Any]) -> np.ndarray:
-        """Codes of N pictures to (N, L) int64."""
+        """Codes of N images to (N, L) int64."""
         stacked = np.empty((len(codes), self.num_image_gen_tokens), dtype=np.int64)
         for index, code in enumerate(codes):
             array = np.asarray(code.cpu() if isinstance(code, torch.Tensor) else code)
             if array.shape != (self.num_image_gen_tokens,) or array.dtype.kind not in "iu" or array.min() < 0:
                 raise ValueError(
-                    f"output_image_codes[{index}] has shape {array.shape} and dtype {array.dtype}; a picture has "
+                    f"output_image_codes[{index}] has shape {array.shape} and dtype {array.dtype}; an image has "
                     f"{self.num_image_gen_tokens} codes, integers of at least 0."
                 )
             stacked[index] = array
         return stacked
 
     def _count_images(self, texts: Sequence[str]) -> list[int]:
-        """Pictures to understand that each text has a place for."""
+        """Images to read that each text has a place for."""
         return [row.count(self.image_token) for row in texts]
 
     def _count_drawings(self, texts: Sequence[str]) -> list[int]:
-        """Pictures to generate that each text has a place for; `ValueError` for stray tokens of such pictures."""
+        """Images to draw that each text has a place for; `ValueError` for stray tokens of such images."""
         start, place, end = self.output_image_start_token, self.output_image_token, self.output_image_end_token
         counts = []
         for index, row in enumerate(texts):
@@ -216,36 +216,35 @@ class VargptProcessor(ProcessorMixin):
             forced = row.endswith(start)
             if (row.count(start) - forced, row.count(place), row.count(end)) != (len(found), sum(found), len(found)):
                 raise ValueError(
-                    f"Row {index} of the text has a stray {start}, {place} or {end}. A picture to generate is "
+                    f"Row {index} of the text has a stray {start}, {place} or {end}. A image to draw is "
                     f"{start}{place}{end}; a {start} alone may only end the text."
                 )
             wrong = [num for num in found if num not in (1, self.num_image_gen_tokens)]
             if wrong:
                 raise ValueError(
-                    f"Row {index} of the text has a picture to generate with {wrong[0]} {place}; expected 1, or all "
-                    f"{self.num_image_gen_tokens}."
+                    f"Row {index} of the text has a image to draw with {wrong[0]} {place}; expected 1, or all {self.num_image_gen_tokens}."
                 )
             counts.append(len(found))
         return counts
 
     def _check_not_truncated(self, num_drawings: list[int], input_ids: Any) -> None:
-        """Raises if truncation has cut a picture to generate (the base class looks after pictures to understand)."""
+        """Raises if truncation has cut a image to draw (the base class looks after images to read)."""
         expected = sum(num_drawings) * self.num_image_gen_tokens
         found = sum(int(np.count_nonzero(np.asarray(ids) == self.output_image_token_id)) for ids in input_ids)
         if found != expected:
             raise ValueError(
-                f"{found} of the {expected} places of pictures to generate are left after tokenization, likely by "
+                f"{found} of the {expected} places of images to draw are left after tokenization, likely by "
                 "truncation. Raise max_length or turn truncation off."
             )
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """The places of one picture to understand."""
+        """The places of one image to read."""
         return self.image_token * self.image_seq_length
 
     def get_text_with_replacements(
         self, text: list[str], images_replacements: Sequence[str] = (), *args: Any
     ) -> tuple[list[str], list[list[dict[str, Any]]]]:
-        """Puts the full number of places for each picture of either kind.
+        """Puts the full number of places for each image of either kind.
 
         Returns the texts and, for each row, the replacements with their character spans before and after, from which
         the base class shifts the assistant's spans.
@@ -295,7 +294,7 @@ class VargptProcessor(ProcessorMixin):
         return processed_dict
 
     def _get_num_multimodal_tokens(self, image_sizes: list | None = None, **kwargs: Any) -> MultiModalData:
-        """Places and patches of pictures to understand, by which serving engines plan; independent of their sizes."""
+        """Places and patches of images to read, by which serving engines plan; independent of their sizes."""
         if image_sizes is None:
             return MultiModalData()
         return MultiModalData(num_image_tokens=[self.image_seq_length] * len(image_sizes), num_image_patches=[1] * len(image_sizes))
@@ -303,9 +302,9 @@ class VargptProcessor(ProcessorMixin):
     # -- chats to text and tensors ------------------------------------------------------------------------------------
 
     def apply_chat_template(self, conversation: list, chat_template: str | None = None, **kwargs: Any) -> Any:
-        """Renders one conversation or a batch; with `tokenize=True` also processes the pictures that it carries.
+        """Renders one conversation or a batch; with `tokenize=True` also processes the images that it carries.
 
-        As in the base class, with `output_image` parts in addition. Such a part may carry its picture (`image`, `url`,
+        As in the base class, with `output_image` parts in addition. Such a part may carry its image (`image`, `url`,
         `path` or `base64`) or its codes (`codes`, which win where every part has them); if no part carries one, give
         `output_images` or `output_image_codes` in `processor_kwargs`. Keys of parts that are None count as absent.
 
@@ -341,8 +340,8 @@ class VargptProcessor(ProcessorMixin):
     ) -> list[Any]:
         """One item for each row of what `generate` returned, in the form the stock pipelines expect.
 
-        `generation_mode` None or `"text"`: the decoded text. `"image"`: the row's first picture as PIL, or None if it
-        has none; needs the output of `generate(..., return_dict_in_generate=True)`. All pictures of a row, with the
+        `generation_mode` None or `"text"`: the decoded text. `"image"`: the row's first image as PIL, or None if it
+        has none; needs the output of `generate(..., return_dict_in_generate=True)`. All images of a row, with the
         text between them: `post_process_interleaved`.
         """
         if generation_mode in (None, "text"):
@@ -352,7 +351,7 @@ class VargptProcessor(ProcessorMixin):
         if generation_mode != "image":
             raise ValueError(f"generation_mode must be None, 'text' or 'image', got {generation_mode!r}.")
         if isinstance(generated_outputs, (torch.Tensor, np.ndarray, list)):
-            raise ValueError("Pictures are not in the token ids: call generate with return_dict_in_generate=True.")
+            raise ValueError("Images are not in the token ids: call generate with return_dict_in_generate=True.")
         rows: list[Image.Image | None] = [None] * len(generated_outputs.sequences)
         for row, _, picture, _ in reversed(self._generated_pictures(generated_outputs)):
             rows[row] = picture
@@ -374,7 +373,7 @@ class VargptProcessor(ProcessorMixin):
         rows = []
         for index, ids in enumerate(sequences):
             parts, cursor, text_ids, told = [], prompt_length, [], ""
-            # A forced picture starts in the last token of the prompt; earlier ones belong to the prompt.
+            # A forced image starts in the last token of the prompt; earlier ones belong to the prompt.
             found = [entry for entry in pictures if entry[0] == index and entry[1] >= prompt_length - 1]
             for _, position, picture, codes in [*found, (index, len(ids), None, None)]:
                 # Decoded from the row's first text on, since tokenizers drop the space before a first word.
@@ -393,7 +392,7 @@ class VargptProcessor(ProcessorMixin):
         return rows
 
     def _generated_pictures(self, output: Any) -> list[tuple[int, int, Image.Image | None, torch.Tensor]]:
-        """(row, index of image-start, picture, codes) of all pictures, by row and place; no picture without pixels."""
+        """(row, index of image-start, image, codes) of all images, by row and place; no image without pixels."""
         codes, pixels = output.get("output_image_codes"), output.get("images")  # a ModelOutput leaves out what is None
         if codes is None or len(codes) == 0:
             return []
@@ -404,19 +403,19 @@ class VargptProcessor(ProcessorMixin):
 
 
 def is_picture(given: Any) -> bool:
-    """Whether this is one picture, and not a list or batch of them."""
+    """Whether this is one image, and not a list or batch of them."""
     return not isinstance(given, (list, tuple))
 
 
 def is_codes(given: Any) -> bool:
-    """Whether these are the codes of one picture, and not a list or batch of them."""
+    """Whether these are the codes of one image, and not a list or batch of them."""
     if isinstance(given, (np.ndarray, torch.Tensor)):
         return given.ndim == 1
     return len(given) > 0 and not isinstance(given[0], (list, tuple, np.ndarray, torch.Tensor))
 
 
 def split_rows(given: Any, is_one: Callable[[Any], bool]) -> tuple[list, list[int] | None]:
-    """Pictures (or codes) as a flat list, and how many each row has: None if they did not come by row."""
+    """Images (or codes) as a flat list, and how many each row has: None if they did not come by row."""
     if given is None:
         return [], None
     if is_one(given):
@@ -425,28 +424,28 @@ def split_rows(given: Any, is_one: Callable[[Any], bool]) -> tuple[list, list[in
     if all(singles):
         return list(given), None
     if any(singles):
-        raise ValueError("Pictures must come either as one flat list or as one list for each row, not as a mixture.")
+        raise ValueError("Images must come either as one flat list or as one list for each row, not as a mixture.")
     return [one for row in given for one in row], [len(row) for row in given]
 
 
 def compare_counts(label: str, argument: str, places: list[int], total: int, per_row: list[int] | None) -> None:
-    """Raises `ValueError` if texts have places for other numbers of pictures than are given.
+    """Raises `ValueError` if texts have places for other numbers of images than are given.
 
-    By row where the pictures came by row (`per_row`), else in `total`.
+    By row where the images came by row (`per_row`), else in `total`.
     """
     message = "the number of {} tokens in the prompts should be the same as the number of {}: there are {} and {}."
     if per_row is None:
         if sum(places) != total:
-            raise ValueError("In all, " + message.format(label, f"pictures in {argument}", sum(places), total))
+            raise ValueError("In all, " + message.format(label, f"images in {argument}", sum(places), total))
         return
     if len(per_row) != len(places):
         raise ValueError(
             f"{argument} has {len(per_row)} rows, but there are {len(places)} texts; "
-            + message.format(label, f"pictures in {argument}", sum(places), total)
+            + message.format(label, f"images in {argument}", sum(places), total)
         )
     for index, (expected, found) in enumerate(zip(places, per_row, strict=True)):
         if expected != found:
-            raise ValueError(f"In row {index}, " + message.format(label, f"pictures in {argument}", expected, found))
+            raise ValueError(f"In row {index}, " + message.format(label, f"images in {argument}", expected, found))
 
 
 VargptProcessor.register_for_auto_class()

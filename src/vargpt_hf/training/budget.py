@@ -81,25 +81,25 @@ def estimate_budget(
     Args:
         model: a `VargptForConditionalGeneration`, on any device, also the meta device; also in PEFT's wrapper.
         batch_size: rows of one batch on one GPU.
-        sequence_length: tokens of a row, places of pictures among them.
-        pictures_to_read, pictures_to_generate: in a row, on average. Those to generate come as codes: the image tokenizer does not run.
+        sequence_length: tokens of a row, placeholders of images among them.
+        images_to_read, images_to_generate: in a row, on average. Those to generate come as codes: the image tokenizer does not run.
         num_processes: GPUs.
         bf16: compute in bfloat16; else in float32.
         gradient_checkpointing: keep inputs of layers only, and compute the layers again in the backward pass.
-        sharded: spread weights, gradients and optimiser over the GPUs (FSDP2, ZeRO-3), gathering each layer when it computes.
+        sharded: spread weights, gradients and optimizer over the GPUs (FSDP2, ZeRO-3), gathering each layer when it computes.
 
     Raises:
-        ValueError: no VARGPT inside, numbers out of range, or a row too short for its pictures.
+        ValueError: no VARGPT inside, numbers out of range, or a row too short for its images.
     """
     model = next((module for module in model.modules() if isinstance(module, VargptForConditionalGeneration)), None)
     if model is None:
         raise ValueError("`model` must be a VargptForConditionalGeneration, plain or in PEFT's wrapper.")
     if min(batch_size, sequence_length, num_processes) < 1 or min(pictures_to_read, pictures_to_generate) < 0:
-        raise ValueError("Batch size, tokens and GPUs must be at least 1, numbers of pictures at least 0.")
+        raise ValueError("Batch size, tokens and GPUs must be at least 1, numbers of images at least 0.")
     config = model.config
     places = pictures_to_read * config.vlm_config.image_seq_length + pictures_to_generate * (config.schedules[0].num_positions + 2)
     if places > sequence_length:
-        raise ValueError(f"A row of {sequence_length} tokens has no room for its pictures, which take {places:g}: give longer rows.")
+        raise ValueError(f"A row of {sequence_length} tokens has no room for its images, which take {places:g}: give longer rows.")
     parts = _parts(model, batch_size, sequence_length, pictures_to_read, pictures_to_generate, gradient_checkpointing)
     itemsize = _BFLOAT16 if bf16 else _FLOAT32
     flops, recomputed = map(sum, zip(*(part.flops() for part in parts)))
@@ -125,7 +125,7 @@ def estimate_budget(
 
 
 class _Matrix(NamedTuple):
-    """A linear layer or convolution. `size` is its numbers, also where they are stored quantised."""
+    """A linear layer or convolution. `size` is its numbers, also where they are stored quantized."""
 
     size: int
     inputs: int

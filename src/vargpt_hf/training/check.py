@@ -28,15 +28,15 @@ class DataReport:
 
     Args:
         rows: how many rows there are.
-        images: pictures to understand.
-        drawings: pictures to generate, codes among them.
+        images: images to read.
+        drawings: images to draw, codes among them.
         lengths: tokens of every row that the processor takes.
         unread: rows whose columns make no row for training, each with its place and the cause.
-        broken: pictures that cannot be read, each with its row, its file and the cause.
+        broken: images that cannot be read, each with its row, its file and the cause.
         wrong: rows that the processor refuses, each with the cause.
         max_length: longest row that training takes whole; None for any.
         cut_tokens: what it cuts off longer rows.
-        cut_pictures: how many pictures, of both kinds, go with them.
+        cut_pictures: how many images, of both kinds, go with them.
     """
 
     rows: int = 0
@@ -73,15 +73,15 @@ class DataReport:
         quantiles = ", ".join(f"{shown.get(share, f'{share:.0%}')} {length:,}" for share, length in self.quantiles().items())
         lines = [
             f"rows                     {self.rows:,}",
-            f"pictures to understand   {self.images:,}",
-            f"pictures to generate     {self.drawings:,}",
+            f"images to read   {self.images:,}",
+            f"images to draw     {self.drawings:,}",
             f"tokens                   {sum(self.lengths):,}",
             f"tokens of a row          {quantiles}",
         ]
         if self.max_length is not None:
-            cut_off = f" (training cuts {self.cut_tokens:,} tokens off, and with them {self.cut_pictures:,} pictures)" if self.too_long else ""
+            cut_off = f" (training cuts {self.cut_tokens:,} tokens off, and with them {self.cut_pictures:,} images)" if self.too_long else ""
             lines.append(f"longer than {self.max_length:<13,}{self.too_long:,}{cut_off}")
-        for name, faults in (("rows that cannot be read", self.unread), ("broken pictures", self.broken), ("wrong rows", self.wrong)):
+        for name, faults in (("rows that cannot be read", self.unread), ("broken images", self.broken), ("wrong rows", self.wrong)):
             lines += [f"{name:<25}{len(faults):,}", *(f"  {line}" for line in faults)]
         if kinds := self.kinds():
             lines += ["faults by kind", *(f"  {count:,} x {kind}" for kind, count in kinds.items())]
@@ -98,7 +98,7 @@ def _kind_of(fault: str) -> str:
 def check_rows(
     rows: AnyDataset, processor: VargptProcessor, max_length: int | None = None, name: str | None = None, report: DataReport | None = None
 ) -> DataReport:
-    """Goes through all rows, opens every picture and counts tokens, as training would; lists every fault.
+    """Goes through all rows, opens every image and counts tokens, as training would; lists every fault.
 
     Args:
         rows: see `to_rows`; with its `keep_faults`, rows that it cannot read are listed, too, instead of ending the check.
@@ -168,11 +168,11 @@ def _measure(messages: list[Any], pictures: dict[str, list[Any]], processor: Var
     if report.max_length is not None:
         kept = cut(whole, ids[0], report.max_length, processor)
         report.cut_tokens += whole.length - kept.length
-        report.cut_pictures += len(whole.images) + len(whole.drawings) - len(kept.images) - len(kept.drawings)
+        report.cut_pictures += len(whole.output_images) + len(whole.drawings) - len(kept.output_images) - len(kept.drawings)
 
 
 def _cause(processor: VargptProcessor, picture: Any) -> str | None:
-    """Why a picture cannot be read, or None."""
+    """Why an image cannot be read, or None."""
     try:
         processor.image_processor.fetch_images(picture, "it")
     except Exception as error:
@@ -181,7 +181,7 @@ def _cause(processor: VargptProcessor, picture: Any) -> str | None:
 
 
 def draw_lengths(lengths: Sequence[int], file: str | Path, max_length: int | None = None) -> None:
-    """Saves a picture of how many rows have how many tokens; a red line stands at `max_length`.
+    """Saves an image of how many rows have how many tokens; a red line stands at `max_length`.
 
     Raises:
         ValueError: no lengths.

@@ -1,4 +1,4 @@
-"""Pictures to generate → codes ahead of training: far smaller, and the image tokenizer runs once instead of in every epoch."""
+"""Images to draw → codes ahead of training: far smaller, and the image tokenizer runs once instead of in every epoch."""
 
 import hashlib
 import json
@@ -57,21 +57,21 @@ def encode_rows(
     device: str = "cpu",
     skip_broken: bool = False,
 ) -> None:
-    """Writes rows whose pictures to generate have become codes, as parquet files of `rows_per_shard` rows each.
+    """Writes rows whose images to draw have become codes, as parquet files of `rows_per_shard` rows each.
 
-    Columns are `messages`, `images` (as they were), `output_image_codes`, `image_hashes` (SHA-256 of each encoded picture's file) and `image_tokenizer_fingerprint`
+    Columns are `messages`, `images` (as they were), `output_image_codes`, `image_hashes` (SHA-256 of each encoded image's file) and `image_tokenizer_fingerprint`
     (`VargptImageTokenizer.fingerprint`). A file appears when it is whole; a run that was stopped goes on with the files that are missing.
 
     Args:
         rows: rows with `output_images`.
         model: folder or Hub id of the VARGPT whose image tokenizer encodes.
         output: folder for the files; one that an earlier run of the same rows and image tokenizer has begun is continued.
-        batch_size: pictures that are encoded together.
+        batch_size: images that are encoded together.
         num_processes: processes that encode at the same time; of a "cuda" device each takes the next GPU.
-        skip_broken: leave out rows with pictures that cannot be read, instead of stopping at the end with their list.
+        skip_broken: leave out rows with images that cannot be read, instead of stopping at the end with their list.
 
     Raises:
-        ValueError: a folder with codes of other rows or of another image tokenizer, or broken pictures.
+        ValueError: a folder with codes of other rows or of another image tokenizer, or broken images.
         ChildProcessError: one of several processes was killed.
     """
     output = Path(output)
@@ -92,14 +92,14 @@ def encode_rows(
         listed = "\n".join(broken[:_SHOWN_BROKEN]) + ("\n..." if len(broken) > _SHOWN_BROKEN else "")
         if not skip_broken:
             raise ValueError(
-                f"{len(broken)} pictures cannot be read (all in {output / 'broken.txt'}):\n{listed}\nMend them and run again: what is "
+                f"{len(broken)} images cannot be read (all in {output / 'broken.txt'}):\n{listed}\nMend them and run again: what is "
                 "encoded stays. Or leave their rows out by `skip_broken`."
             )
-        print(f"Left out the rows of {len(broken)} pictures that cannot be read (all in {output / 'broken.txt'}):\n{listed}")
+        print(f"Left out the rows of {len(broken)} images that cannot be read (all in {output / 'broken.txt'}):\n{listed}")
 
 
 def content_fingerprint(rows: Dataset) -> str:
-    """Tells datasets of other texts, or in another order, apart; of pictures their number counts."""
+    """Tells datasets of other texts, or in another order, apart; of images their number counts."""
     digest = hashlib.sha256()
     for batch in rows.select_columns("messages").iter(1000):
         digest.update(json.dumps(batch["messages"], sort_keys=True).encode())
@@ -125,7 +125,7 @@ def _load(model: str, device: str, number: int = 0) -> None:
 
 
 def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size: int, skip_broken: bool) -> list[str]:
-    """Encodes one shard and writes its file; returns its broken pictures, and writes nothing where there are some that must not be skipped."""
+    """Encodes one shard and writes its file; returns its broken images, and writes nothing where there are some that must not be skipped."""
     start = shard * job.rows_per_shard
     encoded, waiting, broken = [], [], []  # waiting: (codes of a row, its place in it, pixels)
     for index in range(start, min(start + job.rows_per_shard, job.num_rows)):
@@ -137,7 +137,7 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
                 pixels.append(_loaded["processor"].image_processor.preprocess_output(content, return_tensors="pt")["output_pixel_values"][0])
                 hashes.append(hashlib.sha256(content).hexdigest())
             except (ValueError, OSError) as error:
-                broken.append(f"row {index}, picture {number}, {name_of_picture(picture)}: {error}")
+                broken.append(f"row {index}, image {number}, {name_of_picture(picture)}: {error}")
         if len(pixels) < len(row["output_images"] or ()):
             continue
         codes = [None] * len(pixels)

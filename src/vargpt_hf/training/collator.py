@@ -1,4 +1,4 @@
-"""Rows of conversations with pictures in and out → tensors of one batch."""
+"""Rows of conversations with images in and out → tensors of one batch."""
 
 import copy
 import zlib
@@ -19,9 +19,9 @@ PICTURE_COLUMNS = ("images", "output_images", "output_image_codes")
 class VargptDataCollator:
     """Makes model inputs with labels of rows `{"messages", "images", "output_images" | "output_image_codes"}`.
 
-    Pictures are listed in reading order of the parts that stand for them: `images` for parts of type "image", the other columns for
+    Images are listed in reading order of the parts that stand for them: `images` for parts of type "image", the other columns for
     parts of type "output_image"; a column that is missing, None or empty has none. Labels are the assistant's tokens: text,
-    image-start, image-end and end of sequence, never the places of pictures. Rows without pictures, with pictures of one kind
+    image-start, image-end and end of sequence, never the placeholders of images. Rows without images, with images of one kind
     or of both stand side by side. A column `source`, the number of a mixture's part, is handed on to the trainer.
 
     What is random is drawn from `seed` and the texts of the batch alone, so that a resumed run and any number of loader processes
@@ -30,19 +30,19 @@ class VargptDataCollator:
     Args:
         processor: makes the tensors.
         assistant_only: label the assistant's tokens only; False labels every token.
-        max_length: most tokens of a row; a longer one is cut, at the start of a picture rather than inside it. None: no limit.
+        max_length: most tokens of a row; a longer one is cut, at the start of an image rather than inside it. None: no limit.
         packing: lay rows end to end in as few rows as fit into the length of the longest, so that less is padding; no row sees another.
         prompt_dropout: how often the user's text of a row that draws is emptied, for guidance by an unconditional prompt.
-        random_crop: cut pictures to generate at a random place, as in the paper's training, not in the middle.
+        random_crop: cut images to draw at a random place, as in the paper's training, not in the middle.
         seed: of the two.
 
     The trainer sets `image_tokenizer_fingerprint`, that of its model's image tokenizer: codes of another one are refused; and `pack_in_one_row`, for
     flash attention, which keeps packed rows apart only in a batch of one. Where weights are sharded over processes, it sets `no_pictures`,
-    too, the tensors of no pictures of each kind: they stand in for kinds that a batch lacks, so that each process runs every part of the
+    too, the tensors of no images of each kind: they stand in for kinds that a batch lacks, so that each process runs every part of the
     model in every batch.
 
     Raises:
-        ValueError: rows without messages, with codes of another image tokenizer, or with other numbers of pictures than their
+        ValueError: rows without messages, with codes of another image tokenizer, or with other numbers of images than their
             messages have parts.
     """
 
@@ -84,7 +84,7 @@ class VargptDataCollator:
             if None not in (made_by, self.image_tokenizer_fingerprint) and made_by != self.image_tokenizer_fingerprint:
                 raise ValueError(
                     f"Row {index} of the batch has codes of another image tokenizer ({made_by}) than the model's ({self.image_tokenizer_fingerprint}): "
-                    "encode the pictures again with this model (`vargpt encode`)."
+                    "encode the images again with this model (`vargpt encode`)."
                 )
         rng = np.random.default_rng([self.seed, fingerprint(rows)])
         options: dict[str, Any] = {"padding": True, "padding_side": "right"}
@@ -94,8 +94,8 @@ class VargptDataCollator:
                 options[column] = pictures
         if {"output_images", "output_image_codes"} <= set(options):
             raise ValueError(
-                "Some rows of the batch have pictures to generate, others codes of such. Turn the pictures into codes, too "
-                "(`vargpt encode`), or train on all of them as pictures."
+                "Some rows of the batch have images to draw, others codes of such. Turn the images into codes, too "
+                "(`vargpt encode`), or train on all of them as images."
             )
         if self.random_crop and "output_images" in options:
             options.update(random_crop=True, generator=int(rng.integers(2**31)))
@@ -151,7 +151,7 @@ class VargptDataCollator:
 
 
 def pictures_of(row: dict[str, Any], column: str) -> list[Any]:
-    """A row's pictures or codes in a column; [] where that is missing, None or empty, also as an array."""
+    """A row's images or codes in a column; [] where that is missing, None or empty, also as an array."""
     pictures = row.get(column)
     return [] if pictures is None else list(pictures)
 
@@ -171,7 +171,7 @@ def fingerprint(rows: Sequence[dict[str, Any]]) -> int:
 
 
 def without_text(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with empty texts; its pictures stay."""
+    """The message with empty texts; its images stay."""
     if isinstance(message["content"], str):
         return {**message, "content": ""}
     return {**message, "content": [part for part in message["content"] if part["type"] != "text"]}

@@ -26,7 +26,7 @@ class DataSource:
         path: see `open_dataset`.
         weight: how often it is drawn from, against the others' weights.
         split: see `open_dataset`.
-        pictures, task, prompt: see `to_rows`.
+        images, task, prompt: see `to_rows`.
     """
 
     path: str

@@ -26,15 +26,15 @@ _logger = logging.getLogger(__name__)
 
 
 def open_dataset(path: str | Path, split: str | None = None, streaming: bool = False) -> tuple[AnyDataset, Path]:
-    """A dataset, its columns as they are, and the folder to which paths of pictures in it are relative.
+    """A dataset, its columns as they are, and the folder to which paths of images in it are relative.
 
     Rows of .json and .jsonl files stay JSON, each a text in the column `__row__`: no schema is guessed of them, so that a column may come
     late, and hold one thing in one row and another in the next.
 
     Args:
         path: a folder that `Dataset.save_to_disk` wrote; a file or a pattern of files that end in .parquet, .json, .jsonl, .arrow or .tar
-            (WebDataset); a folder of such files; a folder of pictures (with captions in metadata.jsonl or metadata.csv, or in a .txt, or in
-            img2dataset's .json, beside each picture); or the id of a dataset on the Hub. In a folder of both, pictures with texts beside
+            (WebDataset); a folder of such files; a folder of images (with captions in metadata.jsonl or metadata.csv, or in a .txt, or in
+            img2dataset's .json, beside each image); or the id of a dataset on the Hub. In a folder of both, images with texts beside
             them are taken, and a log line says so.
         split: which split, where there are several; "train" by default.
         streaming: read rows one after the other instead of all ahead.
@@ -47,7 +47,7 @@ def open_dataset(path: str | Path, split: str | None = None, streaming: bool = F
     with in_words(path):
         if isinstance(path, str):
             return load_dataset(path, split=split or "train", streaming=streaming), Path()
-        path = path.absolute()  # paths of pictures are stored, and may be opened from elsewhere
+        path = path.absolute()  # paths of images are stored, and may be opened from elsewhere
         if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
             return _choose_split(load_from_disk(str(path)), split, path, streaming), path
         files = _choose_files(path) if path.is_dir() else sorted(file for file in glob(str(path)) if Path(file).suffix in _FORMATS)
@@ -70,7 +70,7 @@ def check_data_path(path: str | Path) -> Path | str:
     if not found.exists() and _HUB_ID.fullmatch(str(path)) and found.suffix not in _FORMATS:
         return str(path)
     raise ValueError(
-        f"There is no dataset at {path}: give a folder written by `Dataset.save_to_disk`, a folder of pictures, files that end in "
+        f"There is no dataset at {path}: give a folder written by `Dataset.save_to_disk`, a folder of images, files that end in "
         f"{', '.join(_FORMATS)}, or a Hub id."
     )
 
@@ -103,16 +103,16 @@ def first_cause(error: BaseException) -> BaseException:
 
 
 def data_files_in(folder: Path) -> list[str]:
-    """Data files of one kind in a folder, in order; pictures and what stands beside them do not count."""
+    """Data files of one kind in a folder, in order; images and what stands beside them do not count."""
     return _survey(folder)[0]
 
 
 def _choose_files(folder: Path) -> list[str]:
-    """The folder's data files, or none, where its pictures have captions beside them."""
+    """The folder's data files, or none, where its images have captions beside them."""
     files, pictures, captioned = _survey(folder)
     if captioned and files:
         _logger.warning(
-            "%s holds %d pictures with captions beside them, which are taken, and %d files such as %s, which are not: name these to take them.",
+            "%s holds %d images with captions beside them, which are taken, and %d files such as %s, which are not: name these to take them.",
             folder, captioned, len(files), Path(files[0]).name,
         )  # fmt: skip
         return []
@@ -120,10 +120,10 @@ def _choose_files(folder: Path) -> list[str]:
 
 
 def _survey(folder: Path) -> tuple[list[str], int, int]:
-    """The data files of a folder's first kind, how many pictures it has, and how many of these have a caption beside them."""
+    """The data files of a folder's first kind, how many images it has, and how many of these have a caption beside them."""
     found: dict[str, list[Path]] = {}
     endings = PILImage.registered_extensions()
-    for file in folder.rglob("*"):  # once: there may be a million pictures
+    for file in folder.rglob("*"):  # once: there may be a million images
         suffix = file.suffix if file.suffix in (*_FORMATS, ".txt") else "picture" if file.suffix.lower() in endings else None
         if suffix is not None and file.name != "metadata.jsonl":
             found.setdefault(suffix, []).append(file)
@@ -148,16 +148,16 @@ def _choose_split(found: Dataset | DatasetDict, split: str | None, path: Path, s
 
 
 def _open_picture_folder(path: Path, split: str | None, streaming: bool) -> AnyDataset:
-    """A folder of pictures; captions stand in `datasets`' metadata files, or in a file beside each picture."""
+    """A folder of images; captions stand in `datasets`' metadata files, or in a file beside each image."""
     if any(path.rglob("metadata.*")):
         return load_dataset("imagefolder", data_dir=str(path), split=split or "train", streaming=streaming)
     pictures = sorted(file for file in path.rglob("*") if file.suffix.lower() in PILImage.registered_extensions())
     if not pictures:
-        raise ValueError(f"{path} holds neither data files ({', '.join(_FORMATS)}) nor pictures.")
+        raise ValueError(f"{path} holds neither data files ({', '.join(_FORMATS)}) nor images.")
     texts = [_caption_beside(file) for file in pictures]
     if missing := [file for file, text in zip(pictures, texts) if text is None]:
         raise ValueError(
-            f"{len(missing)} of {len(pictures)} pictures in {path} have no caption, the first is {missing[0]}: put a text file of the "
+            f"{len(missing)} of {len(pictures)} images in {path} have no caption, the first is {missing[0]}: put a text file of the "
             "same name beside each, or one metadata.jsonl with `file_name` and `text`."
         )
     features = Features({"image": Image(), "text": Value("string")})
@@ -166,7 +166,7 @@ def _open_picture_folder(path: Path, split: str | None, streaming: bool) -> AnyD
 
 
 def _caption_beside(picture: Path) -> str | None:
-    """What a picture's .txt says, or else the `caption` of its .json."""
+    """What an image's .txt says, or else the `caption` of its .json."""
     try:
         if (file := picture.with_suffix(".txt")).is_file():
             return file.read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""Rows of a batch cut to a length, never inside a picture, and laid end to end without padding.
+"""Rows of a batch cut to a length, never inside an image, and laid end to end without padding.
 
 Both work on the tensors that the processor makes of rows padded on the right: B rows, T tokens.
 """
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
 IGNORE_INDEX = -100
-READ, DRAWN = ("pixel_values",), ("output_pixel_values", "output_image_codes")  # tensors of pictures, in reading order over the batch
+READ, DRAWN = ("pixel_values",), ("output_pixel_values", "output_image_codes")  # tensors of images, in reading order over the batch
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class RowPart:
     Args:
         row: its number in the batch.
         length: its tokens.
-        images: numbers, in the batch, of its pictures to understand.
-        drawings: of its pictures to generate.
+        images: numbers, in the batch, of its images to read.
+        drawings: of its images to draw.
     """
 
     row: int
@@ -34,7 +34,7 @@ class RowPart:
 
 
 def parts_of_rows(input_ids: torch.LongTensor, lengths: Sequence[int], processor: "VargptProcessor") -> list[RowPart]:
-    """All of every row, with its share of the batch's pictures, which lie in reading order.
+    """All of every row, with its share of the batch's images, which lie in reading order.
 
     Args:
         input_ids: (B, T).
@@ -50,9 +50,9 @@ def parts_of_rows(input_ids: torch.LongTensor, lengths: Sequence[int], processor
 
 
 def cut(part: RowPart, input_ids: torch.LongTensor, max_length: int, processor: "VargptProcessor") -> RowPart:
-    """The longest start of a row of at most `max_length` tokens that ends before or after a picture, never inside.
+    """The longest start of a row of at most `max_length` tokens that ends before or after an image, never inside.
 
-    A picture to generate begins with its image-start token and ends with image-end.
+    A image to draw begins with its image-start token and ends with image-end.
 
     Args:
         input_ids: the row's tokens, (T,).
@@ -60,7 +60,7 @@ def cut(part: RowPart, input_ids: torch.LongTensor, max_length: int, processor: 
     if part.length <= max_length:
         return part
     ids, end = input_ids[: part.length], max_length
-    # Around the places of a picture: the tokens image-start and image-end, of a picture to generate.
+    # Around the placeholders of an image: the tokens image-start and image-end, of a image to draw.
     kinds = ((processor.image_token_id, processor.image_seq_length, 0), (processor.output_image_token_id, processor.num_image_gen_tokens, 1))
     ends = []
     for token_id, places_each, around in kinds:
@@ -134,7 +134,7 @@ def num_tokens(inputs: dict[str, Any]) -> torch.Tensor:
 
 
 def _pictures(inputs: dict[str, torch.Tensor], parts: Sequence[RowPart]) -> dict[str, torch.Tensor]:
-    """The pictures that the parts have, in their order; nothing of a kind that none has."""
+    """The images that the parts have, in their order; nothing of a kind that none has."""
     taken = {}
     for names, kept in ((READ, [i for part in parts for i in part.images]), (DRAWN, [i for part in parts for i in part.drawings])):
         taken.update({name: inputs[name][kept] for name in names if name in inputs and kept})

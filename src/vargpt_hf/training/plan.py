@@ -31,11 +31,11 @@ class RowShape:
     """What rows hold on average.
 
     Args:
-        tokens: of a row, places of pictures among them.
+        tokens: of a row, placeholders of images among them.
         longest: tokens of the longest row that was measured.
         measured: how many rows were.
-        images: pictures to understand.
-        drawings: pictures to generate.
+        images: images to read.
+        drawings: images to draw.
     """
 
     tokens: float
@@ -85,7 +85,7 @@ def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[Dat
         "frozen": _listed(parts, 1) or "nothing",
         "data": _describe_data(rows, sources),
         "a row": f"{shape.tokens:,.0f} tokens (of {shape.measured} rows the longest {shape.longest:,}), "
-        f"{shape.images:.2f} pictures to understand, {shape.drawings:.2f} to generate",
+        f"{shape.images:.2f} images to read, {shape.drawings:.2f} to generate",
         "a step": f"{rows_each_step:,} rows ({args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * shape.tokens:,.0f} tokens",
         "steps": _describe_steps(args, rows),
@@ -106,7 +106,7 @@ def _describe_data(rows: AnyDataset, sources: Sequence[DataSource]) -> str:
 
 
 def rows_of_a_step(args: TrainingArguments) -> int:
-    """Rows of one optimiser step, accumulated and over all processes."""
+    """Rows of one optimizer step, accumulated and over all processes."""
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
@@ -134,7 +134,7 @@ def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: 
         "gradient_checkpointing": bool(args.gradient_checkpointing),
         "sharded": trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
     }
-    around = 2 * shape.drawings  # the tokens before and after a picture
+    around = 2 * shape.drawings  # the tokens before and after an image
     largest = estimate_budget(trainer.model, sequence_length=math.ceil(shape.longest + around), **settings)
     average = estimate_budget(trainer.model, sequence_length=math.ceil(shape.tokens + around), **settings)
     rate = matrix_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)

@@ -1,6 +1,6 @@
-"""Preference tuning of text and pictures together (DPO, arXiv 2305.18290), on TRL's trainer.
+"""Preference tuning of text and images together (DPO, arXiv 2305.18290), on TRL's trainer.
 
-Shapes: N pairs of a batch, whose 2N rows are all chosen answers, then all rejected ones; L codes of one picture.
+Shapes: N pairs of a batch, whose 2N rows are all chosen answers, then all rejected ones; L codes of one image.
 """
 
 import copy
@@ -36,8 +36,8 @@ _COLUMNS = tuple({**PREFERENCE_FEATURES, **PREFERENCE_CODES_FEATURES})
 class VargptPreferenceCollator:
     """Makes model inputs with labels of pairs of answers, on top of a [`VargptDataCollator`].
 
-    A row has `prompt`, `chosen` and `rejected`, each a list of messages, or a text. `images` are the prompt's pictures to understand (parts of
-    type "image"). The pictures to generate of either answer (parts of type "output_image") are in `chosen_images` and `rejected_images`, or as
+    A row has `prompt`, `chosen` and `rejected`, each a list of messages, or a text. `images` are the prompt's images to read (parts of
+    type "image"). The images to draw of either answer (parts of type "output_image") are in `chosen_images` and `rejected_images`, or as
     codes in `chosen_codes` and `rejected_codes`, then with the `image_tokenizer_fingerprint` of the image tokenizer that made them. A column that is
     missing, None or empty has none.
 
@@ -77,8 +77,8 @@ class VargptPreferenceCollator:
         kinds = {part["type"] for message in prompt if not isinstance(message["content"], str) for part in message["content"] or ()}
         if "output_image" in kinds:
             raise ValueError(
-                f"The prompt of pair {index} of the batch has parts of type 'output_image'; only answers may draw. Let it show such pictures "
-                "as pictures to understand (type 'image', column 'images')."
+                f"The prompt of pair {index} of the batch has parts of type 'output_image'; only answers may draw. Let it show such images "
+                "as images to read (type 'image', column 'images')."
             )
         return prompt
 
@@ -122,7 +122,7 @@ class VargptDPOConfig(AnyMachineDefaults, DPOConfig):
 
     Args:
         image_scale_power: weighs the log-probability of each code by (area of the last scale / area of its own) to this power, scaled so
-            that the mean over a picture is 1. 0 weighs all codes alike: the true log-probability of the picture.
+            that the mean over an image is 1. 0 weighs all codes alike: the true log-probability of the image.
 
     Raises:
         ValueError: a negative `image_scale_power`.
@@ -181,10 +181,10 @@ LOSSES: dict[str, Callable[[Pairs], torch.Tensor]] = {
 
 
 class VargptDPOTrainer(TrainingGuard, DPOTrainer):
-    """TRL's `DPOTrainer` for answers with text, pictures to generate, or both, on either side of a pair.
+    """TRL's `DPOTrainer` for answers with text, images to draw, or both, on either side of a pair.
 
-    TRL scores text tokens alone. Here the log-probability of an answer is that of its tokens plus that of its pictures' codes, each given
-    the coarser scales; all pictures are conditioned as in `generate`, and nothing is dropped, neither in the policy nor in the reference.
+    TRL scores text tokens alone. Here the log-probability of an answer is that of its tokens plus that of its images' codes, each given
+    the coarser scales; all images are conditioned as in `generate`, and nothing is dropped, neither in the policy nor in the reference.
 
     The reference is the model without adapters where `peft_config` makes these; a frozen copy of the adapters where the model comes with
     some; else `ref_model`, or a frozen copy of the model.
@@ -198,7 +198,7 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
     | "sft" | −log-probability of the chosen answer, for each target |
 
     Logged are TRL's `rewards/chosen`, `rewards/rejected`, `rewards/accuracies`, `rewards/margins`, `logps/chosen`, `logps/rejected`, and of
-    the latter two what is text and what is pictures (`logps/chosen_text`, `logps/chosen_images`, ...), each the mean over all pairs since the
+    the latter two what is text and what is images (`logps/chosen_text`, `logps/chosen_images`, ...), each the mean over all pairs since the
     last log; `num_tokens`.
 
     Takes the arguments of `DPOTrainer`, with a model that is loaded, not its name. The processor is needed as `processing_class`, and

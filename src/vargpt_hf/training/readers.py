@@ -17,9 +17,9 @@ _UNREAD_PICTURES = List(Image(decode=False))
 _MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 ROW_FEATURES = Features({"messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
 CODES = List(List(Value("int32")))
-_KEPT = {"output_image_codes": CODES, "image_tokenizer_fingerprint": Value("string")}  # columns of rows whose pictures were encoded ahead
+_KEPT = {"output_image_codes": CODES, "image_tokenizer_fingerprint": Value("string")}  # columns of rows whose images were encoded ahead
 _TEXTS = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES, "images": _PICTURES}
-# The features of a dataset of pairs whose answers have pictures, or codes of such.
+# The features of a dataset of pairs whose answers have images, or codes of such.
 PREFERENCE_FEATURES = Features({**_TEXTS, "chosen_images": _PICTURES, "rejected_images": _PICTURES})
 PREFERENCE_CODES_FEATURES = Features({**_TEXTS, "chosen_codes": CODES, "rejected_codes": CODES, "image_tokenizer_fingerprint": Value("string")})
 
@@ -35,15 +35,15 @@ def to_rows(
 ) -> AnyDataset:
     """Rows `{"messages", "images", "output_images"}`, of parts, from whatever the columns tell: see [`rows.read_row`].
 
-    Pictures are opened when they are read. `output_image_codes` and `image_tokenizer_fingerprint` (`vargpt encode`) are kept; so are whole numbers in `source` and
+    Images are opened when they are read. `output_image_codes` and `image_tokenizer_fingerprint` (`vargpt encode`) are kept; so are whole numbers in `source` and
     `length`, which mixtures and batches of like lengths need; other columns go.
 
     Args:
         dataset: rows of any columns; also a list of dicts.
-        folder: to which paths of pictures are relative.
-        pictures: another folder, or parquet files with a column of pictures whose paths end in the names that rows have.
+        folder: to which paths of images are relative.
+        pictures: another folder, or parquet files with a column of images whose paths end in the names that rows have.
         task: of captioned pictures: "draw" them from their captions, or "describe" them in these.
-        prompt: what the user says of a captioned picture; "{}" stands for the caption where it is to be drawn.
+        prompt: what the user says of a captioned image; "{}" stands for the caption where it is to be drawn.
         name: what to call the dataset in errors.
         keep_faults: add a column `fault`: what is wrong with a row, which then is an empty one, or None. By default it is raised.
 
@@ -64,7 +64,7 @@ def to_rows(
     if ROW not in columns and not can_be_read(columns):
         raise ValueError(
             f"The rows have the columns {', '.join(sorted(columns))}, of which none tells what to do. Known are `messages`, `prompt` and "
-            "`completion`, `conversations`, or a picture with a caption."
+            "`completion`, `conversations`, or an image with a caption."
         )
     kept = _kept(dataset, columns)
     read = partial(read_row, find=_Finder(folder, pictures), task=task, prompt=prompt)
@@ -100,7 +100,7 @@ def for_trainer(dataset: Any, convert: Callable[[Any], AnyDataset]) -> Any:
 
 
 def _is_ready(features: Mapping[str, Any], needed: Sequence[str], one_of: Sequence[str]) -> bool:
-    """Whether rows are as they train, and no column of pictures besides is left unused."""
+    """Whether rows are as they train, and no column of images besides is left unused."""
     known = {**ROW_FEATURES, **_KEPT, **PREFERENCE_FEATURES, **PREFERENCE_CODES_FEATURES}
     wanted = {name: _UNREAD_PICTURES if feature == _PICTURES else feature for name, feature in known.items()}
     has_all = all(features.get(name) == wanted[name] for name in needed) and any(name in features for name in one_of)
@@ -136,7 +136,7 @@ def _mapped(
     convert = partial(_convert, read=read, features=features, name=name, keep_faults=keep_faults)
     options = {"with_indices": True, "remove_columns": sorted(columns)}
     dataset = undecoded(dataset)
-    if isinstance(dataset, IterableDataset):  # whose `map` believes `features` and leaves pictures as they are
+    if isinstance(dataset, IterableDataset):  # whose `map` believes `features` and leaves images as they are
         # What a stream without features holds is known only of its first row: later ones may bring more columns.
         return dataset.map(convert, **options).select_columns(list(features)).cast(features)
     with in_words(name or "given"):
@@ -209,7 +209,7 @@ def with_constants(dataset: AnyDataset, columns: dict[str, tuple[Any, Any]]) -> 
 
 
 def undecoded(dataset: AnyDataset) -> AnyDataset:
-    """The dataset whose pictures pass as bytes and paths, unopened."""
+    """The dataset whose images pass as bytes and paths, unopened."""
     for column, feature in (dataset.features or {}).items():
         if isinstance(feature, Image):
             dataset = dataset.cast_column(column, Image(decode=False))
@@ -219,12 +219,12 @@ def undecoded(dataset: AnyDataset) -> AnyDataset:
 
 
 def name_of_picture(picture: dict[str, Any]) -> str:
-    """Where an unopened picture lies, for people."""
+    """Where an unopened image lies, for people."""
     return picture.get("path") or "in the data file"
 
 
 class _Finder:
-    """Makes of what a row has for a picture, a path or bytes, one that can be opened from anywhere."""
+    """Makes of what a row has for an image, a path or bytes, one that can be opened from anywhere."""
 
     def __init__(self, folder: Path, pictures: str | Path | None):
         self.folder, self.rows, self.index = folder, None, {}
@@ -236,9 +236,9 @@ class _Finder:
         rows, _ = open_dataset(pictures)
         column = next((name for name, feature in rows.features.items() if isinstance(feature, Image)), None)
         if column is None:
-            raise ValueError(f"{pictures} has no column of pictures, only {', '.join(rows.column_names)}.")
+            raise ValueError(f"{pictures} has no column of images, only {', '.join(rows.column_names)}.")
         self.rows = rows.select_columns(column).cast_column(column, Image(decode=False))
-        paths = self.rows.flatten()[f"{column}.path"]  # without reading the pictures
+        paths = self.rows.flatten()[f"{column}.path"]  # without reading the images
         self.index = {Path(path or "").name: index for index, path in enumerate(paths)}
 
     def __call__(self, picture: Any) -> dict[str, Any]:
@@ -253,7 +253,7 @@ class _Finder:
             if name in self.index:
                 (found,) = self.rows[self.index[name]].values()
                 return found
-        raise ValueError(f"There is no picture {path.name} in the parquet files of pictures.")
+        raise ValueError(f"There is no image {path.name} in the parquet files of images.")
 
 
 __all__ = [

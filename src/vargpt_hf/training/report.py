@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar with both losses, curves, and pictures drawn on the way."""
+"""What a person sees of a run: a progress bar with both losses, curves, and images drawn on the way."""
 
 import textwrap
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class SampleCallback(TrainerCallback):
 def draw_prompts(
     model: "VargptForConditionalGeneration", processor: "VargptProcessor", prompts: Sequence[str], seed: int = 0
 ) -> list[Image.Image]:
-    """A picture of each prompt, by the model's own settings of generation; the model is left in the mode in which it was."""
+    """An image of each prompt, by the model's own settings of generation; the model is left in the mode in which it was."""
     rows = [{"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
     training = model.training
     model.eval()
@@ -87,7 +87,7 @@ def draw_prompts(
 
 
 def drawing_prompts(rows: AnyDataset, number: int) -> list[str]:
-    """What users say in rows whose first answer is a picture, of text alone; the first `number` different ones of the first rows."""
+    """What users say in rows whose first answer is an image, of text alone; the first `number` different ones of the first rows."""
     first = rows.select(range(min(len(rows), _LOOKED_AT))) if isinstance(rows, Dataset) else rows.take(_LOOKED_AT)
     prompts: dict[str, None] = {}
     for row in first.select_columns("messages"):
@@ -103,7 +103,7 @@ def drawing_prompts(rows: AnyDataset, number: int) -> list[str]:
 
 
 def save_samples(pictures: Sequence[Image.Image], prompts: Sequence[str], file: Path) -> None:
-    """Saves pictures side by side, each under its prompt."""
+    """Saves images side by side, each under its prompt."""
     figure = Figure(figsize=(2.2 * len(pictures), 2.8), layout="constrained")
     for axes, picture, prompt in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, prompts):
         axes.imshow(picture)

@@ -1,4 +1,4 @@
-"""One row, in any form in which people write it → the one form that trains: turns of parts, and their pictures apart.
+"""One row, in any form in which people write it → the one form that trains: turns of parts, and their images apart.
 
 [`read_row`] and [`read_pair`] are that door for everyone: datasets in files, datasets given to the trainers in Python, `vargpt data check` and
 `vargpt encode`. Of messages they understand what `VargptProcessor.apply_chat_template` does, by its own functions, and marks in texts besides.
@@ -37,28 +37,28 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
 
     | columns | what they are |
     |---|---|
-    | `messages`, `images` | chats of parts, or of texts with a mark for every picture: `<image>` to understand, `<image_gen>` to generate |
+    | `messages`, `images` | chats of parts, or of texts with a mark for every image: `<image>` to understand, `<image_gen>` to generate |
     | `prompt`, `completion`, `images` | TRL's, as chats or texts |
     | `conversations`, `images` | LLaVA's turns `{"from", "value"}`, or `{"role", "content"}` |
-    | a picture (`image`, `jpg`, ...), `text` (or caption, txt, ...) | captioned pictures |
+    | an image (`image`, `jpg`, ...), `text` (or caption, txt, ...) | captioned images |
     | `json` | a mapping, or its text, with such a chat or caption |
 
-    Pictures stand in `images` or `image` (of captioned ones also jpg, png, ...), alone or in a list, each a path, URL, base64 text, bytes, a
-    dict of `bytes` or `path`, a PIL picture or an array; or in the parts themselves (`image`, `url`, `path`, `base64`, OpenAI's `image_url`).
-    Pictures to generate stand in `output_images` or `output_image`; where texts have marks, `images` may list both kinds. Texts without marks
-    show all pictures at the start of the first turn of the user, as with TRL and LLaVA.
+    Images stand in `images` or `image` (of captioned ones also jpg, png, ...), alone or in a list, each a path, URL, base64 text, bytes, a
+    dict of `bytes` or `path`, a PIL image or an array; or in the parts themselves (`image`, `url`, `path`, `base64`, OpenAI's `image_url`).
+    Images to draw stand in `output_images` or `output_image`; where texts have marks, `images` may list both kinds. Texts without marks
+    show all images at the start of the first turn of the user, as with TRL and LLaVA.
 
     Args:
         row: its columns.
-        find: makes of what the row has for a picture one that `datasets.Image` takes; `stored_picture` by default.
+        find: makes of what the row has for an image one that `datasets.Image` takes; `stored_picture` by default.
         task: of captioned pictures: "draw" them from their captions, or "describe" them in these.
-        prompt: what the user says of a captioned picture; "{}" stands for the caption where it is to be drawn.
+        prompt: what the user says of a captioned image; "{}" stands for the caption where it is to be drawn.
 
     Returns:
-        Parts have a `type` and a `text`, None of pictures. `output_image_codes` and `image_tokenizer_fingerprint` are kept, where there are some.
+        Parts have a `type` and a `text`, None of images. `output_image_codes` and `image_tokenizer_fingerprint` are kept, where there are some.
 
     Raises:
-        ValueError: columns of none of these kinds, other numbers of pictures than places for them, or a column with pictures that nothing uses.
+        ValueError: columns of none of these kinds, other numbers of images than places for them, or a column with images that nothing uses.
         TypeError: a row, message, content or text of a wrong type.
     """
     given = _given(row)
@@ -80,7 +80,7 @@ def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
     answers begin with. Codes (`chosen_codes`, `rejected_codes`, `image_tokenizer_fingerprint`) are kept.
 
     Raises:
-        ValueError: no answers, other numbers of pictures than places for them, or a column with pictures that nothing uses.
+        ValueError: no answers, other numbers of images than places for them, or a column with images that nothing uses.
         TypeError: a row, message, content or text of a wrong type.
     """
     given, find = _given(row), find or stored_picture
@@ -92,7 +92,7 @@ def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
         raise ValueError("a pair needs a `prompt`, or answers that begin with the same messages.")
     read = _Chat(prompt).sorted(_listed(given, PICTURE_COLUMNS), None, None, find)
     if read["output_images"]:
-        raise ValueError("the prompt of a pair draws (type 'output_image'); only answers may draw. Show it as a picture to understand.")
+        raise ValueError("the prompt of a pair draws (type 'output_image'); only answers may draw. Show it as a image to read.")
     pair = {"prompt": read["messages"], "images": read["images"]}
     used = {"prompt", *SIDES, *PICTURE_COLUMNS}
     for side in SIDES:
@@ -124,37 +124,37 @@ def can_be_read(columns: set[str]) -> bool:
 
 
 def stored_picture(picture: Any) -> dict[str, Any]:
-    """What a row has for a picture as `{"bytes", "path"}`, one of which is None; files and addresses (both are paths) are not opened yet.
+    """What a row has for an image as `{"bytes", "path"}`, one of which is None; files and addresses (both are paths) are not opened yet.
 
     Raises:
-        ValueError: something that is no picture.
+        ValueError: something that is no image.
     """
     if isinstance(picture, Mapping):
         name, picture = next(((key, picture[key]) for key in ("bytes", *PICTURE_KEYS) if picture.get(key) is not None), (None, None))
         if name is None:
-            raise ValueError("a picture is a dict with neither `bytes` nor `path`.")
+            raise ValueError("an image is a dict with neither `bytes` nor `path`.")
         return stored_picture(picture)
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return {"bytes": bytes(picture), "path": None}
     if isinstance(picture, (PILImage.Image, np.ndarray, torch.Tensor)):
         file = io.BytesIO()
-        to_rgb(open_picture(picture, "a picture"), "a picture", VargptImageProcessor.max_pixels).save(file, "PNG", compress_level=1)
+        to_rgb(open_picture(picture, "an image"), "an image", VargptImageProcessor.max_pixels).save(file, "PNG", compress_level=1)
         return {"bytes": file.getvalue(), "path": None}
     if hasattr(picture, "__fspath__"):
         picture = picture.__fspath__()
     if isinstance(picture, str):
-        refuse_half_characters(picture, "a picture's path")
+        refuse_half_characters(picture, "an image's path")
     else:
-        raise ValueError(f"a picture is a {type(picture).__name__}; give a path, URL, base64 text, bytes, a dict of these, or a PIL picture.")
+        raise ValueError(f"an image is a {type(picture).__name__}; give a path, URL, base64 text, bytes, a dict of these, or a PIL image.")
     encoded = bytes_of_base64(picture)
     return {"bytes": encoded, "path": picture if encoded is None else None}
 
 
 class _Chat:
-    """Turns of a row, cleaned, with the pictures that their parts carry."""
+    """Turns of a row, cleaned, with the images that their parts carry."""
 
     def __init__(self, turns: list[Any]):
-        # Of a text the marks are parts; whether any turn is a text says how pictures may be listed.
+        # Of a text the marks are parts; whether any turn is a text says how images may be listed.
         self.has_texts = False
         self.messages = []
         for index, turn in enumerate(turns):
@@ -166,7 +166,7 @@ class _Chat:
             self.messages.append(message)
 
     def parts(self, kind: str | None = None) -> list[Row]:
-        """The parts that are pictures, of one kind or of both, in reading order."""
+        """The parts that are images, of one kind or of both, in reading order."""
         every = [part for message in self.messages for part in message["content"] if part["type"] != "text"]
         return [part for part in every if kind in (None, part["type"])]
 
@@ -178,7 +178,7 @@ class _Chat:
         find: Find,
         names: tuple[str, str, str] = ("images", "output_images", "output_image_codes"),
     ) -> Row:
-        """The row: each part's own picture, or the next that is listed for it, after their numbers were held against each other."""
+        """The row: each part's own image, or the next that is listed for it, after their numbers were held against each other."""
         if self.has_texts and pictures and not self.parts():
             first = next((message for message in self.messages if message["role"] == "user"), self.messages[0])
             first["content"] = [{"type": "image", "text": None} for _ in pictures] + first["content"]
@@ -194,7 +194,7 @@ class _Chat:
         if self.has_texts and not drawn and not num_codes:  # marks sort what is listed together
             every = [part for part in self.parts() if _own(part) is None]
             if len(every) != len(pictures):
-                raise ValueError(f"{len(every)} marks of pictures in the texts, but {len(pictures)} pictures.")
+                raise ValueError(f"{len(every)} marks of images in the texts, but {len(pictures)} images.")
             listed = {"image": [], "output_image": []}
             for part, picture in zip(every, pictures):
                 listed[part["type"]].append(picture)
@@ -203,7 +203,7 @@ class _Chat:
             given = {"image": len(pictures), "output_image": num_codes or len(listed["output_image"])}
             if given != counts:
                 raise ValueError(
-                    f"the turns have {counts['image']} pictures to understand and {counts['output_image']} to generate, but there are "
+                    f"the turns have {counts['image']} images to read and {counts['output_image']} to generate, but there are "
                     f"{given['image']} `{names[0]}` and {given['output_image']} `{names[2] if num_codes else names[1]}`."
                 )
         found = {kind: list(self._in_order(kind, listed[kind], find)) if not (num_codes and kind == "output_image") else [] for kind in listed}
@@ -222,7 +222,7 @@ class _Chat:
 
 
 def _own(part: Row) -> Any:
-    """The picture that a part carries, or None."""
+    """The image that a part carries, or None."""
     return next((part[key] for key in PICTURE_KEYS if key in part), None)
 
 
@@ -286,7 +286,7 @@ def _common_start(answers: dict[str, list[Any]]) -> list[Any]:
 
 
 def _listed(given: Row, columns: tuple[str, ...]) -> list[Any]:
-    """The pictures of the one of several columns that has some."""
+    """The images of the one of several columns that has some."""
     having = [name for name in columns if name in given]
     if len(having) > 1:
         raise ValueError(f"the columns {' and '.join(map(repr, having))} both hold pictures: put all into one, in reading order.")
@@ -296,7 +296,7 @@ def _listed(given: Row, columns: tuple[str, ...]) -> list[Any]:
     pictures = list(value) if isinstance(value, (list, tuple)) else [value]
     for index, picture in enumerate(pictures):
         if picture is None or isinstance(picture, (list, tuple)):
-            raise ValueError(f"{having[0]}[{index}] is {'None' if picture is None else 'a list'}, not a picture.")
+            raise ValueError(f"{having[0]}[{index}] is {'None' if picture is None else 'a list'}, not an image.")
     return pictures
 
 
@@ -304,13 +304,13 @@ def _refuse_unused(given: Row, used: set[str]) -> None:
     for name, value in given.items():
         if name not in used and (name in _NAMED_PICTURES or holds_picture(value)):
             raise ValueError(
-                f"the column {name!r} holds a picture, but nothing in the row uses it: call the column `images` (or `output_images`, of "
-                "pictures to generate), or remove it."
+                f"the column {name!r} holds an image, but nothing in the row uses it: call the column `images` (or `output_images`, of "
+                "images to draw), or remove it."
             )
 
 
 def holds_picture(value: Any) -> bool:
-    """Whether a column's value is plainly a picture, or a list that begins with one."""
+    """Whether a column's value is plainly an image, or a list that begins with one."""
     if isinstance(value, (list, tuple)):
         return bool(value) and holds_picture(value[0])
     if isinstance(value, Mapping):
@@ -319,16 +319,16 @@ def holds_picture(value: Any) -> bool:
 
 
 def _captioned(given: Row, find: Find, task: str, prompt: str) -> Row:
-    """A captioned picture as a row."""
+    """A captioned image as a row."""
     if not any(name in given for name in CAPTIONED_COLUMNS):
         raise ValueError(
             f"rows have the columns {', '.join(sorted(map(str, given))) or '(none)'}, of which none tells what to do. Known are `messages`, "
-            "`prompt` and `completion`, `conversations`, or a picture with a caption."
+            "`prompt` and `completion`, `conversations`, or an image with a caption."
         )
     column = next((name for name in CAPTION_COLUMNS if name in given), None)
     pictures = _listed(given, CAPTIONED_COLUMNS)
     if len(pictures) != 1:
-        raise ValueError(f"a captioned picture is one, but there are {len(pictures)} pictures.")
+        raise ValueError(f"a captioned image is one, but there are {len(pictures)} images.")
     if column is None:
         raise ValueError(f"there is no caption in any of the columns {', '.join(CAPTION_COLUMNS)}.")
     words = given[column]
@@ -358,7 +358,7 @@ def _fingerprint(given: Row) -> Row:
 
 
 def _checked_codes(codes: Any, name: str) -> list[list[int]]:
-    """Codes of several pictures as lists of whole numbers that 32 bits hold."""
+    """Codes of several images as lists of whole numbers that 32 bits hold."""
     checked = []
     for each in _as_list(codes, name):
         numbers = _as_list(each, f"{name}[{len(checked)}]")
@@ -372,5 +372,5 @@ def _as_list(value: Any, name: str) -> list[Any]:
     if isinstance(value, (np.ndarray, torch.Tensor)):
         value = value.tolist()
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} is a {type(value).__name__}; codes are one list of whole numbers for each picture.")
+        raise TypeError(f"{name} is a {type(value).__name__}; codes are one list of whole numbers for each image.")
     return list(value)

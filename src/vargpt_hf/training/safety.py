@@ -119,7 +119,7 @@ class TrainingGuard:
         self._exact: dict[str, torch.Tensor] = {}
         if self.is_deepspeed_enabled and self.args.should_save:
             # DeepSpeed rounds all weights to the format that it computes in. Those of the image tokenizer must stay to the last bit: rounded,
-            # it would give other codes to the same pictures, and refuse those made ahead.
+            # it would give other codes to the same images, and refuse those made ahead.
             frozen = [(name, p) for name, p in self.model.named_parameters() if ".image_tokenizer." in name and not p.requires_grad]
             self._exact = {name: parameter.detach().to("cpu", copy=True) for name, parameter in frozen}
 

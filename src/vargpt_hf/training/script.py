@@ -5,8 +5,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn, get_type_hints
 
-import yaml
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import ProgressCallback
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
@@ -21,6 +21,7 @@ from .data import DataSource, add_lengths, mix_rows, names_of, sources_of
 from .plan import StepTimer, describe_plan, num_steps
 from .report import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
 from .safety import last_complete_checkpoint, remove_half_checkpoints
+from .stage_files import check_form, find_stage, only_writer, read_stage, refuse_unknown
 from .stages import apply_stage, get_stage, stage_linears
 from .trainer import GROUPING, VargptSFTConfig, VargptSFTTrainer
 
@@ -40,7 +41,7 @@ class VargptScriptArguments:
         train_modules: regular expressions of parameters to train in place of the stage's.
         assistant_only: label the assistant's tokens only.
         prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
-        random_crop: cut pictures to generate at a random place, not in the middle.
+        random_crop: cut images to draw at a random place, not in the middle.
         text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
         sample_prompts: what to draw before, at evaluations and at the end; by default the first such prompts in the data, [] for nothing.
         lora_preset: with `use_peft`, where adapters go and what is trained whole beside them, as in `vargpt_hf.peft.lora_config`: "draw",
@@ -70,12 +71,12 @@ LOSS_SETTINGS = ("text_loss_weight", "image_loss_weight", "image_scale_power")
 def train(config: str | Path, overrides: Sequence[str] = (), dry_run: bool = False) -> None:
     """Runs the stage that a YAML file describes and saves model and processor in its `output_dir`.
 
-    A plan is printed first. In `output_dir` lie at the end, too, the curves of both losses (`training.png`) and pictures drawn before,
+    A plan is printed first. In `output_dir` lie at the end, too, the curves of both losses (`training.png`) and images drawn before,
     at evaluations and after (`samples/`). With `use_peft` the adapter is saved, as TRL does; a folder with an adapter can be the next
     stage's model, into which it is merged.
 
     Args:
-        config: the file.
+        config: the file, or the name of one that comes with the package, such as "lora".
         overrides: arguments that win over the file, such as `["--learning_rate", "1e-4"]`.
         dry_run: do one step of everything, training, evaluation, saving, drawing, say what it took, and leave nothing behind.
 
@@ -85,9 +86,10 @@ def train(config: str | Path, overrides: Sequence[str] = (), dry_run: bool = Fal
     if dry_run:
         return _try_one_step(config, overrides)
     script, training, model_config = parse(config, overrides)
-    trainer, sources = make_trainer(script, training, model_config)
-    _print_plan(trainer, script, sources)
-    _run(trainer, script, resume_point(training))
+    with only_writer(training.output_dir):
+        trainer, sources = make_trainer(script, training, model_config)
+        _print_plan(trainer, script, sources)
+        _run(trainer, script, resume_point(training))
 
 
 def _try_one_step(config: str | Path, overrides: Sequence[str]) -> None:
@@ -229,26 +231,39 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[VargptScri
     Raises:
         ValueError: a file that is not there or no mapping, unknown keys, or a stage, dataset or model that is missing.
     """
-    if not Path(config).is_file():
-        raise ValueError(f"There is no file {config}.")
-    given = yaml.safe_load(Path(config).read_text())
-    if not isinstance(given, dict):
-        raise ValueError(f"{config} must hold `key: value` lines.")
+    config = find_stage(config)
+    given = read_stage(config)
+    hints = {name: hint for group in _GROUPS for name, hint in get_type_hints(group).items()} | {"env": dict}
+    refuse_unknown([key for key in given if key not in hints], hints, config)
+    check_form(given, {**hints, "train_data": str | list, "eval_data": str | list | None}, config)
     overridden = {part.removeprefix("--").split("=")[0] for part in overrides if part.startswith("--")}
     for key in ("stage", "train_data", "model_name_or_path", "output_dir"):
         if not given.get(key) and key not in overridden:
             raise ValueError(f"{config} has no `{key}`.")
     schedule = get_stage(_stage_name(given, overrides)).schedule
     defaults = [part for key, value in schedule.items() if key not in given for part in (f"--{key}", str(value))]
-    parser = TrlParser((VargptScriptArguments, VargptSFTConfig, ModelConfig))
-    parsed = parser.parse_args_and_config(["--config", str(config), *defaults, *overrides], return_remaining_strings=True)
-    *groups, unknown = parsed
+    parser = _Parser(_GROUPS)
+    try:
+        *groups, unknown = parser.parse_args_and_config(["--config", str(config), *defaults, *overrides], return_remaining_strings=True)
+    except (TypeError, KeyError, AttributeError) as error:  # of the libraries' own checks, which take the form for granted
+        raise ValueError(f"{config}: a value has the wrong form: {error}.") from error
+    refuse_unknown([str(part).removeprefix("--").split("=")[0] for part in unknown if str(part).startswith("--")], hints, "command line")
     if unknown:
-        raise ValueError(f"{config}: unknown arguments {' '.join(map(str, unknown))}.")
+        raise ValueError(f"command line: {' '.join(map(str, unknown))} belongs to no --key.")
     if groups[2].model_name_or_path == TINY_NAME and not Path(TINY_NAME).exists():
         groups[2].model_name_or_path = str(TINY_FOLDER)
     _check(*groups)
     return tuple(groups)
+
+
+class _Parser(TrlParser):
+    """TRL's, which raises a ValueError where argparse would print all its options and end the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message[:1].upper()}{message[1:]}.")
+
+
+_GROUPS = (VargptScriptArguments, VargptSFTConfig, ModelConfig)
 
 
 def _stage_name(given: dict, overrides: Sequence[str]) -> str:
@@ -268,6 +283,11 @@ def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_confi
         raise ValueError(f"train_sampling_strategy={training.train_sampling_strategy!r} needs all rows ahead: leave it out, or `streaming`.")
     if training.eval_strategy != "no" and not script.eval_data:
         raise ValueError(f"eval_strategy is {training.eval_strategy.value!r}, but there is no `eval_data`.")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(training, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(training, name)}.")
+    if not 0 <= training.learning_rate < float("inf"):
+        raise ValueError(f"`learning_rate` must be a number from 0 on, got {training.learning_rate}.")
     for name in LOSS_SETTINGS:
         if (getattr(script, name) or 0) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(script, name)}.")

@@ -42,7 +42,7 @@ STAGES = {
         schedule={"learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 32, **_COSINE},
     ),
     "stage2": Stage(
-        "Teaches to follow instructions about pictures (the paper gives no numbers of its schedule).",
+        "Teaches to follow instructions about images (the paper gives no numbers of its schedule).",
         trains=(*_LLM, *_UNDERSTANDING_PROJECTOR),
         schedule={"learning_rate": 2e-5, "num_train_epochs": 1, "per_device_train_batch_size": 16, **_COSINE},
     ),

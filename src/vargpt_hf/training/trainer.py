@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of text and pictures together, on TRL's trainer."""
+"""Supervised fine-tuning of text and images together, on TRL's trainer."""
 
 import math
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class AnyMachineDefaults:
     """Defaults of training, for a configuration of TRL to stand after it among the bases.
 
     Gradient checkpointing and bfloat16 are off unless asked for (TRL: both on), rows have no limit of length (TRL: cut at 1024
-    tokens, also inside a picture), nothing is reported to services.
+    tokens, also inside an image), nothing is reported to services.
     """
 
     gradient_checkpointing: bool = False
@@ -41,7 +41,7 @@ class AnyMachineDefaults:
 class VargptSFTConfig(AnyMachineDefaults, SFTConfig):
     """TRL's `SFTConfig` with [`AnyMachineDefaults`], and `label_smoothing` of both losses, in [0, 1), while training.
 
-    `max_length` never cuts inside a picture; `packing` lays the rows of a batch end to end (see `VargptDataCollator`).
+    `max_length` never cuts inside an image; `packing` lays the rows of a batch end to end (see `VargptDataCollator`).
     """
 
     label_smoothing: float = 0.0
@@ -53,9 +53,9 @@ class VargptSFTConfig(AnyMachineDefaults, SFTConfig):
 
 
 class VargptSFTTrainer(TrainingGuard, SFTTrainer):
-    """TRL's `SFTTrainer` for rows in which pictures are read and drawn.
+    """TRL's `SFTTrainer` for rows in which images are read and drawn.
 
-    TRL computes the loss from hidden states and leaves the model's own forward out, and with it the pictures' loss: this trainer
+    TRL computes the loss from hidden states and leaves the model's own forward out, and with it the images' loss: this trainer
     calls the model itself, once. Both losses are sums over their targets in the whole accumulated batch, on all ranks, so
     that accumulation, padding and the spread over ranks cannot change them. How they are weighed is in the model's configuration
     (`text_loss_weight`, `image_loss_weight`, `image_scale_power`).
@@ -92,7 +92,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         if args.packing:
             if not isinstance(data_collator, VargptDataCollator):
                 raise ValueError(f"`packing` is done by VargptDataCollator, not by a {type(data_collator).__name__}: leave one of them out.")
-            data_collator.packing, args.packing = True, False  # TRL's own packing knows no pictures
+            data_collator.packing, args.packing = True, False  # TRL's own packing knows no images
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__init__(
             model,
@@ -142,7 +142,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         return batches, texts
 
     def _text_targets(self, labels: torch.Tensor) -> torch.BoolTensor:
-        """Which labels (B, T − 1), shifted by one, are text targets: as the model counts, places of pictures are none."""
+        """Which labels (B, T − 1), shifted by one, are text targets: as the model counts, placeholders of images are none."""
         labels, config = labels[:, 1:], self.model.config
         return (labels != IGNORE_INDEX) & (labels != config.image_token_id) & (labels != config.output_image_token_id)
 
@@ -243,7 +243,7 @@ def part_of(model: nn.Module, kind: type[Part]) -> Part:
 
 
 def no_pictures(config: VargptConfig) -> dict[str, torch.Tensor]:
-    """Model inputs of zero pictures of each kind, by their names."""
+    """Model inputs of zero images of each kind, by their names."""
     vision, tokenizer = config.vision_config, config.image_tokenizer_config
     return {
         "pixel_values": torch.zeros(0, vision.num_channels, vision.image_size, vision.image_size),
@@ -261,5 +261,5 @@ def number_of_codes(batch: dict[str, torch.Tensor], config: VargptConfig) -> int
 
 
 def number_of_drawings(batch: dict[str, torch.Tensor]) -> int:
-    """Pictures to generate in a batch of model inputs."""
+    """Images to draw in a batch of model inputs."""
     return next((len(batch[name]) for name in ("output_pixel_values", "output_image_codes") if name in batch), 0)

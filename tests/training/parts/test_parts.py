@@ -24,14 +24,14 @@ from vargpt_hf.training.parts.vq import (
 )
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
-TEXTS = [f"a {colour} picture" for colour in COLOURS]
+TEXTS = [f"a {colour} image" for colour in COLOURS]
 QUICK = {"use_cpu": True, "disable_tqdm": True}
 
 
 @pytest.fixture(scope="module")
 def pairs():
-    """Pictures of one colour each, with their captions."""
-    rows = [{"image": Image.new("RGB", (16, 16), COLOURS[name]), "text": f"a {name} picture"} for name in COLOURS] * 8
+    """Images of one colour each, with their captions."""
+    rows = [{"image": Image.new("RGB", (16, 16), COLOURS[name]), "text": f"a {name} image"} for name in COLOURS] * 8
     return Dataset.from_list(rows).with_format(None)
 
 
@@ -42,7 +42,7 @@ def image_tokenizer_config() -> VargptVQConfig:
 
 def test_tokenizer_gives_any_text_back():
     tokenizer = train_tokenizer(TEXTS, 280)
-    for text in ("a red picture", "Ünï¢ödé 🙂\n\ttabs", "   spaces  "):
+    for text in ("a red image", "Ünï¢ödé 🙂\n\ttabs", "   spaces  "):
         ids = tokenizer(text)["input_ids"]
         assert ids[0] == tokenizer.bos_token_id
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
@@ -123,7 +123,7 @@ def test_quantizer_is_fitted_to_latents(image_tokenizer_config):
 
 
 def test_first_steps_go_without_quantizer(pairs, image_tokenizer_config, tmp_path):
-    """The quantiser stays as it was for `continuous_steps` steps, and is then fitted to what the encoder has learnt."""
+    """The quantizer stays as it was for `continuous_steps` steps, and is then fitted to what the encoder has learnt."""
     settings = {"per_device_train_batch_size": 8, "learning_rate": 5e-3, "warmup_steps": 1, **QUICK}
     torch.manual_seed(0)
     start = VargptVQModel(image_tokenizer_config)
@@ -132,7 +132,7 @@ def test_first_steps_go_without_quantizer(pairs, image_tokenizer_config, tmp_pat
         model = train_vq(image_tokenizer_config, pairs, tmp_path / str(steps), max_steps=steps, continuous_steps=30, **settings)
         pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
         latents = model.encode_latents(pixels)
-        assert latents.std() < 3  # bounded, though nothing quantises them
+        assert latents.std() < 3  # bounded, though nothing quantizes them
         errors.append((model.quantizer.accumulate(model.encode(pixels)) - latents).square().mean() / latents.var())
         unchanged = torch.equal(model.quantizer.codebook.weight, start.quantizer.codebook.weight)
         assert unchanged == (steps == 30)
@@ -153,7 +153,7 @@ def test_residuals_are_what_encoding_saw(image_tokenizer_config):
 
 
 def test_coarse_pictures_are_trained(pairs, image_tokenizer_config, tmp_path):
-    """With a share of pictures decoded from few scales, the coarse decodes come closer to the pictures."""
+    """With a share of images decoded from few scales, the coarse decodes come closer to the images."""
     pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
     errors = {}
     for share in (0.0, 0.7):
@@ -207,9 +207,9 @@ def test_pair_collator_marks_the_end(pairs):
 
 
 def test_wrong_pictures_are_refused(pairs, tmp_path):
-    with pytest.raises(ValueError, match=r"Pictures are \(16, 16\), but the image tokenizer takes 256×256"):
+    with pytest.raises(ValueError, match=r"Images are \(16, 16\), but the image tokenizer takes 256×256"):
         train_vq(VargptVQConfig(), pairs, tmp_path)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         train_vq(VargptVQConfig(), pairs.select([]), tmp_path)
     with pytest.raises(ValueError, match="takes 224×224"):
         train_clip(CLIPConfig(), train_tokenizer(TEXTS, 280), pairs, tmp_path)

@@ -70,7 +70,7 @@ def without_path(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast, image_tokenizer: VargptVQModel, vision_tower: CLIPVisionModel) -> VargptProcessor:
-    """The processor whose sizes fit these parts; pictures of the right size pass through untouched."""
+    """The processor whose sizes fit these parts; images of the right size pass through untouched."""
     read, drawn = vision_tower.config.image_size, image_tokenizer.config.image_size()[0]
     image_processor = VargptImageProcessor(
         size={"shortest_edge": read},

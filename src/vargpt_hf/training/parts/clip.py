@@ -1,4 +1,4 @@
-"""Training of a small CLIP, whose vision tower reads pictures; on Transformers' own contrastive `CLIPModel`."""
+"""Training of a small CLIP, whose vision tower reads images; on Transformers' own contrastive `CLIPModel`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,7 +31,7 @@ class PairCollator:
 
 @torch.no_grad()
 def retrieval_accuracy(model: CLIPModel, collator: PairCollator, pairs: Dataset, batch_size: int = 100) -> float:
-    """Share of pictures whose own caption is the nearest among those of their batch."""
+    """Share of images whose own caption is the nearest among those of their batch."""
     right = 0
     for start in range(0, len(pairs), batch_size):
         batch = collator([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
@@ -57,13 +57,13 @@ def train_clip(
         arguments: of `TrainingArguments`, over the defaults here.
 
     Raises:
-        ValueError: no pairs, or pictures of another size than `config.vision_config.image_size`.
+        ValueError: no pairs, or images of another size than `config.vision_config.image_size`.
     """
     if len(pairs) == 0:
-        raise ValueError("There are no pairs of pictures and captions to train on.")
+        raise ValueError("There are no pairs of images and captions to train on.")
     side = config.vision_config.image_size
     if pairs[0]["image"].size != (side, side):
-        raise ValueError(f"Pictures are {pairs[0]['image'].size}, but the vision tower takes {side}×{side}.")
+        raise ValueError(f"Images are {pairs[0]['image'].size}, but the vision tower takes {side}×{side}.")
     torch.manual_seed(seed)
     model = CLIPModel(config)
     collator = PairCollator(tokenizer, config.text_config.max_position_embeddings)

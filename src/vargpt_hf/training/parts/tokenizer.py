@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer with VARGPT's picture tokens, trained on a small corpus."""
+"""A byte-level BPE tokenizer with VARGPT's image tokens, trained on a small corpus."""
 
 from collections.abc import Iterable
 

@@ -24,7 +24,7 @@ def pixels_of(rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def reconstruction_loss(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Squared errors of pictures (B, 3, height, width) in [-1, 1], a scalar: of the pixels, of their colour less their brightness, and
+    """Squared errors of images (B, 3, height, width) in [-1, 1], a scalar: of the pixels, of their colour less their brightness, and
     of the finite differences along both sides.
 
     The differences keep edges sharp, where a perceptual network would; none is at hand that was trained on other data. Squares, since
@@ -37,20 +37,20 @@ def reconstruction_loss(reconstruction: torch.Tensor, pixels: torch.Tensor) -> t
 
 
 def psnr(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio of each picture in dB, (B,), of pixels in [-1, 1]."""
+    """Peak signal-to-noise ratio of each image in dB, (B,), of pixels in [-1, 1]."""
     mse = (reconstruction.clamp(-1, 1) - pixels).square().flatten(1).mean(1)
     return 10 * torch.log10(PEAK**2 / mse.clamp(min=1e-10))
 
 
 class VargptVQTrainer(Trainer):
-    """Trains a `VargptVQModel`: [`reconstruction_loss`], by `reconstruction_weight`, plus the quantiser's own loss.
+    """Trains a `VargptVQModel`: [`reconstruction_loss`], by `reconstruction_weight`, plus the quantizer's own loss.
 
-    For the first `continuous_steps` steps latents are decoded without the quantiser, with noise added: a codebook that learns together
+    For the first `continuous_steps` steps latents are decoded without the quantizer, with noise added: a codebook that learns together
     with the encoder may know light and dark alone for thousands of steps, while [`fit_quantizer`] among latents that tell colours apart
     keeps them apart. The noise, and a penalty on large latents, leave only differences that a codebook can keep.
 
     Codes that no place has used for `revive_every` steps are put where the current batch leaves something to code. A share
-    `coarse_share` of the pictures is decoded from a random number of its first scales only, where coarse pictures matter more than the
+    `coarse_share` of the images is decoded from a random number of its first scales only, where coarse images matter more than the
     last bit of fidelity.
     """
 
@@ -97,14 +97,14 @@ class VargptVQTrainer(Trainer):
 
     @torch.no_grad()
     def _latents(self, number: int = 2000, batch_size: int = 100) -> torch.Tensor:
-        """Latents of the first pictures to train on."""
+        """Latents of the first images to train on."""
         number = min(number, len(self.train_dataset))
         starts = range(0, number, batch_size)
         batches = (pixels_of([self.train_dataset[index] for index in range(start, min(start + batch_size, number))]) for start in starts)
         return torch.cat([self.model.encode_latents(batch["pixel_values"].to(self.model.device)).float() for batch in batches])
 
     def _num_scales(self, pixels: torch.Tensor) -> torch.LongTensor:
-        """From how many scales each picture is decoded, (B,)."""
+        """From how many scales each image is decoded, (B,)."""
         total = len(self.model.default_schedule)
         coarse = torch.randint(1, max(total, 2), (len(pixels),), device=pixels.device)
         return torch.where(torch.rand(len(pixels), device=pixels.device) < self.coarse_share, coarse, total)
@@ -202,19 +202,19 @@ def train_vq(
     """Trains an image tokenizer on rows `{"image": PIL picture}` and saves it.
 
     Args:
-        config: its sizes; the pictures must be of `config.image_size()`.
-        coarse_share: of the pictures that are decoded from some of their scales only, see [`VargptVQTrainer`].
-        continuous_steps: at the start, without quantiser, see [`VargptVQTrainer`].
+        config: its sizes; the images must be of `config.image_size()`.
+        coarse_share: of the images that are decoded from some of their scales only, see [`VargptVQTrainer`].
+        continuous_steps: at the start, without quantizer, see [`VargptVQTrainer`].
         arguments: of `TrainingArguments`, over the defaults here.
 
     Raises:
-        ValueError: no pictures, or pictures of another size.
+        ValueError: no images, or images of another size.
     """
     if len(pictures) == 0:
-        raise ValueError("There are no pictures to train the image tokenizer on.")
+        raise ValueError("There are no images to train the image tokenizer on.")
     height, width = config.image_size()
     if pictures[0]["image"].size != (width, height):
-        raise ValueError(f"Pictures are {pictures[0]['image'].size}, but the image tokenizer takes (width, height) ({width}, {height}).")
+        raise ValueError(f"Images are {pictures[0]['image'].size}, but the image tokenizer takes (width, height) ({width}, {height}).")
     torch.manual_seed(seed)
     model = VargptVQModel(config)
     defaults = {

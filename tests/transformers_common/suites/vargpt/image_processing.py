@@ -41,7 +41,7 @@ class VargptImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
             folder = sys.argv[1]
             processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=True)
             assert type(processor).__name__ == "VargptImageProcessor" and "vargpt_hf" not in sys.modules
-            np.save(f"{folder}/there.npy", processor(Image.open(f"{folder}/picture.png"), return_tensors="np")["pixel_values"])
+            np.save(f"{folder}/there.npy", processor(Image.open(f"{folder}/image.png"), return_tensors="np")["pixel_values"])
             """
         picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
         processor = VargptImageProcessor(**self.image_processor_dict)
@@ -53,7 +53,7 @@ class VargptImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
             there = np.load(os.path.join(folder, "there.npy"))
         np.testing.assert_array_equal(there, processor(picture, return_tensors="np")["pixel_values"])
 
-    @unittest.skip("every picture becomes RGB: vision tower and image tokenizer read three channels")
+    @unittest.skip("every image becomes RGB: vision tower and image tokenizer read three channels")
     def test_call_numpy_4_channels(self):
         pass
 

@@ -29,7 +29,7 @@ random_ids = test_modeling_common.ids_tensor
 
 
 def random_text(shape, vocab_size, **kwargs):
-    """What some common tests draw at random, without the places of pictures that they do not bring: the model refuses those."""
+    """What some common tests draw at random, without the placeholders of images that they do not bring: the model refuses those."""
     ids = random_ids(shape, vocab_size, **kwargs)
     return ids.masked_fill((ids >= IMAGE) & (ids <= PLACE), 1)
 
@@ -38,7 +38,7 @@ test_modeling_common.ids_tensor = random_text
 
 
 class VargptModelTester:
-    """Rows that each read one picture and draw one, and the sizes that the common tests look for."""
+    """Rows that each read one image and draw one, and the sizes that the common tests look for."""
 
     base_model_class = VargptModel
     causal_lm_class = VargptForConditionalGeneration
@@ -60,7 +60,7 @@ class VargptModelTester:
         self.seq_length = len(self.row())
 
     def row(self) -> list[int]:
-        """A picture to read, words, a drawing, words."""
+        """An image to read, words, a drawing, words."""
         return [1, *self.picture, *torch.randint(7, 49, (4,)).tolist(), *self.drawing, *torch.randint(7, 49, (3,)).tolist()]
 
     def get_config(self, **kwargs) -> VargptConfig:
