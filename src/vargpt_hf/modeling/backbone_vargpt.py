@@ -15,12 +15,20 @@ from functools import lru_cache
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+)
 
 # Models that count positions from another number than 0.
 FIRST_POSITIONS = {"paligemma": 1}
+# Models in which tokens of another type than this see what follows them. Everywhere else type 0 is causal, and so are tokens without a type.
+CAUSAL_TYPES = {"paligemma": 1}
 # Models whose own forward defeats what a drawing needs, with the reason.
 REFUSED = {
     "mllama": "its images enter by cross-attention in every pass, which scale passes through the decoder alone would leave out",
@@ -30,6 +38,8 @@ REFUSED = {
     "gemma4_text": "its layers read an embedding of every token id",
     "llama4": "it hands back no hidden states after the final norm",
 }
+# What scale passes give a decoder.
+DECODER_INPUTS = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
 # Layers whose cache can hide a column; others, such as linear attention or convolutions, fold it into a state.
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -42,11 +52,31 @@ def reading_inputs(vlm_class: type[PreTrainedModel]) -> frozenset[str]:
     return frozenset(inspect.signature(vlm_class.forward).parameters) - own
 
 
+def check_vlm_config(config: PreTrainedConfig) -> None:
+    """Raises a ValueError with the reason where a model of this configuration cannot be the reading side."""
+    kind, language_models = type(config), (MODEL_FOR_MULTIMODAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+    reason = REFUSED.get(config.model_type)
+    if reason is None and config.is_encoder_decoder:
+        reason = "it has an encoder, and drawing needs a causal decoder alone"
+    if reason is None and not any(kind in mapping for mapping in language_models):
+        reason = "it is no language model"
+    if reason is None and kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        reason = "its tokens see what follows them, and drawing needs a causal language model"
+    if reason is None and not hasattr(config.get_text_config(decoder=True), "vocab_size"):
+        reason = "it has no language model of its own"
+    if reason is not None:
+        _refuse(config.model_type, reason)
+
+
+def _refuse(model_type: str, reason: str) -> None:
+    raise ValueError(f"A {model_type!r} model cannot be the reading side: {reason}. Give another `vlm_config`.")
+
+
 class VargptBackbone:
     """Reads by the whole of a model and continues by its decoder.
 
     Args:
-        vlm: result of `AutoModel.from_config`.
+        vlm: what [`build`] gives.
 
     Raises:
         ValueError: a model that cannot be the reading side, with the reason.
@@ -55,18 +85,19 @@ class VargptBackbone:
     def __init__(self, vlm: PreTrainedModel):
         self.vlm = vlm
         self.model_type = vlm.config.model_type
-        self._refuse()
-        self.decoder = vlm.get_decoder().base_model
+        decoder = vlm.get_decoder()
+        if self.reads_images and decoder is vlm:
+            _refuse(self.model_type, "it has no language model of its own")
+        self.decoder = decoder.base_model
+        for part, name in ((vlm, "it"), (self.decoder, "its language model")):
+            if lacking := DECODER_INPUTS - set(inspect.signature(part.forward).parameters):
+                _refuse(self.model_type, f"{name} takes no {', '.join(sorted(lacking))}")
 
-    def _refuse(self) -> None:
-        if self.model_type in REFUSED:
-            raise ValueError(f"A {self.model_type!r} model cannot be the reading side: {REFUSED[self.model_type]}.")
-        if self.vlm.config.is_encoder_decoder:
-            raise ValueError(f"A {self.model_type!r} model cannot be the reading side: it has an encoder, drawing needs a causal decoder.")
-        if self.reads_images and self.vlm.get_decoder() is self.vlm:
-            raise ValueError(f"A {self.model_type!r} model cannot be the reading side: it has no language model of its own to draw with.")
-        if self.vlm.get_input_embeddings() is None or not hasattr(self.vlm.get_decoder().config, "vocab_size"):
-            raise ValueError(f"A {self.model_type!r} model cannot be the reading side: it is no language model.")
+    @classmethod
+    def build(cls, config: PreTrainedConfig) -> PreTrainedModel:
+        """A fresh model that can be the reading side."""
+        check_vlm_config(config)
+        return cls(AutoModel.from_config(config)).vlm
 
     @property
     def reads_images(self) -> bool:
@@ -82,7 +113,12 @@ class VargptBackbone:
     def can_wait(self) -> bool:
         """Whether a row can skip columns of the cache while its neighbors draw: not where layers fold every column into a state."""
         layers = getattr(self.decoder.config, "layer_types", None) or ["full_attention"]
-        return set(layers) <= ATTENTION_LAYERS
+        return set(layers) <= ATTENTION_LAYERS and not self.decoder._is_stateful
+
+    @property
+    def causal_type(self) -> int:
+        """Token type of what is written and drawn."""
+        return CAUSAL_TYPES.get(self.model_type, 0)
 
     def positions(
         self, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor, **inputs: torch.Tensor
@@ -98,16 +134,34 @@ class VargptBackbone:
             Positions, (B, T), or (3, B, T) for models with positions in time, height and width; the next position of each row, (B,).
         """
         counted = (attention_mask.long().cumsum(-1) - 1).clamp(min=0) + FIRST_POSITIONS.get(self.model_type, 0)
-        grids = {name: grid for name, grid in inputs.items() if name.endswith("_grid_thw") and grid is not None}
-        get_rope_index = getattr(self.vlm, "get_rope_index", None)
-        if get_rope_index is not None and grids and input_ids is not None:
-            types = inputs.get("mm_token_type_ids")
-            if types is None:
-                types = (input_ids == self.vlm.config.image_token_id).int()
-            counted, _ = get_rope_index(input_ids, mm_token_type_ids=types, attention_mask=attention_mask, **grids)
+        if self.counts_grids:
+            counted = self._positions_by_grids(counted, input_ids, attention_mask, inputs)
         seen = attention_mask.bool()
         last = (counted.amax(0) if counted.ndim == 3 else counted).masked_fill(~seen, -1).amax(-1)
         return counted, last + 1
+
+    @property
+    def counts_grids(self) -> bool:
+        """Whether images take positions in height and width, which their tokens alone do not tell."""
+        return hasattr(self.vlm, "get_rope_index")
+
+    def _positions_by_grids(
+        self, counted: torch.LongTensor, input_ids: torch.LongTensor | None, attention_mask: torch.Tensor, inputs: dict[str, torch.Tensor]
+    ) -> torch.LongTensor:
+        """Positions (3, B, T) of rows with images; `counted` (B, T), in which every token takes one, where there are none."""
+        grids = {name: grid for name, grid in inputs.items() if name.endswith("_grid_thw") and grid is not None}
+        images = None if input_ids is None else input_ids == self.vlm.config.image_token_id
+        if grids and input_ids is not None:
+            types = inputs.get("mm_token_type_ids")
+            return self.vlm.get_rope_index(
+                input_ids, mm_token_type_ids=images.int() if types is None else types, attention_mask=attention_mask, **grids
+            )[0]
+        if grids or {"pixel_values", "mm_encoder_outputs"} & inputs.keys() or images is not None and images.any():
+            raise ValueError(
+                f"Positions of a {self.model_type!r} model follow from `input_ids` and the grids of their images: give both, with "
+                "`image_grid_thw` wherever the text has images, or `position_ids`."
+            )
+        return counted
 
     def read(
         self,
@@ -124,6 +178,7 @@ class VargptBackbone:
             drawn: positions of drawn images, (B, T), over whose embeddings `drawn_embeds` (M, D) are written.
             kwargs: mask, positions, cache and reading inputs.
         """
+        kwargs |= self._token_types(inputs_embeds if input_ids is None else input_ids, drawn, kwargs)
         if drawn_embeds is None:
             return self.vlm(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
         if input_ids is None:
@@ -132,6 +187,19 @@ class VargptBackbone:
         # Token ids must stay: models find images, make masks and positions by them, and compare embeddings only where there are none.
         with written_over(self.vlm.get_input_embeddings(), drawn, drawn_embeds):
             return self.vlm(input_ids=input_ids, **kwargs)
+
+    def _token_types(self, tokens: torch.Tensor, drawn: torch.BoolTensor | None, inputs: dict) -> dict[str, torch.LongTensor]:
+        """Token types (B, T) that must be given and are not. Those that are given must let drawn images be causal."""
+        for name in {"token_type_ids", "mm_token_type_ids"} & inputs.keys() if drawn is not None else ():
+            wanted = self.causal_type if name == "token_type_ids" else 0
+            if (inputs[name][drawn] != wanted).any():
+                raise ValueError(
+                    f"Placeholders of images to draw have other `{name}` than {wanted}, by which a {self.model_type!r} model would see the "
+                    "scales that follow, or take them for images that are read."
+                )
+        if self.model_type in CAUSAL_TYPES and inputs.get("token_type_ids") is None:
+            return {"token_type_ids": torch.full(tokens.shape[:2], self.causal_type, device=tokens.device)}
+        return {}
 
     def draw(self, embeds: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.LongTensor, past_key_values: Cache) -> torch.Tensor:
         """Last hidden states (B, l, D) of embeddings (B, l, D) at positions (B, l), by the decoder alone.
@@ -164,4 +232,4 @@ def written_over(embedding: nn.Module, mask: torch.BoolTensor, values: torch.Ten
         handle.remove()
 
 
-__all__ = ["VargptBackbone", "reading_inputs"]
+__all__ = ["VargptBackbone", "check_vlm_config", "reading_inputs"]

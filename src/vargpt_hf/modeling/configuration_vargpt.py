@@ -5,6 +5,7 @@ from transformers import AutoConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .backbone_vargpt import check_vlm_config
 from .base_configuration_vargpt import LARGEST_SIZE, MOST_LAYERS, VargptBaseConfig, check_number, check_size, in_words
 from .scales_vargpt import ScaleSchedule
 from .var_decoder_vargpt import VargptVARDecoder, VargptVARDecoderConfig
@@ -62,8 +63,9 @@ class VargptConfig(VargptBaseConfig):
         license_note (`str`, *optional*): what users of the weights must know, for the model card.
 
     Raises:
-        ValueError: the `model_type` of another kind of model or part, token ids that repeat or lie beyond the vocabulary, a negative weight
-            or power of the losses, parts that contradict each other, or a contradiction inside one.
+        ValueError: a `vlm_config` of a model that cannot read here, the `model_type` of another kind of model or part, token ids that
+            repeat or lie beyond the vocabulary, a negative weight or power of the losses, parts that contradict each other, or a
+            contradiction inside one.
     """
 
     model_type = "vargpt"
@@ -114,6 +116,7 @@ class VargptConfig(VargptBaseConfig):
         self.image_tokenizer_config = _part_config(self.image_tokenizer_config, IMAGE_TOKENIZERS, "image_tokenizer_config")
         self.visual_decoder_config = _part_config(self.visual_decoder_config, VISUAL_DECODERS, "visual_decoder_config")
         super().__post_init__(**kwargs)
+        check_vlm_config(self.vlm_config)
         self.visual_decoder_config.bind(self.image_tokenizer_config)
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(self.vlm_config, "tie_word_embeddings", False))

@@ -48,7 +48,7 @@ class LLMRows:
         num_rows = input_ids.shape[0]
         mask, positions = cls._prompt_state(input_ids, settings, model_kwargs)
         if unconditional:
-            input_ids, mask, positions = cls._add_unconditional(input_ids, mask, positions, settings, model_kwargs)
+            input_ids, mask, positions = cls._add_unconditional(model, input_ids, mask, positions, settings, model_kwargs)
         model_kwargs["attention_mask"] = None if mask.all() else mask
         outputs = model._prefill(input_ids, settings, model_kwargs, is_first_iteration=True)
         return cls(model, mask, positions, outputs.past_key_values, num_rows), outputs
@@ -57,7 +57,7 @@ class LLMRows:
     def _prompt_state(input_ids: torch.LongTensor, settings: GenerationConfig, model_kwargs: dict) -> tuple[torch.LongTensor, torch.LongTensor]:
         """Mask (B, columns) of what the cache will hold after the prompt, and the next position of each row (B,)."""
         positions = model_kwargs["position_ids"].to(input_ids.device)
-        positions = (positions.amax(0) if positions.ndim == 3 else positions)[:, -1] + 1
+        positions = (positions.amax(0) if positions.ndim == 3 else positions).amax(-1) + 1
         positions = positions.expand(input_ids.shape[0])
         mask = model_kwargs.get("attention_mask")
         if mask is None:  # Transformers drops a mask of ones
@@ -66,6 +66,7 @@ class LLMRows:
 
     @staticmethod
     def _add_unconditional(
+        model,
         input_ids: torch.LongTensor,
         mask: torch.LongTensor,
         positions: torch.LongTensor,
@@ -93,14 +94,15 @@ class LLMRows:
             return torch.cat([pad(part, (columns - part.shape[-1], 0), value=value) for part in (rows, extra)], dim=-2)
 
         prompt = torch.tensor(ids, device=input_ids.device)
-        counted = torch.arange(len(ids), device=input_ids.device)
+        ones = torch.ones_like(prompt)
+        counted, after = model.model.backbone.positions(prompt[None], ones[None])
         for name, value in model_kwargs.items():
             if name.endswith("token_type_ids") and value is not None:
-                model_kwargs[name] = below(value, 0, torch.zeros_like(counted).to(value.dtype))
+                model_kwargs[name] = below(value, 0, torch.zeros_like(prompt, dtype=value.dtype))
         positions_of_prompt = model_kwargs["position_ids"]
         model_kwargs["position_ids"] = below(positions_of_prompt.expand(*positions_of_prompt.shape[:-2], num_rows, -1), 0, counted)
-        positions = torch.cat([positions, torch.full_like(positions, len(ids))])
-        return below(input_ids, filler, prompt), below(mask, 0, torch.ones_like(counted)), positions
+        positions = torch.cat([positions, after.expand(num_rows)])
+        return below(input_ids, filler, prompt), below(mask, 0, ones), positions
 
     def singly(self) -> list["LLMRows"]:
         """Each row by itself, with a copy of its cache."""

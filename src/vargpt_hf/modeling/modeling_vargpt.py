@@ -8,13 +8,13 @@ longest, where their schedules differ), M positions of all images, K symbols of 
 model, C width of the visual decoder, P tokens of context before an image.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import create_repo
 from torch import nn
-from transformers import AutoModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
@@ -108,14 +108,13 @@ class VargptModel(VargptPreTrainedModel):
 
     def __init__(self, config: VargptConfig):
         super().__init__(config)
-        self.vlm = AutoModel.from_config(config.vlm_config)
-        backbone = self.backbone  # refuses a model that cannot read here
+        self.vlm = VargptBackbone.build(config.vlm_config)
         width, decoder_width = config.text_config.hidden_size, config.visual_decoder_config.hidden_size
         self.image_tokenizer = IMAGE_TOKENIZERS[config.image_tokenizer_config.model_type](config.image_tokenizer_config)
         self.visual_decoder = VISUAL_DECODERS[config.visual_decoder_config.model_type](config.visual_decoder_config)
         self.projector_to_llm = VargptProjector(decoder_width, width)
         self.projector_to_decoder = VargptProjector(width, decoder_width)
-        if not backbone.reads_images:
+        if not self.backbone.reads_images:
             self.input_modalities = ("text",)
         self.post_init()
 
@@ -139,9 +138,10 @@ class VargptModel(VargptPreTrainedModel):
         """The language model inside of what reads."""
         return self.backbone.decoder
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> tuple | BaseModelOutputWithPooling:
-        """Features of images that are read: what the backbone's own method gives."""
-        return self.vlm.get_image_features(pixel_values, **kwargs)
+    @property
+    def get_image_features(self) -> Callable[..., tuple | BaseModelOutputWithPooling]:
+        """Features of images that are read: the backbone's own method, from whose signature `generate` sees what goes with the pixels."""
+        return self.vlm.get_image_features
 
     # ---- images to draw
 
