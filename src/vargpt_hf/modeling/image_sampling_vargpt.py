@@ -173,8 +173,8 @@ class KeepCodes:
 
     def __call__(self, logits: torch.Tensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
         codes, redrawn = (schedule.split(values)[scale].to(logits.device) for values in (self.codes, self.redrawn))
-        kept = F.one_hot(to_symbols(codes, *logits.shape[-2:]), logits.shape[-1]).bool()
-        return logits.masked_fill(~redrawn[..., None, None] & ~kept, -torch.inf)
+        certain = F.one_hot(to_symbols(codes, *logits.shape[-2:]), logits.shape[-1]).to(logits).log()  # 0 for the given symbol, else -inf
+        return torch.where(redrawn[..., None, None], logits, certain)
 
 
 def redrawn_positions(mask: torch.Tensor, schedule: ScaleSchedule, coverage: float = 0.5) -> torch.BoolTensor:
