@@ -249,7 +249,14 @@ def test_a_trainer_changes_the_adapter_alone(preset, tmp_path):
     data = Dataset.from_list(list(rows({"draw_and_say": 1.0, "read_digit": 1.0}, 4, seed=0)))
     model = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype="float32")
     arguments = VargptSFTConfig(
-        str(tmp_path), use_cpu=True, max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2, save_strategy="no", disable_tqdm=True
+        str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        max_steps=2,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        save_strategy="no",
+        disable_tqdm=True,
     )
     processor = VargptProcessor.from_pretrained(TINY_FOLDER)
     trainer = VargptSFTTrainer(model, arguments, train_dataset=data, processing_class=processor, peft_config=lora_config(preset))

@@ -103,7 +103,7 @@ def test_the_trainer_packs(base, processor, tmp_path):
         apply_stage(model, "pretrain")
         args = VargptSFTConfig(
             str(tmp_path), use_cpu=True, packing=packing, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=1,
-            max_length=60, logging_steps=1, optim="sgd", max_grad_norm=0.0, save_strategy="no", disable_tqdm=True,
+            max_length=60, bf16=False, logging_steps=1, optim="sgd", max_grad_norm=0.0, save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
         rows = Dataset.from_list(ROWS, features=ROW_FEATURES)
         trainer = VargptSFTTrainer(model, args=args, train_dataset=rows, processing_class=processor)

@@ -25,7 +25,14 @@ from vargpt_hf.training.trainer import VargptSFTTrainer
 
 
 def trainer_of(model, processor, tmp_path, rows=ROWS, **arguments):
-    defaults = {"per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_strategy": "no", "disable_tqdm": True, "max_steps": 2}
+    defaults = {
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "max_steps": 2,
+        "bf16": False,
+    }
     config = VargptSFTConfig(output_dir=str(tmp_path), use_cpu=True, logging_steps=1, **{**defaults, **arguments})
     return VargptSFTTrainer(model, args=config, train_dataset=Dataset.from_list(rows, features=ROW_FEATURES), processing_class=processor)
 

@@ -97,7 +97,7 @@ def draw(
 
 def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device: str, **options) -> None:
     """Draws the prompts of a file; raises a ValueError at the end if some could not be drawn."""
-    model, dtype = check_model(model, dtype)
+    model, dtype = check_model(model, dtype, device)
     from ..inference.prompts import RESULTS, draw_prompts
 
     results = draw_prompts(prompts, model, output, dtype=dtype, device=check_device(device), **options)

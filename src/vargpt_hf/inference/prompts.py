@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
+from ..hardware import default_device, loading_dtype
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing.processing_vargpt import VargptProcessor
@@ -201,7 +202,7 @@ def draw_prompts(
         batch_size: prompts that are drawn together.
         num_processes: processes that draw at the same time, started here.
         device: "cpu", "cuda" (each process takes the next GPU), "cuda:1", …; "auto" takes GPUs where there are any.
-        dtype: number format of the weights, such as "bfloat16"; "auto": as stored.
+        dtype: number format of the weights, such as "bfloat16"; "auto": as stored, or float32 where the device has no units for that.
         enlarge: how many times to enlarge the pictures.
         settings: of `generate`.
 
@@ -216,9 +217,9 @@ def draw_prompts(
     output, (rank, world_size, local_rank) = Path(output), _rank()
     if world_size > 1 and num_processes > 1:
         raise ValueError(f"A launcher has started {world_size} processes already; leave num_processes at 1, not {num_processes}.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), AutoConfig.from_pretrained(model))
+    device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model)
+    dtype = loading_dtype(dtype, config.dtype, device)
+    prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), config)
     claim_pictures(output, prompts, model, device, dtype, enlarge, **settings)
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)][rank::world_size]
     there = {path.name for path in output.iterdir()}

@@ -54,6 +54,11 @@ class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
         super().post_init()
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """The same as `is_activation_checkpointing`, by the name that PEFT asks for and of which Transformers warns."""
+        return self.is_activation_checkpointing
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package."""
         self.config.auto_map = dict(REPOSITORY_CLASSES)
