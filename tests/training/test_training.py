@@ -15,9 +15,10 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
-from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor, hardware
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
+from vargpt_hf.training.preference import VargptDPOConfig
 from vargpt_hf.training.safety import last_complete_checkpoint
 from vargpt_hf.training.script import VargptSFTConfig, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage, stage_linears
@@ -293,6 +294,41 @@ def test_weights_of_the_losses_are_set_and_saved(base, tmp_path):
     train(write_config(tmp_path, base, image_loss_weight=3, image_scale_power=0.5, max_steps=1, save_strategy="no"))
     config = VargptConfig.from_pretrained(tmp_path / "out")
     assert (config.text_loss_weight, config.image_loss_weight, config.image_scale_power) == (1, 3, 0.5)
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["units", "plain"])
+def test_bfloat16_is_for_cpus_with_units_for_it(base, tmp_path, monkeypatch, capsys, recwarn, fast):
+    """By default and as "auto", in YAML files, on the command line and in Python; who asks for it gets it, with a warning."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    monkeypatch.setattr(hardware, "speed_over_float32", lambda dtype: 4.0 if fast else 1 / 32)
+    for kind in (VargptSFTConfig, VargptDPOConfig):
+        formats = [kind(str(tmp_path), bf16=asked).bf16 for asked in ("auto", None, False, "false", True)]
+        assert formats == [fast, fast, False, False, True] and kind(str(tmp_path)).bf16 is fast
+        assert kind(str(tmp_path), fp16=True).bf16 is False
+    told = "this CPU multiplies bfloat16 32 times as slowly as float32"
+    warned = [str(warning.message) for warning in recwarn if told in str(warning.message)]
+    assert set(warned) == (set() if fast else {f"bf16=True: {told}; leave it out, or give 'auto'."})
+    with pytest.raises(ValueError, match="`bf16` must be True, False or 'auto', got 'sometimes'"):
+        VargptSFTConfig(str(tmp_path), bf16="sometimes")
+    file = write_config(tmp_path, base, bf16="auto", max_steps=1, save_strategy="no", sample_prompts=[])
+    for overrides, wanted in (([], fast), (["--bf16", "false"], False), (["--bf16"], True), (["--bf16=true"], True)):
+        assert parse(file, overrides)[1].bf16 is wanted
+    train(file)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("format")]
+    assert line == ("format  bfloat16" if fast else f"format  float32: {told}")
+    write_config(tmp_path, base, bf16=3)
+    with pytest.raises(ValueError, match="`bf16` is 3; it must be one of auto, true, false"):
+        parse(file)
+
+
+def test_the_start_of_a_training_warns_of_nothing(base, tmp_path, recwarn):
+    """Of what Transformers, TRL and PEFT would say there of deprecated names and pinned memory, nothing is a user's to mend."""
+    for keys in ({"use_peft": True, "lora_preset": "draw"}, {"gradient_checkpointing": True}, {"dataloader_num_workers": 1}):
+        folder = tmp_path / next(iter(keys))
+        folder.mkdir()
+        train(write_config(folder, base, stage="stage3", max_steps=1, save_strategy="no", sample_prompts=[], **keys))
+    said = [str(warning.message) for warning in recwarn]
+    assert not [text for text in said if "deprecated" in text or "pin_memory" in text], said
 
 
 def test_schedules_come_from_stage_file_and_command_line(base, tmp_path):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +39,10 @@ class AnyMachineDefaults:
     """
 
     gradient_checkpointing: bool | None = None
-    # Text, since the parser of YAML files and command lines would take "auto" for a broken bool; `--bf16` alone means True.
-    bf16: str = field(default="auto", metadata={"help": "Compute in bfloat16: true, false or auto.", "nargs": "?", "const": "true"})
+    # With "true" and "false" as on a command line, where `--bf16` alone means "true".
+    bf16: Literal["auto", "true", "false", True, False] = field(
+        default="auto", metadata={"help": "Compute in bfloat16: true, false or auto.", "nargs": "?", "const": "true"}
+    )
     max_length: int | None = None
     report_to: list[str] = field(default_factory=list)
     logging_steps: float = 20
