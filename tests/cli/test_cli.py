@@ -4,6 +4,7 @@ import shutil
 import sys
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -49,7 +50,28 @@ def test_ask_names_a_digit(tmp_path):
     pictures, labels = load_split("test")
     digit_image(pictures[0]).save(tmp_path / "digit.png")
     result = run("ask", tmp_path / "digit.png", "which digit is this")
-    assert result.stdout.strip() == str(labels[0])
+    assert result.stdout == f"{labels[0]}\n"
+
+
+def test_chat_goes_on_after_what_cannot_be(tmp_path):
+    """A text without words, a file that is no picture, a conversation too long: each is said, and the next line is answered."""
+    (tmp_path / "words.png").write_text("no picture")
+    lines = ["/draw  ", f"/image {tmp_path / 'words.png'}", "what is this", "red " * 1200, "/draw a red circle", "/quit"]
+    result = run("chat", "-o", tmp_path, text="\n".join(lines) + "\n")
+    assert result.exit_code == 0, result.output
+    for said in ("the prompt is empty", "words.png", "the model has room for 1024"):
+        assert said in result.output
+    assert Image.open(tmp_path / "picture-1.png").size == (48, 48)
+
+
+def test_a_progress_bar_decodes_no_pixels(tmp_path, monkeypatch):
+    from vargpt_hf import VargptVQModel
+
+    monkeypatch.setattr(VargptVQModel, "decode_latents", lambda *args: pytest.fail("pixels that nobody wants"))
+    decoded = []
+    monkeypatch.setattr(VargptVQModel, "decode", lambda self, codes, **kwargs: decoded.append(codes) or torch.zeros(1, 3, 48, 48))
+    assert run("draw", "a red circle", "-o", tmp_path / "out.png").exit_code == 0
+    assert len(decoded) == 1
 
 
 def test_chat_keeps_pictures(tmp_path):
@@ -79,6 +101,10 @@ def test_evaluate(tmp_path):
         (["draw", "x", "--prompts", "prompts.txt", "-o", "out"], "--prompts with a file of them, not both"),
         (["draw", "--prompts", "prompts.txt"], "--prompts needs a folder for the pictures, as in -o pictures"),
         (["draw", "--prompts", "prompts.txt", "-o", "out"], "No such file or directory: 'prompts.txt'"),
+        (["draw", ""], "the prompt is empty"),
+        (["draw", "red " * 1200], "beside a picture the model has room for"),
+        (["draw", "x", "--guidance-scale", "nan"], "`image_guidance_scale` must be in [0, 100], got nan"),
+        (["draw", "x", "--temperature", "0"], "`do_sample=False` takes the likeliest"),
         (["draw", "x", "--num-processes", "2"], "one TEXT is drawn by one process"),
         (["draw", "x", "--model", "./nothing"], "which is not a folder"),
         (["draw", "x", "--dtype", "int3"], "--dtype is 'int3'; it must be one of auto"),

@@ -73,16 +73,18 @@ def draw(
         raise ValueError(f"--num-processes is {num_processes}, but one TEXT is drawn by one process; it goes with --prompts.")
     output = output or Path("out.png")
     check_writable(output, scales_strip)
+    from ..modeling.settings_vargpt import user_turn
+
+    chat = user_turn(text)
     vargpt, processor = load(model, device, dtype)
     import torch
     from tqdm import tqdm
 
-    inputs = prompt_inputs(processor, [{"role": "user", "content": text}], vargpt.device)
+    inputs = prompt_inputs(processor, chat, vargpt.device)
     with tqdm(total=len(vargpt.config.vq_config.scales), desc="Drawing", unit="scale", leave=False) as progress:
         result = vargpt.generate(
             **inputs,
             generation_mode="image",
-            max_new_tokens=2,
             generator=torch.Generator(vargpt.device).manual_seed(seed),
             image_streamer=progress_streamer(progress),
             return_dict_in_generate=True,
@@ -112,6 +114,8 @@ def progress_streamer(progress):
     from ..modeling.decoding_vargpt import VargptImageStreamer
 
     class Progress(VargptImageStreamer):
+        wants_pixels = False
+
         def put(self, images, rows, scale_index) -> None:
             progress.update(1)
 

@@ -23,6 +23,7 @@ from transformers import AutoConfig
 from ..hardware import default_device, loading_dtype
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+from ..modeling.settings_vargpt import check_room, check_settings, picture_tokens, user_turn
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
 
@@ -80,14 +81,14 @@ def read_prompts(file: str | Path, seed: int = 0) -> list[Prompt]:
             if prompt.name in names:
                 raise ValueError(f"the id {prompt.name!r} is that of an earlier prompt; give each its own")
             names.add(prompt.name)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             prompt = replace(prompt, error=str(error))
         prompts.append(prompt)
     return prompts
 
 
 def _parse_text(line: bytes, prompt: Prompt) -> Prompt:
-    return replace(prompt, text=_checked_text(line.decode()))
+    return replace(prompt, text=_text_of(line.decode()))
 
 
 def _parse_json(line: bytes, prompt: Prompt) -> Prompt:
@@ -102,32 +103,24 @@ def _parse_json(line: bytes, prompt: Prompt) -> Prompt:
     seed = row.get("seed") if row.get("seed") is not None else prompt.seed
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"the seed {seed!r} is no whole number from 0 to 2^63 - 1")
-    return replace(prompt, text=_checked_text(row["prompt"]), name=str(name), seed=seed)
+    return replace(prompt, text=_text_of(row["prompt"]), name=str(name), seed=seed)
 
 
-def _checked_text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"the prompt is no text, but {type(text).__name__}")
-    text = text.strip()
-    if not text:
-        raise ValueError("the prompt is empty")
-    text.encode()  # halves of surrogate pairs, which JSON can hold, are no text
-    return text
+def _text_of(prompt: Any) -> str:
+    return user_turn(prompt)[0]["content"]
 
 
 def check_prompts(prompts: Sequence[Prompt], processor: VargptProcessor, config: VargptConfig) -> list[Prompt]:
     """The prompts, with an `error` for those that hold a special token or leave no room for a picture."""
-    room = config.text_config.max_position_embeddings - config.vq_config.num_image_tokens - 1
 
     def checked(prompt: Prompt) -> Prompt:
         if prompt.error is not None:
             return prompt
         try:
-            length = _inputs(processor, [prompt])["input_ids"][0]
+            user_turn(prompt.text)
+            check_room(config, len(_inputs(processor, [prompt])["input_ids"][0]), picture_tokens(config))
         except ValueError as error:
             return replace(prompt, error=str(error))
-        if len(length) > room:
-            return replace(prompt, error=f"the prompt has {len(length)} tokens; beside a picture the model has room for {room}")
         return prompt
 
     return [checked(prompt) for prompt in prompts]
@@ -160,7 +153,6 @@ def draw_batch(
         output = model.generate(
             **inputs,
             generation_mode="image",
-            max_new_tokens=2,
             generator=[torch.Generator(model.device).manual_seed(prompt.seed) for prompt in prompts],
             return_dict_in_generate=True,
             **settings,
@@ -211,7 +203,8 @@ def draw_prompts(
         Empty in a process that was not the last to end.
 
     Raises:
-        ValueError: a file that holds no prompts, a folder of other pictures, or a batch that does not fit into memory.
+        TypeError: a setting of the wrong type.
+        ValueError: a file that holds no prompts, a setting out of range, a folder of other pictures, or a batch that does not fit into memory.
         OSError: what cannot be read or written; `ChildProcessError` where one of several processes was killed.
     """
     output, (rank, world_size, local_rank) = Path(output), _rank()
@@ -219,6 +212,7 @@ def draw_prompts(
         raise ValueError(f"A launcher has started {world_size} processes already; leave num_processes at 1, not {num_processes}.")
     device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model)
     dtype = loading_dtype(dtype, config.dtype, device)
+    check_settings(settings, config.text_config.vocab_size)  # before the folder is claimed for them
     prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), config)
     claim_pictures(output, prompts, model, device, dtype, enlarge, **settings)
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)][rank::world_size]

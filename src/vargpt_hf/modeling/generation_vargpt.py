@@ -184,7 +184,8 @@ class VargptGenerationMixin(GenerationMixin):
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length) -> None:
         """Makes room in fixed-size caches for the pictures, and for the columns in which rows wait for one another."""
-        check_room(self.config, _num_tokens(model_kwargs))
+        if generation_config.generation_mode != "image":  # whose prompt `_sample` checks, room for the picture included
+            check_room(self.config, _num_tokens(model_kwargs))
         if generation_config.prefill_chunk_size is not None and _has_pictures(model_kwargs):
             raise ValueError("`prefill_chunk_size` cannot cut a prompt with pictures into chunks: leave it out.")
         if generation_config.generation_mode != "text":
