@@ -96,7 +96,8 @@ def for_trainer(dataset: Any, convert: Callable[[Any], AnyDataset]) -> Any:
         return dataset  # a name is one of several evaluation datasets; other datasets of torch have no columns to look at
     if isinstance(dataset, Mapping):
         return {name: for_trainer(each, convert) for name, each in dataset.items()}
-    return convert(dataset)
+    # The pictures are opened by the processor, whose limits and checks then hold: of a stream in the collator, of other rows in `NamedRows`.
+    return undecoded(convert(dataset))
 
 
 def _is_ready(features: Mapping[str, Any], needed: Sequence[str], one_of: Sequence[str]) -> bool:
@@ -218,6 +219,11 @@ def undecoded(dataset: AnyDataset) -> AnyDataset:
     return dataset
 
 
+def picture_columns(dataset: AnyDataset) -> list[str]:
+    """The columns of unopened pictures."""
+    return [column for column, feature in (dataset.features or {}).items() if feature == _UNREAD_PICTURES]
+
+
 def name_of_picture(picture: dict[str, Any]) -> str:
     """Where an unopened picture lies, for people."""
     return picture.get("path") or "in the data file"
@@ -265,6 +271,7 @@ __all__ = [
     "check_data_path",
     "name_of_picture",
     "open_dataset",
+    "picture_columns",
     "to_pairs",
     "to_rows",
     "undecoded",

@@ -5,7 +5,7 @@ import math
 import shutil
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .readers import picture_columns, undecoded
 
 _STATE = "trainer_state.json"
 _LOSSES = ("loss", "text_loss", "image_loss")
@@ -70,37 +72,42 @@ def remove_half_checkpoints(output_dir: str | Path) -> None:
 
 
 class NamedRows(torch.utils.data.Dataset):
-    """The rows of a dataset; one that cannot be read is named in the error.
+    """The rows of a dataset, with their pictures opened; one that cannot be read is named in the error.
 
     Args:
-        rows: the dataset.
+        rows: the dataset, whose pictures are not opened yet (`readers.undecoded`).
+        open_pictures: makes RGB of a list of those, such as `VargptImageProcessor.fetch_images`, whose limits and checks then hold.
         sources: names of a mixture's sources, which a column `source` counts.
     """
 
-    def __init__(self, rows: Dataset, sources: Sequence[str] = ()):
-        self.rows, self.sources = rows, list(sources)
+    def __init__(self, rows: Dataset, open_pictures: Callable[[Any, str], Any], sources: Sequence[str] = ()):
+        self.rows, self.open_pictures, self.sources = undecoded(rows), open_pictures, list(sources)
+        self._pictures = picture_columns(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            return self.rows[index]
+            return self._opened(self.rows[index])
         except Exception as error:
             source = ""
             if self.sources and "source" in self.rows.column_names:
                 source = f" of the mixture, which comes from {self.sources[self.rows.select_columns('source')[index]['source']]},"
             raise TrainingStopped(
-                f"Row {index}{source} cannot be read: {type(error).__name__}: {error}. Mend the row or leave it out; `vargpt data "
+                f"Row {index}{source} cannot be read: {error_text(error)} Mend the row or leave it out; `vargpt data "
                 "check` looks through a whole dataset."
             ) from error
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         try:
             batch = self.rows[indices]
+            return [self._opened(dict(zip(batch, values))) for values in zip(*batch.values())]
         except Exception:  # which row it was, reading them one by one tells
             return [self[index] for index in indices]
-        return [dict(zip(batch, values)) for values in zip(*batch.values())]
+
+    def _opened(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, **{name: self.open_pictures(row[name], name) for name in self._pictures if row[name]}}
 
 
 class TrainingGuard:
@@ -168,7 +175,7 @@ class TrainingGuard:
 
     def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> NamedRows:
         sources = self.source_names if description == "Training" else ()
-        return NamedRows(super()._remove_unused_columns(dataset, description), sources)
+        return NamedRows(super()._remove_unused_columns(dataset, description), self.processing_class.image_processor.fetch_images, sources)
 
     def _get_train_sampler(self, train_dataset=None):
         return super()._get_train_sampler(train_dataset.rows if isinstance(train_dataset, NamedRows) else train_dataset)
