@@ -1,6 +1,7 @@
 """The commands, on the model that comes with the package."""
 
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -92,9 +93,45 @@ def test_evaluate(tmp_path):
     assert "seen: shape and colour" in result.output and (tmp_path / "figures.json").exists()
 
 
+def test_evaluate_says_when_a_model_was_trained_on_something_else(tmp_path):
+    from transformers import set_seed
+
+    from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+
+    set_seed(0)
+    other = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER)
+    for parameter in (*other.model.language_model.parameters(), *other.model.visual_decoder.parameters()):
+        torch.nn.init.normal_(parameter, std=0.02)
+    other.save_pretrained(tmp_path / "other")
+    VargptProcessor.from_pretrained(TINY_FOLDER).save_pretrained(tmp_path / "other")
+    result = run("evaluate", "-n", 8, "--model", tmp_path / "other", "-o", tmp_path / "figures.json")
+    assert result.exit_code == 0 and "it was not trained on these shapes and digits" in result.stderr
+    assert (tmp_path / "figures.json").exists()
+    assert "not trained" not in run("evaluate", "-n", 8).stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"), [("sklearn", ["evaluate", "-n", "1"]), ("trl", ["train", "lora"]), ("yaml", ["train", "lora"])]
+)
+def test_what_is_not_installed_is_named(package, arguments):
+    code = f"import sys; sys.modules[{package!r}] = None; from vargpt_hf_command import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("vargpt: ") and package in line and 'pip install "vargpt-hf[train]"' in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["draw", "x", "--device", "cuda:63"], "--device is 'cuda:63', but "),
+        (["draw", "x", "--device", "gpu"], "--device is 'gpu'; give"),
+        (["ask", "scene.png", "x", "--device", "cuda:63"], "There is no file scene.png"),
+        (["info", "--model", "nothing"], "--model is 'nothing': there is no such folder, and from the Hub it cannot be read"),
+        (["info", "--model", "some/thing"], "--model is 'some/thing': there is no such folder, and from the Hub"),
+        (["info", "--model", "a/b/c"], "--model is 'a/b/c', which is not a folder"),
+        (["encode", "nothing", "codes"], "nothing"),
+        (["data", "check", "nothing/here"], "nothing/here"),
+        (["data", "check", "nothing.yaml"], "There is no file nothing.yaml"),
         (["draw", "x", "-o", "picture.xyz"], "does not end in the name of a picture format"),
         (["draw", "x", "-o", "nowhere/x.png"], "The folder nowhere does not exist"),
         (["draw"], "Give either a TEXT to draw or --prompts"),

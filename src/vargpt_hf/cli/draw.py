@@ -1,5 +1,6 @@
 """`vargpt draw`: a sentence in, a picture out; or a file of sentences in, a folder of pictures out."""
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -134,12 +135,17 @@ def check_writable(*files: Path | None) -> None:
             raise ValueError(f"{file} does not end in the name of a picture format, such as .png.")
         if not file.parent.is_dir():
             raise ValueError(f"The folder {file.parent} does not exist: create it, or give another file.")
+        if not os.access(file.parent, os.W_OK):
+            raise OSError(f"The folder {file.parent} cannot be written to: give another one.")
 
 
 def save(picture, file: Path, enlarge: int) -> None:
     """Writes a picture, enlarged without smoothing, and says so."""
+    from PIL import Image
+
     from ..inference.prompts import enlarged
+    from ..restartable import write_whole
 
     picture = enlarged(picture, enlarge)
-    picture.save(file)
+    write_whole(file, lambda path: picture.save(path, format=Image.registered_extensions()[file.suffix.lower()]))
     typer.echo(f"Saved {file} ({picture.width}×{picture.height})")

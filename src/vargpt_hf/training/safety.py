@@ -38,18 +38,21 @@ def is_whole(folder: str | Path) -> bool:
         parts = [part for part in folder.iterdir() if part.is_dir()]  # weights in shards
         archives = [file for file in folder.iterdir() if file.suffix in (".pt", ".pth", ".bin") and file.name != "training_args.bin"]
         return bool(weights or parts) and all(map(_is_whole_safetensors, weights)) and all(map(zipfile.is_zipfile, archives))
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, ValueError):
         return False
 
 
 def _is_whole_safetensors(file: Path) -> bool:
     """Whether a file is as long as its head says: 8 bytes of the head's length, the head, the tensors."""
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        if length > file.stat().st_size:
-            return False
-        head = json.loads(opened.read(length))
-    ends = [tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"]
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > file.stat().st_size:
+                return False
+            head = json.loads(opened.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, struct.error):
+        return False
     return file.stat().st_size == 8 + length + max(ends, default=0)
 
 
@@ -150,7 +153,20 @@ class TrainingGuard:
         """Saves a folder that `from_pretrained` loads, also where checkpoints are written in shards; to be called by every process."""
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-        self.save_model(output_dir)
+        try:
+            self.save_model(output_dir)
+        except TrainingStopped:
+            raise
+        except Exception as error:
+            if self.args.should_save:
+                for file in Path(output_dir).glob("*.safetensors"):
+                    if not _is_whole_safetensors(file):
+                        file.unlink()
+            raise TrainingStopped(f"The model could not be written: {error_text(error)} {self._room(output_dir)} {self._kept()}") from error
+
+    def _room(self, folder: str | Path) -> str:
+        """How much may still be written."""
+        return f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB are free in {folder}."
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         if state_dict:
@@ -190,15 +206,14 @@ class TrainingGuard:
             (folder / _STATE).unlink(missing_ok=True)  # of an earlier run: it would call the folder whole before it is
         try:
             super()._save_checkpoint(model, trial)
-        except TrainingStopped:
-            raise
-        except Exception as error:
-            free = shutil.disk_usage(output_dir).free / 2**30
+        except BaseException as error:  # an interrupt, too, leaves no half checkpoint
             if self.args.should_save and not is_whole(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, TrainingStopped) or not isinstance(error, Exception):
+                raise
             raise TrainingStopped(
-                f"The checkpoint of step {self.state.global_step} could not be written: {error_text(error)} {free:.1f} GiB are free in "
-                f"{output_dir}; what was written of it is deleted. Make room, or set `save_total_limit`. {self._kept()}"
+                f"The checkpoint of step {self.state.global_step} could not be written: {error_text(error)} {self._room(output_dir)} "
+                f"What was written of it is deleted. Make room, or set `save_total_limit`. {self._kept()}"
             ) from error
 
     def _has_broken_weights(self) -> bool:
