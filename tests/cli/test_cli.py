@@ -130,7 +130,7 @@ def test_what_is_not_installed_is_named(package, arguments):
         (["info", "--model", "some/thing"], "--model is 'some/thing': there is no such folder, and from the Hub"),
         (["info", "--model", "a/b/c"], "--model is 'a/b/c', which is not a folder"),
         (["encode", "nothing", "codes"], "nothing"),
-        (["data", "check", "nothing/here"], "nothing/here"),
+        (["data", "check", "nothing/here"], "There is no file or folder nothing/here here, and on the Hub no such dataset can be read"),
         (["data", "check", "nothing.yaml"], "There is no file nothing.yaml"),
         (["draw", "x", "-o", "picture.xyz"], "does not end in the name of a picture format"),
         (["draw", "x", "-o", "nowhere/x.png"], "The folder nowhere does not exist"),
