@@ -94,6 +94,10 @@ def test_post_process_clamps_and_rounds(image_processor):
         image_processor.post_process(torch.full((1, 3, 2, 2), torch.nan))
     with pytest.raises(ValueError, match=r"\(3, 2, 2\)"):
         image_processor.post_process(torch.zeros(3, 2, 2))
+    with pytest.raises(TypeError, match="tensor of floating-point numbers .*got list"):
+        image_processor.post_process([0.0])
+    with pytest.raises(TypeError, match="got torch.uint8"):
+        image_processor.post_process(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
 
 
 def test_every_form_gives_the_same_picture(image_processor, tmp_path):

@@ -169,6 +169,9 @@ class VargptImageProcessor(PilBackend):
         Values are clamped, mapped to 0..255 and rounded to the nearest integer (halves to even), so that what
         `preprocess_output` made of 8-bit pixels comes back exactly.
         """
+        if not isinstance(pixels, torch.Tensor) or not pixels.is_floating_point():
+            kind = pixels.dtype if isinstance(pixels, torch.Tensor) else type(pixels).__name__
+            raise TypeError(f"pixels must be a tensor of floating-point numbers in [-1, 1], got {kind}.")
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"pixels must have shape (N, 3, H, W), got {tuple(pixels.shape)}.")
         if not torch.isfinite(pixels).all():

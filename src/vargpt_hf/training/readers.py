@@ -236,13 +236,14 @@ class _Finder:
         self.folder, self.rows, self.index = folder, None, {}
         if pictures is None:
             return
-        if Path(pictures).is_dir() and not data_files_in(Path(pictures)):
+        if Path(pictures).is_dir() and not any(file.endswith((".parquet", ".arrow", ".tar")) for file in data_files_in(Path(pictures))):
             self.folder = Path(pictures).absolute()
             return
         rows, _ = open_dataset(pictures)
         column = next((name for name, feature in rows.features.items() if isinstance(feature, Image)), None)
         if column is None:
-            raise ValueError(f"{pictures} has no column of pictures, only {', '.join(rows.column_names)}.")
+            known = ", ".join(name for name in rows.column_names if name not in (ROW, PLACE, FAULT, CODED)) or "JSON"
+            raise ValueError(f"{pictures} has no column of pictures, only {known}: give a folder of pictures, or parquet files of them.")
         self.rows = rows.select_columns(column).cast_column(column, Image(decode=False))
         paths = self.rows.flatten()[f"{column}.path"]  # without reading the pictures
         self.index = {Path(path or "").name: index for index, path in enumerate(paths)}
