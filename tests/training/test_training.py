@@ -16,8 +16,10 @@ from PIL import Image as PILImage
 from safetensors.torch import load_file
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor, hardware
+from vargpt_hf.peft import PRESETS, lora_config
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
+from vargpt_hf.training.plan import parameters_of_parts
 from vargpt_hf.training.preference import VargptDPOConfig
 from vargpt_hf.training.safety import last_complete_checkpoint
 from vargpt_hf.training.script import VargptSFTConfig, parse, train
@@ -368,22 +370,19 @@ def test_adapters_are_trained_saved_and_merged_by_the_next_stage(base, tmp_path)
     }
 
 
-def test_a_preset_says_where_adapters_go(base, tmp_path):
-    keys = {"stage": "stage3", "max_steps": 1, "save_strategy": "no", "use_peft": True}
-    train(write_config(tmp_path, base, **keys, lora_preset="draw", lora_r=2))
-    adapted = load_file(tmp_path / "out/adapter_model.safetensors")
-    assert {name.split(".")[3] for name in adapted} == {"visual_decoder", "generation_projector_in", "generation_projector_out"}
-    assert {value.shape[0] for name, value in adapted.items() if "lora_A" in name} == {2}
-    assert "base_model.model.model.visual_decoder.head.weight" in adapted
-    with pytest.raises(ValueError, match="`lora_preset` is 'paint'; it must be one of understand, draw, all"):
-        parse(write_config(tmp_path, base, **keys, lora_preset="paint"))
-    with pytest.raises(ValueError, match="needs `use_peft: true`"):
-        parse(write_config(tmp_path, base, **{**keys, "use_peft": False}, lora_preset="draw"))
-
-
-def test_the_shipped_model_has_a_name(base, tmp_path):
-    model_config = parse(write_config(tmp_path, "vargpt-tiny"))[2]
-    assert VargptConfig.from_pretrained(model_config.model_name_or_path).vq_config.image_size == 48
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_plan_counts_each_parameter_once(model, preset):
+    """A module that is trained whole, in a copy, is not frozen as well; where adapters are, the weights beneath are."""
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.model.named_children()}
+    head = sum(p.numel() for p in model.model.visual_decoder.head.parameters())
+    parts = parameters_of_parts(get_peft_model(model, lora_config(preset, r=2)))
+    for name, size in sizes.items():
+        whole = name in PRESETS[preset].trains
+        adapted = any(start == name for start in PRESETS[preset].adapts)
+        trained, frozen = parts[name]
+        assert (trained, frozen) == (size, 0) if whole else trained > 0 if adapted else (trained, frozen) == (0, size), name
+    rest = head if "visual_decoder.head" in PRESETS[preset].trains else 0
+    assert parts["visual_decoder"][1] == sizes["visual_decoder"] - rest
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "stage1", "stage2", "stage3"])

@@ -60,9 +60,14 @@ def measure_shape(rows: AnyDataset, processor: "VargptProcessor") -> RowShape:
 
 
 def parameters_of_parts(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Trained and frozen parameters of each part of the model, such as "visual_decoder"; those of adapters count to their part."""
+    """Trained and frozen parameters of each part of the model, such as "visual_decoder"; those of adapters count to their part.
+
+    Where PEFT trains a copy of a whole module, the module itself, which rests meanwhile, does not count.
+    """
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
+        if "original_module" in name.split("."):
+            continue
         part = name.removeprefix("base_model.model.").removeprefix("model.").split(".")[0]
         counts.setdefault(part, [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
     return {part: tuple(count) for part, count in counts.items()}
