@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoConfig
@@ -262,7 +263,7 @@ def _fingerprint(prompts: Sequence[Prompt]) -> str:
 def _model_fingerprint(model: str | Path) -> str:
     """Tells models apart: a folder by its content, wherever it lies; a Hub id by its revision."""
     if not Path(model).is_dir():
-        return f"{model} at {AutoConfig.from_pretrained(model)._commit_hash}"
+        return f"{model} at {Path(hf_hub_download(str(model), 'config.json')).parent.name}"  # files of a revision share a folder
     digest = hashlib.sha256()
     for path in sorted(path for path in Path(model).iterdir() if path.suffix in _MODEL_FILES):
         digest.update(path.name.encode())

@@ -28,7 +28,7 @@ REPOSITORY_PIPELINES = {
 
 
 # Numbers that a checkpoint may lack so that the tensors can be told by name, for which Transformers first makes room.
-MOST_MISSING = 2**29
+MOST_MISSING = 2**27
 
 
 class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
