@@ -24,6 +24,7 @@ from .settings_vargpt import (
     check_room,
     check_run_arguments,
     check_settings,
+    max_positions,
     picture_tokens,
 )
 
@@ -132,6 +133,8 @@ class VargptGenerationMixin(GenerationMixin):
             image_noise: noise of "noise" guidance in place of fresh noise, one tensor (pictures drawn together, places of the scale,
                 width of the language model) for each scale.
 
+        Rows end at the last position that the language model knows, and draw only where a picture's places have room before it.
+
         Returns:
             Token ids (B, P + generated); with `return_dict_in_generate=True` a [`VargptGenerateOutput`], which has the pictures.
 
@@ -182,14 +185,28 @@ class VargptGenerationMixin(GenerationMixin):
             raise ValueError("`assistant_early_exit` needs a language model by itself; give a smaller `assistant_model` instead.")
         super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
+    def _prepare_generated_length(self, generation_config: GenerationConfig, *args, input_ids_length: int, **kwargs) -> GenerationConfig:
+        """Notes how many columns the prompt takes, which `_prepare_cache_for_generation` is not told."""
+        prepared = super()._prepare_generated_length(generation_config, *args, input_ids_length=input_ids_length, **kwargs)
+        prepared._prompt_columns = input_ids_length
+        return prepared
+
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length) -> None:
         """Makes room in fixed-size caches for the pictures, and for the columns in which rows wait for one another."""
-        check_room(self.config, _num_tokens(model_kwargs))
+        num_tokens = _num_tokens(model_kwargs)
+        if generation_config.generation_mode != "image":  # whose prompt `_sample` checks, room for the picture included
+            check_room(self.config, num_tokens)
+            # Text ends at the last position that the model knows; the last token is fed to no model.
+            excess = generation_config.max_length - generation_config._prompt_columns - (max_positions(self.config) - num_tokens + 1)
+            if excess > 0:
+                generation_config.max_length -= excess
+                max_cache_length -= excess
         if generation_config.prefill_chunk_size is not None and _has_pictures(model_kwargs):
             raise ValueError("`prefill_chunk_size` cannot cut a prompt with pictures into chunks: leave it out.")
         if generation_config.generation_mode != "text":
-            pictures = 1 if generation_config.generation_mode == "image" else generation_config.max_images
-            new_tokens = generation_config.max_new_tokens or max_cache_length
+            fitting = max_positions(self.config) // self.config.vq_config.num_image_tokens
+            pictures = 1 if generation_config.generation_mode == "image" else int(min(generation_config.max_images, fitting))
+            new_tokens = generation_config.max_length - generation_config._prompt_columns
             rows = batch_size * generation_config.num_return_sequences
             max_cache_length += pictures * (self.config.vq_config.num_image_tokens + 1)
             max_cache_length += new_tokens * min(pictures, rows - 1) + len(generation_config.image_unconditional_ids or [0])

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import ProcessorMixin, Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, torch_compilable_check
+from transformers.utils import ModelOutput, TransformersKwargs, logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import select_hidden_states
 
@@ -25,6 +25,8 @@ from .generation_vargpt import VargptGenerationMixin
 from .pretrained_vargpt import VargptPreTrainedModel
 from .visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION, VargptGenerationProjector, VargptVisualDecoder
 from .vq_vargpt import VargptVQModel
+
+logger = logging.get_logger(__name__)
 
 IGNORE_INDEX = -100
 
@@ -399,6 +401,18 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             losses = losses.view_as(codes) * self.model.visual_decoder.place_weights(power, losses.device)
         return losses.sum() / (max(codes.numel(), 1) if num_codes_in_batch is None else num_codes_in_batch)
 
+    @staticmethod
+    def _codes_by_share(codes: torch.LongTensor, targets: torch.LongTensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
+        """Codes of the accumulated batch, if all its parts have as many for each text target as this one: codes (N, L), targets (B, T).
+
+        So the weights of all parts add up to one, however many there are, and nothing grows with their number.
+        """
+        logger.warning_once(
+            "Only the text targets of the accumulated batch were counted (`num_items_in_batch`): the images' loss of each part is weighed by "
+            "its share of these, which is exact where all parts have as many codes for each. VargptSFTTrainer counts the codes, too."
+        )
+        return codes.numel() * num_items_in_batch / (targets != IGNORE_INDEX).sum().clamp(min=1)
+
     @can_return_tuple
     def forward(
         self,
@@ -425,7 +439,8 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
                 codes are always targets of pictures that are given to generate.
             logits_to_keep: compute text logits of this many last tokens only (0: all).
             num_items_in_batch: text targets in the whole accumulated batch, as Trainer counts them.
-            num_codes_in_batch: codes to generate in the whole accumulated batch.
+            num_codes_in_batch: codes to generate in the whole accumulated batch. Where `num_items_in_batch` comes alone, as from
+                Transformers' own Trainer, the images' loss has the weight of this batch's share of the text targets.
             kwargs: among them `shift_labels`, text targets already at the tokens that predict them, (B, T), in place of
                 `labels`: sequence-parallel training shifts before it shards. No argument of its own, because Trainer would
                 then expect it, by its name, in every evaluated batch. And `label_smoothing` of both losses, in [0, 1].
@@ -455,6 +470,8 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             loss = self.config.text_loss_weight * text_loss
         if outputs.image_codes is not None and past_key_values is None:
             image_logits = self.model.decode_image_places(outputs.image_place_hidden_states, outputs.image_condition_ids)
+            if num_codes_in_batch is None and num_items_in_batch is not None and shift_labels is not None:
+                num_codes_in_batch = self._codes_by_share(outputs.image_codes, shift_labels, num_items_in_batch)
             image_loss = self.image_loss(image_logits, outputs.image_codes, num_codes_in_batch, label_smoothing)
             loss = self.config.image_loss_weight * image_loss + (0 if loss is None else loss)
         return VargptCausalLMOutputWithPast(
