@@ -135,7 +135,7 @@ class VargptDataCollator:
         if self.max_length is not None:
             parts = [cut(part, ids[part.row], self.max_length, self.processor) for part in parts]
         if not self.packing:
-            return take(inputs, parts)
+            return take(inputs, parts, self.processor.tokenizer.pad_token_id)
         bins = [parts] if self.pack_in_one_row else bins_of(parts)
         return pack(inputs, bins, self.processor.tokenizer.pad_token_id)
 
