@@ -108,9 +108,9 @@ class VargptModel(VargptPreTrainedModel):
     def __init__(self, config: VargptConfig):
         super().__init__(config)
         width, decoder_width = config.text_config.hidden_size, config.visual_decoder_config.hidden_size
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_tower = AutoModel.from_config(config.vision_config, trust_remote_code=False)
         self.multi_modal_projector = VargptMultiModalProjector(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model = AutoModel.from_config(config.text_config, trust_remote_code=False)
         self.vq_model = VargptVQModel(config.vq_config)
         self.visual_decoder = VargptVisualDecoder(config)
         self.generation_projector_in = VargptGenerationProjector(decoder_width, width)
