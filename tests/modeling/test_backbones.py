@@ -304,6 +304,18 @@ def test_saved_and_loaded(name, tmp_path):
     assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == model.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("of_text", [True, False])
+@pytest.mark.parametrize("of_vlm", [True, False])
+def test_head_is_tied_as_the_librarys_own(of_vlm, of_text):
+    """The two fields disagree in several families."""
+    config = backbone_config("llava")
+    config = {**config, "tie_word_embeddings": of_vlm, "text_config": {**config["text_config"], "tie_word_embeddings": of_text}}
+    model = tiny_model(vlm_config=config)
+    library = AutoModelForImageTextToText.from_config(model.config.vlm_config)
+    tied = library.get_output_embeddings().weight is library.get_input_embeddings().weight
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+
+
 def gradients(model: VargptForConditionalGeneration, name: str) -> dict[str, torch.Tensor]:
     """Of a training step with two rows that read an image each and draw one each."""
     inputs = two_rows(name)
@@ -328,6 +340,7 @@ def test_gradients_reach_what_draws_and_what_reads(name):
         assert found[key].abs().max() > 0, key
     checkpointed = fresh_model(name)
     checkpointed.activation_checkpointing_enable()
+    assert any(getattr(module, "gradient_checkpointing", False) for module in checkpointed.model.vlm.modules())
     again = gradients(checkpointed, name)
     assert again.keys() == found.keys()
     for key, gradient in found.items():
