@@ -73,7 +73,7 @@ class VargptProcessor(ProcessorMixin):
         self.image_token_id, self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id = ids
         self._picture_pattern = re.compile(
             f"(?P<image>{re.escape(image_token)})|"
-            f"(?P<image_gen>{re.escape(output_image_start_token)}((?:{re.escape(output_image_token)})+){re.escape(output_image_end_token)})"
+            f"(?P<output_image>{re.escape(output_image_start_token)}((?:{re.escape(output_image_token)})+){re.escape(output_image_end_token)})"
         )
 
     def _single_token_id(self, token: str) -> int:
