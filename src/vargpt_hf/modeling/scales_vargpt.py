@@ -5,7 +5,7 @@ Shapes: N images, L positions of one image over all scales, l positions of one s
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 
@@ -61,12 +61,12 @@ class ScaleSchedule:
         """Number of scales S."""
         return len(self.grids)
 
-    @cached_property
+    @property
     def areas(self) -> tuple[int, ...]:
         """Positions l of each scale."""
         return tuple(height * width for height, width in self.grids)
 
-    @cached_property
+    @property
     def num_positions(self) -> int:
         """Positions L of one image over all scales."""
         return sum(self.areas)
