@@ -100,7 +100,8 @@ def draw(model: VargptForConditionalGeneration, inputs: dict, scripts: dict[int,
     passes = []
     hook = model.model.visual_decoder.register_forward_hook(lambda module, args, logits: passes.append(logits))
     script = Script(inputs["input_ids"].shape[1], scripts)
-    output = model.generate(**inputs, do_sample=False, max_new_tokens=12, logits_processor=[script], return_dict_in_generate=True, **kwargs)
+    kwargs = {"do_sample": False, "max_new_tokens": 12, "return_dict_in_generate": True, **kwargs}
+    output = model.generate(**inputs, logits_processor=[script], **kwargs)
     hook.remove()
     return output, passes
 
@@ -137,6 +138,16 @@ def test_generates_text_as_the_librarys_own_model(name):
     torch.testing.assert_close(torch.stack(output.logits), torch.stack(expected.logits), **TOLERANCE)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gemma2", "granite", "cohere2"])
+def test_logits_are_scaled_as_by_the_librarys_own_head(name):
+    more = {"logits_scaling": 4.0} if name == "granite" else {"final_logit_softcapping": 3.0} if name == "gemma2" else {}
+    model = tiny_model(vlm_config={**backbone_config("llama"), "model_type": name, **more})
+    model.lm_head.weight.normal_()
+    ids = torch.tensor([[BOS, 5, 6, 7]])
+    torch.testing.assert_close(model(ids).logits, library_model(model)(ids).logits, **TOLERANCE)
+
+
 # ---- drawing
 
 
@@ -161,6 +172,8 @@ def test_what_is_drawn_is_what_one_forward_predicts(name):
     torch.testing.assert_close(torch.cat(output.logits), full.logits[0, text], **TOLERANCE)
 
 
+# Sampling among the one likeliest.
+TWO_OF_EACH = {"num_return_sequences": 2, "do_sample": True, "top_k": 1, "output_image_top_k": 1}
 SCRIPTS = {10: {0: START, 4: START, 7: EOS}, 11: {1: START, 6: EOS}, 12: {3: START, 6: EOS}}
 
 
@@ -199,6 +212,42 @@ def test_guidance_by_a_prompt(name):
     alone = model(torch.tensor([[BOS, *drawn]] * 2), output_image_codes=codes, output_image_condition_ids=null)
     torch.testing.assert_close(unconditional, alone.output_image_logits, **TOLERANCE)
     assert (2.5 * conditional - 1.5 * unconditional).argmax(-1).squeeze(-1).tolist() == codes.tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "qwen3_vl", "gemma3", "paligemma", "smolvlm", "qwen3"])
+@pytest.mark.parametrize("more", [{"cache_implementation": "static"}, TWO_OF_EACH], ids=["static cache", "two of each"])
+def test_other_ways_to_generate_the_same(name, more):
+    model = model_of(name)
+    inputs = batch(name, [[BOS, 5, *image(name), 10], [BOS, 4, 5, 6, *image(name), 7, 8, 9, 11]])
+    expected, _ = draw(model, inputs, SCRIPTS)
+    output, _ = draw(model, inputs, SCRIPTS, **more)
+    copies = more.get("num_return_sequences", 1)
+    assert output.sequences.tolist() == expected.sequences.repeat_interleave(copies, 0).tolist()
+    by_rows = [expected.output_image_codes[expected.output_image_rows == row] for row in range(2) for _ in range(copies)]
+    assert output.output_image_codes.tolist() == torch.cat(by_rows).tolist()
+
+
+@torch.no_grad()
+@every_family
+def test_text_without_a_cache_is_the_same(name):
+    model, inputs = model_of(name), two_rows(name)
+    settings = {"do_sample": False, "max_new_tokens": 4, "generation_mode": "text"}
+    assert model.generate(**inputs, **settings, use_cache=False).tolist() == model.generate(**inputs, **settings).tolist()
+
+
+@torch.no_grad()
+@every_family
+def test_goes_on_from_a_cache(name):
+    """A drawing and its prompt stay in the cache; what follows them is as in one generation from all of it."""
+    model = model_of(name)
+    inputs = row_of(name, batch(name, [[BOS, 3, 4, 5, 6, *image(name), 7], [BOS, 5, *image(name), 10]]), 1)
+    first, _ = draw(model, inputs, {10: {1: START, 4: EOS}})
+    more = continued(name, inputs, torch.cat([first.sequences, torch.tensor([[8, 9]])], dim=1))
+    settings = {"do_sample": False, "max_new_tokens": 4, "generation_mode": "text"}
+    expected = model.generate(**more, **settings, output_image_codes=first.output_image_codes)
+    held = {key: value for key, value in more.items() if not key.startswith("pixel_")}
+    assert model.generate(**held, **settings, past_key_values=first.past_key_values).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("name", RECURRENT)

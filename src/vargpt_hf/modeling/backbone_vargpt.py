@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -33,10 +34,21 @@ CAUSAL_TYPES = {"paligemma": 1}
 REFUSED = {
     "mllama": "its images enter by cross-attention in every pass, which scale passes through the decoder alone would leave out",
     "gemma3n": "its layers read an embedding of every token id, and added ids are taken for audio",
-    "gemma3n_text": "its layers read an embedding of every token id",
     "gemma4": "its layers read an embedding of every token id",
-    "gemma4_text": "its layers read an embedding of every token id",
+    "kosmos-2": "its images enter by an embedding of its own",
+    "kosmos-2.5": "its images enter by an embedding of its own",
     "llama4": "it hands back no hidden states after the final norm",
+    "phi4_multimodal": "its images enter by an embedding of its own",
+}
+# Models whose head multiplies its logits by a field of the text configuration, to this power.
+LOGIT_FACTORS = {
+    "cohere": ("logit_scale", 1),
+    "cohere2": ("logit_scale", 1),
+    "falcon_h1": ("lm_head_multiplier", 1),
+    "granite": ("logits_scaling", -1),
+    "granitemoe": ("logits_scaling", -1),
+    "granitemoeshared": ("logits_scaling", -1),
+    "granitemoehybrid": ("logits_scaling", -1),
 }
 # What scale passes give a decoder.
 DECODER_INPUTS = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
@@ -52,18 +64,24 @@ def reading_inputs(vlm_class: type[PreTrainedModel]) -> frozenset[str]:
     return frozenset(inspect.signature(vlm_class.forward).parameters) - own
 
 
+# The library's models with a head, by the class of their configuration.
+LANGUAGE_MODELS = (MODEL_FOR_MULTIMODAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+
+
 def check_vlm_config(config: PreTrainedConfig) -> None:
     """Raises a ValueError with the reason where a model of this configuration cannot be the reading side."""
-    kind, language_models = type(config), (MODEL_FOR_MULTIMODAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+    kind, text_config = type(config), config.get_text_config(decoder=True)
     reason = REFUSED.get(config.model_type)
     if reason is None and config.is_encoder_decoder:
         reason = "it has an encoder, and drawing needs a causal decoder alone"
-    if reason is None and not any(kind in mapping for mapping in language_models):
+    if reason is None and not any(kind in mapping for mapping in LANGUAGE_MODELS):
         reason = "it is no language model"
     if reason is None and kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         reason = "its tokens see what follows them, and drawing needs a causal language model"
-    if reason is None and not hasattr(config.get_text_config(decoder=True), "vocab_size"):
+    if reason is None and not hasattr(text_config, "vocab_size"):
         reason = "it has no language model of its own"
+    if reason is None and getattr(text_config, "hidden_size_per_layer_input", None):
+        reason = "its layers read an embedding of every token id"
     if reason is not None:
         _refuse(config.model_type, reason)
 
@@ -181,6 +199,8 @@ class VargptBackbone:
         kwargs |= self._token_types(inputs_embeds if input_ids is None else input_ids, drawn, kwargs)
         if drawn_embeds is None:
             return self.vlm(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if torch.compiler.is_compiling() and input_ids is not None:  # a hook would break the graph
+            input_ids, inputs_embeds = None, self.vlm.get_input_embeddings()(input_ids)
         if input_ids is None:
             written = inputs_embeds.masked_scatter(drawn.unsqueeze(-1), drawn_embeds.to(inputs_embeds))
             return self.vlm(inputs_embeds=written, **kwargs)
@@ -200,6 +220,20 @@ class VargptBackbone:
         if self.model_type in CAUSAL_TYPES and inputs.get("token_type_ids") is None:
             return {"token_type_ids": torch.full(tokens.shape[:2], self.causal_type, device=tokens.device)}
         return {}
+
+    def scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (..., vocabulary) as the library's own head would scale and cap what its linear layer gives."""
+        text_config = self.vlm.config.get_text_config(decoder=True)
+        if self.model_type in LOGIT_FACTORS:
+            field, power = LOGIT_FACTORS[self.model_type]
+            logits = logits * getattr(text_config, field) ** power
+        cap = getattr(text_config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def create_masks(self, **kwargs) -> dict[str, torch.Tensor] | torch.Tensor | None:
+        """Masks for caches of a fixed size, as the library's own `generate` would make them."""
+        head = next(mapping[type(self.vlm.config)] for mapping in LANGUAGE_MODELS if type(self.vlm.config) in mapping)
+        return getattr(head, "create_masks_for_generate", create_masks_for_generate)(config=self.vlm.config, **kwargs)
 
     def draw(self, embeds: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.LongTensor, past_key_values: Cache) -> torch.Tensor:
         """Last hidden states (B, l, D) of embeddings (B, l, D) at positions (B, l), by the decoder alone.

@@ -215,16 +215,32 @@ class VargptGenerationMixin(GenerationMixin):
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: torch.Tensor, model_kwargs: dict) -> torch.LongTensor:
         """Positions of the prompt, as the backbone counts them."""
-        counted = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        ids = model_kwargs.get("input_ids", inputs_tensor)
-        cache = model_kwargs.get("past_key_values")
-        is_text = ids.ndim == 2 and not ids.is_floating_point() and ids.shape[1] > 0
-        if is_text and (cache is None or cache.get_seq_length() == 0):
-            mask = model_kwargs.get("attention_mask")
-            mask = torch.ones_like(ids) if mask is None else mask
-            reading = {name: value for name, value in model_kwargs.items() if name in self.model.backbone.reading_inputs}
-            counted, _ = self.model.backbone.positions(ids, mask, **reading)
-        return counted
+        backbone, ids = self.model.backbone, model_kwargs.get("input_ids", inputs_tensor)
+        if ids.ndim != 2 or ids.is_floating_point() or not ids.shape[1]:
+            ids = None
+        mask = model_kwargs.get("attention_mask")
+        if mask is None:
+            mask = torch.ones((inputs_tensor if ids is None else ids).shape[:2], dtype=torch.long, device=inputs_tensor.device)
+        reading = {name: value for name, value in model_kwargs.items() if name in backbone.reading_inputs and value is not None}
+        if ids is not None and ids.shape[1] != mask.shape[1]:  # what follows a cache, without what it holds
+            ids = None
+            if backbone.counts_grids:
+                raise ValueError(
+                    f"A {backbone.model_type!r} model cannot tell where the images before a filled cache end: give the whole sequence as "
+                    "`input_ids`, with `image_grid_thw` of all its images, or `position_ids`."
+                )
+        return backbone.positions(ids, mask, **reading)[0]
+
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs: dict, *args, num_new_tokens: int = 1, **kwargs) -> dict:
+        """As in Transformers; what is written is of the type that the backbone takes for causal."""
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, num_new_tokens=num_new_tokens, **kwargs)
+        if model_kwargs.get("token_type_ids") is not None:
+            model_kwargs["token_type_ids"][:, -num_new_tokens:] = self.model.backbone.causal_type
+        return model_kwargs
+
+    def create_masks_for_generate(self, config, **kwargs) -> dict[str, torch.Tensor] | torch.Tensor | None:
+        """Called for caches of a fixed size: masks of the backbone's own kind."""
+        return self.model.backbone.create_masks(**kwargs)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length) -> None:
         """Makes room in fixed-size caches for the images, and for the columns in which rows wait for one another."""

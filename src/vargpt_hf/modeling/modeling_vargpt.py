@@ -361,6 +361,24 @@ class VargptModel(VargptPreTrainedModel):
             output_images=images,
         )
 
+    def _positions(
+        self,
+        input_ids: torch.LongTensor | None,
+        tokens: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache | None,
+        reading: dict,
+    ) -> torch.LongTensor | None:
+        """Positions of `tokens` (B, T, …), the last ones of all that the mask covers; None leaves them to the backbone."""
+        backbone, past = self.backbone, 0 if past_key_values is None else past_key_values.get_seq_length()
+        if past and backbone.counts_grids:
+            raise ValueError(f"A {backbone.model_type!r} model cannot tell where the images before a filled cache end: give `position_ids`.")
+        if attention_mask is None and not past:
+            attention_mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+        if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+            return None
+        return backbone.positions(None if past else input_ids, attention_mask, **reading)[0][..., -tokens.shape[1] :]
+
     def _read(
         self,
         input_ids: torch.LongTensor | None,
@@ -378,10 +396,8 @@ class VargptModel(VargptPreTrainedModel):
         if not backbone.reads_images and (given := {"pixel_values", "mm_encoder_outputs"} & reading.keys()):
             raise ValueError(f"A {backbone.model_type!r} model reads no images: leave out {', '.join(sorted(given))}.")
         tokens = inputs_embeds if input_ids is None else input_ids
-        if position_ids is None and past_key_values is None:
-            mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device) if attention_mask is None else attention_mask
-            if mask.ndim == 2:
-                position_ids, _ = backbone.positions(input_ids, mask, **reading)
+        if position_ids is None:
+            position_ids = self._positions(input_ids, tokens, attention_mask, past_key_values, reading)
         if (pixels := reading.get("pixel_values")) is not None and not len(pixels):
             blank = self.get_image_features(at_least_one(reading.pop("pixel_values")), return_dict=True).pooler_output[0]
             if drawn_embeds is None:
@@ -551,7 +567,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             **kwargs,
         )
         images = outputs.output_images
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = self.model.backbone.scale_logits(self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep)))
         text_loss = image_loss = image_logits = loss = None
         if shift_labels is None and labels is not None:
             shift_labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
