@@ -248,7 +248,9 @@ def test_pictures_need_no_length_and_give_no_warning(model, mode, recwarn):
 
 def test_the_signature_names_what_there_is():
     parameters = inspect.signature(VargptForConditionalGeneration.generate).parameters
-    own = {name for name in vars(VargptGenerationConfig()) if name.startswith(("output_image_", "generation_mode")) or name == "max_output_images"}
+    own = {
+        name for name in vars(VargptGenerationConfig()) if name.startswith(("output_image_", "generation_mode")) or name == "max_output_images"
+    }
     for name in {*own, "generator", "output_image_streamer", "output_image_noise"}:
         assert name in parameters and f"{name}:" in inspect.getdoc(VargptForConditionalGeneration.generate), name
     stock = set(inspect.signature(super(VargptForConditionalGeneration, VargptForConditionalGeneration).generate).parameters)

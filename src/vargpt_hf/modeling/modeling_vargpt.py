@@ -201,7 +201,9 @@ class VargptModel(VargptPreTrainedModel):
         return images, torch.cat([embeds_of_image[index] for index in range(len(given))])
 
     def _check_schedule_ids(self, schedule_ids: torch.LongTensor, num_images: int) -> None:
-        expected = f"`output_image_schedule_ids` must be ({num_images},) of indices in [0, {len(self.schedules)}), the image tokenizer's schedules"
+        expected = (
+            f"`output_image_schedule_ids` must be ({num_images},) of indices in [0, {len(self.schedules)}), the image tokenizer's schedules"
+        )
         if schedule_ids.shape != (num_images,):
             raise ValueError(f"{expected}; got the shape {tuple(schedule_ids.shape)}.")
         torch_compilable_check(
@@ -228,7 +230,7 @@ class VargptModel(VargptPreTrainedModel):
         groups = self.schedule_groups(images.schedule_ids)
         if len(groups) == 1:
             (schedule, _) = groups[0]
-            hidden_states = images.hidden_states.view(-1, schedule.num_positions, images.hidden_states.shape[-1])
+            hidden_states = images.hidden_states.view(*images.codes.shape, images.hidden_states.shape[-1])
             return self._decode_group(hidden_states, images, slice(None), schedule)
         hidden_of_image = images.hidden_states.split(self.num_positions(images.schedule_ids).tolist())
         tokenizer = self.config.image_tokenizer_config
