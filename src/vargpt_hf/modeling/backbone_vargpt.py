@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -176,8 +177,8 @@ class VargptBackbone:
         if self.counts_grids:
             counted = self._positions_by_grids(counted, input_ids, attention_mask, inputs)
         seen = attention_mask.bool()
-        last = (counted.amax(0) if counted.ndim == 3 else counted).masked_fill(~seen, -1).amax(-1)
-        return counted, last + 1
+        last = (counted.amax(0) if counted.ndim == 3 else counted).masked_fill(~seen, -1)
+        return counted, F.pad(last, (1, 0), value=-1).amax(-1) + 1  # also of an empty row
 
     @property
     def counts_grids(self) -> bool:

@@ -283,7 +283,7 @@ def _check_foreign(part: str, config: dict | PreTrainedConfig | None) -> None:
     fields = config if isinstance(config, dict) else {} if config is None else config.to_dict()
     for name, largest in _FOREIGN_SIZES.items():
         value = fields.get(name)
-        if value is not None and not isinstance(value, (list, tuple, dict)):
+        if value is not None and not (isinstance(value, (list, tuple, dict)) and value):  # some kinds have a number for each layer or axis
             check_size(f"{part}.{name}", value, largest)
     for name in ("text_config", "vision_config"):
         if isinstance(fields.get(name), (dict, PreTrainedConfig)):

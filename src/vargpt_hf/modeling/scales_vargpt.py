@@ -31,7 +31,8 @@ class ScaleSchedule:
         sides = [side for grid in self.grids for side in grid]
         if not sides or min(sides) < 1 or max(sides) > LARGEST_SIDE or shrinking:
             raise ValueError(
-                f"A scale schedule needs (height, width) grids that grow from 1 or more to {LARGEST_SIDE} at most, coarse to fine; got {self.grids}."
+                f"A scale schedule needs (height, width) grids that grow from 1 or more to {LARGEST_SIDE} at most, coarse to fine; got "
+                f"{self.grids}."
             )
 
     @classmethod
