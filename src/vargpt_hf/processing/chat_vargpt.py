@@ -1,6 +1,7 @@
 """The chat format of VARGPT: its Jinja template, and checks of conversations before they are rendered."""
 
 from collections.abc import Mapping
+from typing import Any
 
 IMAGE_TOKEN = "<image>"
 OUTPUT_IMAGE_START_TOKEN = "<|image_gen_start|>"
@@ -186,6 +187,11 @@ def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: st
                 f"{where} has the special token {token!r} in its text. Images are content parts of their own, of "
                 "type image or image_gen; to write about the token, change its spelling, for example by a space."
             )
+
+
+def picture_of_part(part: dict) -> Any:
+    """The image that a part carries, in whatever form, or None."""
+    return next((part[key] for key in PICTURE_KEYS if part.get(key) is not None), None)
 
 
 def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:

@@ -36,6 +36,7 @@ BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A")
 MAX_FILE_BYTES = 256 * 2**20
 URL_TIMEOUT_SECONDS = 30  # without an answer
 URL_SECONDS_IN_ALL = 120
+MAX_NESTING = 8  # of lists of images
 # Resizing the short side of a longer strip than this would blow it up beyond any use (and memory).
 MAX_ASPECT_RATIO = 200
 EXIF_ORIENTATION = 0x0112
@@ -112,6 +113,8 @@ class VargptImageProcessor(PilBackend):
 
         Raises `ValueError`, naming the image as an index into `name`, if one cannot be used.
         """
+        if name.count("[") > MAX_NESTING:
+            raise ValueError(f"{name[:40]}... is nested more than {MAX_NESTING} lists deep: give a list of images, or one list a row.")
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image, f"{name}[{index}]") for index, image in enumerate(images)]
         if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
@@ -166,6 +169,9 @@ class VargptImageProcessor(PilBackend):
         Values are clamped, mapped to 0..255 and rounded to the nearest integer (halves to even), so that what
         `preprocess_output` made of 8-bit pixels comes back exactly.
         """
+        if not isinstance(pixels, torch.Tensor) or not pixels.is_floating_point():
+            kind = pixels.dtype if isinstance(pixels, torch.Tensor) else type(pixels).__name__
+            raise TypeError(f"pixels must be a tensor of floating-point numbers in [-1, 1], got {kind}.")
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"pixels must have shape (N, 3, H, W), got {tuple(pixels.shape)}.")
         if not torch.isfinite(pixels).all():
@@ -290,8 +296,11 @@ def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Ima
     """Array or tensor (HW, HWC or CHW) with 1, 2 (grey, alpha), 3 or 4 channels to a PIL image of 8 or 16 bits."""
     prefers_channels_first = isinstance(array, torch.Tensor)
     if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()
+        try:
+            array = array.detach().cpu()
+            array = (array.float() if array.is_floating_point() else array).numpy()
+        except Exception as error:  # of sparse and quantized ones, and of such without values
+            raise ValueError(f"{name} is a tensor that cannot be made into an array: {error}. Pass a dense one of numbers.") from error
     shape = array.shape
     if array.ndim == 3:
         first, last = shape[0] in (1, 2, 3, 4), shape[2] in (1, 2, 3, 4)
@@ -336,6 +345,7 @@ def to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
+        check_picture(image, name, max_pixels)  # of some formats the header does not tell what decoding gives
         return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # a broken file makes PIL raise OSError, SyntaxError, struct.error, ...
         raise ValueError(

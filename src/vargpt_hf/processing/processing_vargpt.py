@@ -10,7 +10,7 @@ In text an image to read is `<image>`, repeated `image_seq_length` times for the
 import bisect
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from .chat_vargpt import (
     carried_drawings,
     clean_chat,
     make_chat_template,
+    picture_of_part,
+    refuse_half_characters,
 )
 
 
@@ -138,9 +140,7 @@ class VargptProcessor(ProcessorMixin):
             raise ValueError("sanitize_control_tokens is not supported: chats with special tokens in texts are refused.")
         if "padding_side" not in kwargs.get("text_kwargs", {}):
             kwargs.setdefault("padding_side", "left")  # for generation, whatever the tokenizer's own default
-        texts = [text] if isinstance(text, str) else text
-        if texts is not None and not (texts and all(isinstance(row, str) for row in texts)):
-            raise ValueError("`text` must be a string or a list of at least one string.")
+        texts = checked_texts(text)
         if images is not None:
             images = self.image_processor.fetch_images(images)
         flat_images, images_per_row = split_rows(images, is_picture)
@@ -155,7 +155,7 @@ class VargptProcessor(ProcessorMixin):
         )
         inputs = {}
         if texts is not None or flat_images or not drawings:
-            inputs = super().__call__(images=flat_images or None, text=texts, **kwargs)
+            inputs = in_words(super().__call__, images=flat_images or None, text=texts, **kwargs)
         if sum(num_drawings):
             self._check_not_truncated(num_drawings, inputs["input_ids"])
         return_tensors = kwargs.get("return_tensors", kwargs.get("text_kwargs", {}).get("return_tensors"))
@@ -194,7 +194,10 @@ class VargptProcessor(ProcessorMixin):
         """Codes of N images to (N, L) int64."""
         stacked = np.empty((len(codes), self.num_image_gen_tokens), dtype=np.int64)
         for index, code in enumerate(codes):
-            array = np.asarray(code.cpu() if isinstance(code, torch.Tensor) else code)
+            try:
+                array = np.asarray(code.detach().cpu() if isinstance(code, torch.Tensor) else code)
+            except (ValueError, TypeError, RuntimeError) as error:  # of uneven lists, of tensors on no device
+                raise ValueError(f"output_image_codes[{index}] are no codes: {error}.") from error
             if array.shape != (self.num_image_gen_tokens,) or array.dtype.kind not in "iu" or array.min() < 0:
                 raise ValueError(
                     f"output_image_codes[{index}] has shape {array.shape} and dtype {array.dtype}; an image has "
@@ -311,6 +314,8 @@ class VargptProcessor(ProcessorMixin):
         Raises `ValueError` for roles and parts that are unknown, for texts that contain a special token of the
         tokenizer, and for counts that differ (see `__call__`).
         """
+        if not isinstance(conversation, (list, tuple)):
+            raise TypeError(f"The conversation is a {type(conversation).__name__}; give a list of messages, or a list of such lists.")
         if not conversation:
             raise ValueError("The conversation is empty.")
         if kwargs.get("sanitize_control_tokens"):
@@ -321,13 +326,22 @@ class VargptProcessor(ProcessorMixin):
         continued = bool(kwargs.get("continue_final_message"))
         chats = [clean_chat(c, special_tokens, continued) for c in (conversation if is_batched else [conversation])]
         cleaned = [chat for chat, _ in chats]
-        processor_kwargs = dict(kwargs.pop("processor_kwargs", None) or {})
+        processor_kwargs = kwargs.pop("processor_kwargs", None)
+        if not isinstance(processor_kwargs, Mapping | None):
+            raise TypeError(f"processor_kwargs is a {type(processor_kwargs).__name__}; it must be a dict.")
+        processor_kwargs = dict(processor_kwargs or {})
+        if kwargs.get("tokenize") and processor_kwargs.get("images") is not None:
+            if any(picture_of_part(part) is not None for chat in cleaned for message in chat for part in message["content"]):
+                raise ValueError("image parts carry images; processor_kwargs must not give `images` too.")
+            if not isinstance(processor_kwargs["images"], (list, tuple)):
+                processor_kwargs["images"] = [processor_kwargs["images"]]
         if kwargs.get("tokenize"):
             carried = carried_drawings([drawings for _, drawings in chats])
             if carried and not processor_kwargs.keys().isdisjoint(("output_images", "output_image_codes")):
                 raise ValueError(f"image_gen parts carry {next(iter(carried))}; processor_kwargs must not give any too.")
             processor_kwargs.update(carried)
-        return super().apply_chat_template(cleaned if is_batched else cleaned[0], chat_template, processor_kwargs=processor_kwargs, **kwargs)
+        given = cleaned if is_batched else cleaned[0]
+        return in_words(super().apply_chat_template, given, chat_template, processor_kwargs=processor_kwargs, **kwargs)
 
     # -- what was generated -------------------------------------------------------------------------------------------
 
@@ -402,6 +416,35 @@ class VargptProcessor(ProcessorMixin):
         return sorted(entries, key=lambda entry: entry[:2])
 
 
+def checked_texts(text: Any) -> list[str] | None:
+    """The texts of a call as a list; ValueError or TypeError of anything else, and of texts that no tokenizer takes."""
+    if text is None:
+        return None
+    if not isinstance(text, (str, list, tuple)):
+        raise TypeError(f"`text` is a {type(text).__name__}; it must be a string or a list of at least one string.")
+    texts = [text] if isinstance(text, str) else list(text)
+    if not (texts and all(isinstance(row, str) for row in texts)):
+        raise ValueError("`text` must be a string or a list of at least one string.")
+    for index, row in enumerate(texts):
+        refuse_half_characters(row, f"Row {index} of the text")
+    return texts
+
+
+def in_words(call: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Calls what belongs to libraries, such as a template or a tokenizer; their own kinds of errors become a ValueError in words.
+
+    Raises:
+        ValueError: in place of an error of a kind that a user would not know; a plain ValueError, TypeError or OSError stays as it is.
+    """
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        if type(error) in (ValueError, TypeError) or isinstance(error, OSError):
+            raise
+        kind = "The chat template" if type(error).__module__.partition(".")[0] == "jinja2" else "The processor"
+        raise ValueError(f"{kind} cannot use what it was given ({type(error).__name__}): {error}") from error
+
+
 def is_picture(given: Any) -> bool:
     """Whether this is one image, and not a list or batch of them."""
     return not isinstance(given, (list, tuple))
@@ -411,6 +454,8 @@ def is_codes(given: Any) -> bool:
     """Whether these are the codes of one image, and not a list or batch of them."""
     if isinstance(given, (np.ndarray, torch.Tensor)):
         return given.ndim == 1
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"output_image_codes have a {type(given).__name__}; give lists, arrays or tensors of whole numbers.")
     return len(given) > 0 and not isinstance(given[0], (list, tuple, np.ndarray, torch.Tensor))
 
 

@@ -37,9 +37,9 @@ class VargptDataCollator:
         seed: of the two.
 
     The trainer sets `image_tokenizer_fingerprint`, that of its model's image tokenizer: codes of another one are refused; and
-    `pack_in_one_row`, for flash attention, which keeps packed rows apart only in a batch of one. Where weights are sharded over processes, it sets `no_pictures`,
-    too, the tensors of no images of each kind: they stand in for kinds that a batch lacks, so that each process runs every part of the
-    model in every batch.
+    `pack_in_one_row`, for flash attention, which keeps packed rows apart only in a batch of one. Where weights are sharded over
+    processes, it sets `no_pictures`, too, the tensors of no images of each kind: they stand in for kinds that a batch lacks, so that each
+    process runs every part of the model in every batch.
 
     Raises:
         ValueError: rows without messages, with codes of another image tokenizer, or with other numbers of images than their
@@ -135,7 +135,7 @@ class VargptDataCollator:
         if self.max_length is not None:
             parts = [cut(part, ids[part.row], self.max_length, self.processor) for part in parts]
         if not self.packing:
-            return take(inputs, parts)
+            return take(inputs, parts, self.processor.tokenizer.pad_token_id)
         bins = [parts] if self.pack_in_one_row else bins_of(parts)
         return pack(inputs, bins, self.processor.tokenizer.pad_token_id)
 

@@ -91,13 +91,17 @@ def bins_of(parts: Sequence[RowPart], capacity: int | None = None) -> list[list[
     return bins
 
 
-def take(inputs: dict[str, torch.Tensor], parts: Sequence[RowPart]) -> dict[str, torch.Tensor]:
-    """The batch with its rows cut as `parts`, all rows in their order, say, padded on the right as far as is needed."""
+def take(inputs: dict[str, torch.Tensor], parts: Sequence[RowPart], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """The batch with its rows cut as `parts`, all rows in their order, say, padded on the right as far as is needed.
+
+    What is cut off is padding in every tensor: a placeholder of an image that stayed among the tokens would have no image.
+    """
     longest = max(part.length for part in parts)
-    taken = {name: value[:, :longest].clone() for name, value in inputs.items() if name in ("input_ids", "attention_mask", "labels")}
+    padding = {"input_ids": pad_token_id, "attention_mask": 0, "labels": IGNORE_INDEX}
+    taken = {name: inputs[name][:, :longest].clone() for name in padding}
     for part in parts:
-        taken["attention_mask"][part.row, part.length :] = 0
-        taken["labels"][part.row, part.length :] = IGNORE_INDEX
+        for name, value in padding.items():
+            taken[name][part.row, part.length :] = value
     return {**taken, **_pictures(inputs, parts)}
 
 
@@ -126,7 +130,7 @@ def pack(inputs: dict[str, torch.Tensor], bins: Sequence[Sequence[RowPart]], pad
 
 
 def num_tokens(inputs: dict[str, Any]) -> torch.Tensor:
-    """Tokens of a batch, packed or padded; padding does not count."""
+    """Tokens of a batch, packed or padded; padding does not count, nor does a packed row of one token, from which nothing is learned."""
     if "attention_mask" in inputs:
         return inputs["attention_mask"].sum()
     positions = inputs["position_ids"]
