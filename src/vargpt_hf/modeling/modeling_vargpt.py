@@ -313,6 +313,7 @@ class VargptModel(VargptPreTrainedModel):
         output_image_condition_ids: torch.LongTensor | None = None,
         output_image_schedule_ids: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        scores_images: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | VargptModelOutputWithPast:
         """Hidden states of a batch in which any row may read images, draw images, both or neither.
@@ -329,6 +330,7 @@ class VargptModel(VargptPreTrainedModel):
             output_image_condition_ids: condition of each image to draw, (N,); drawn by `condition_dropout` by default.
             output_image_schedule_ids: scale schedule of each image to draw, (N,); the first one by default.
             mm_encoder_outputs: result of `get_image_features` under "image", in place of `pixel_values`.
+            scores_images: whether the caller goes on to the scores of images to draw, as the whole model does.
 
         A tensor of no images, such as `pixel_values` (0, 3, height, width), says what None does, but the parts that images of
         this kind go through run all the same: see [`at_least_one`].
@@ -353,6 +355,11 @@ class VargptModel(VargptPreTrainedModel):
         elif several and input_ids is not None:
             self._check_no_placeholders(input_ids, self.config.output_image_token_id, "draw", "`output_pixel_values` or `output_image_codes`")
         reading = {"pixel_values": pixel_values, "mm_encoder_outputs": mm_encoder_outputs, **kwargs}
+        if images is not None and self.training and not scores_images:
+            logger.warning_once(
+                "Images to draw were given to the inner model, which scores none of them: nothing about drawing is learned from this. TRL's "
+                "SFTTrainer trains so unless it is given `compute_loss_func=vargpt_hf.training.trainer.both_losses`; VargptSFTTrainer trains both."
+            )
         outputs = self._read(input_ids, inputs_embeds, drawn, embeds, attention_mask, position_ids, past_key_values, reading)
         if images is not None:
             images.hidden_states = outputs.last_hidden_state[drawn]
@@ -590,6 +597,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             output_image_condition_ids=output_image_condition_ids,
             output_image_schedule_ids=output_image_schedule_ids,
             mm_encoder_outputs=mm_encoder_outputs,
+            scores_images=True,
             **kwargs,
         )
         images = outputs.output_images
