@@ -138,7 +138,7 @@ def test_freed_memory_is_kept():
         kind: subprocess.run([sys.executable, "-c", FAULTS, kind], env=environment, capture_output=True, text=True, check=True).stdout
         for kind in ("kept", "as it comes")
     }
-    assert int(done["kept"]) < 0.01 * int(done["as it comes"])
+    assert 5 * int(done["kept"]) < int(done["as it comes"])
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "LD_PRELOAD", "GLIBC_TUNABLES"])
