@@ -29,9 +29,9 @@ READS, DRAWS = [60] * 4, [61, *[63] * 21, 62]
 PROJECTORS = ("projector_to_llm", "projector_to_decoder")
 # Of each preset: modules whose linear layers get adapters, modules that are trained whole.
 WANTED = {
-    "understand": (("language_model",), ("multi_modal_projector",)),
+    "understand": (("vlm.language_model",), ("vlm.multi_modal_projector",)),
     "draw": (("visual_decoder",), (*PROJECTORS, "visual_decoder.head")),
-    "all": (("language_model", "visual_decoder"), ("multi_modal_projector", *PROJECTORS, "visual_decoder.head")),
+    "all": (("vlm.language_model", "visual_decoder"), ("vlm.multi_modal_projector", *PROJECTORS, "visual_decoder.head")),
 }
 
 
@@ -127,9 +127,9 @@ def test_overrides_stay_inside_the_preset():
 @pytest.mark.parametrize(
     ("targets", "parts"),
     [
-        (r"model\.vlm\.language_model\..*_proj", ("language_model",)),
+        (r"model\.vlm\.language_model\..*_proj", ("vlm.language_model",)),
         (r"model\.visual_decoder\..*(_proj|fc\d|modulation|embedding|head)", ("visual_decoder",)),
-        (["fc1", "fc2", "linear_1", "linear_2"], ("multi_modal_projector", *PROJECTORS)),
+        (["fc1", "fc2", "linear_1", "linear_2"], ("vlm.multi_modal_projector", *PROJECTORS)),
     ],
 )
 def test_plain_target_modules(targets, parts):

@@ -47,9 +47,9 @@ def test_a_stage_trains_exactly_its_parameters(stage, model, processor, tmp_path
     trainer_of(model, processor, tmp_path, rows=ROWS[4:5] * 2, max_steps=3).train()
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     prefixes = {
-        "pretrain": ("language_model", "multi_modal_projector", "generation_projector", "visual_decoder", "lm_head"),
+        "pretrain": ("vlm.language_model", "vlm.multi_modal_projector", "projector_to_llm", "projector_to_decoder", "visual_decoder", "lm_head"),
         "stage1": ("projector_to_llm", "projector_to_decoder", "visual_decoder.condition_embedding"),
-        "stage2": ("language_model", "multi_modal_projector", "lm_head"),
+        "stage2": ("vlm.language_model", "vlm.multi_modal_projector", "lm_head"),
         "stage3": ("projector_to_llm", "projector_to_decoder", "visual_decoder"),
     }[stage]
     wanted = {name for name in before if name.removeprefix("model.").startswith(prefixes)}
@@ -353,11 +353,12 @@ def test_adapters_are_trained_saved_and_merged_by_the_next_stage(base, tmp_path)
     options = {"learning_rate": 0.1, "max_steps": 2, "save_strategy": "no"}
     train(write_config(tmp_path / "a", base, stage="stage2", use_peft=True, lora_r=2, **options))
     adapted = load_file(tmp_path / "a/out/adapter_model.safetensors")
-    assert {name.split(".")[3] for name in adapted} == {"language_model", "multi_modal_projector"}
+    assert {name.split(".")[4] for name in adapted} == {"language_model", "multi_modal_projector"}
     train(write_config(tmp_path / "b", tmp_path / "a/out", stage="stage1", **options))
     start = VargptForConditionalGeneration.from_pretrained(base).state_dict()
     end = VargptForConditionalGeneration.from_pretrained(tmp_path / "b/out").state_dict()
-    changed = {".".join(name.split(".")[1:3]) for name, value in end.items() if not torch.equal(value, start[name])}
+    different = {name.removeprefix("model.").removeprefix("vlm.") for name, value in end.items() if not torch.equal(value, start[name])}
+    changed = {".".join(name.split(".")[:2]) for name in different}
     assert changed == {
         "language_model.layers",
         "multi_modal_projector.linear_1",
