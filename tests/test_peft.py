@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PeftModelForCausalLM, get_peft_model, prepare_model_for_kbit_training
+from backbone_configs import FAMILIES, backbone_config
 from quantisers import QUANTISERS
 from safetensors.torch import load_file
 from torch import nn
@@ -105,6 +106,26 @@ def test_a_preset_trains_exactly_its_modules(preset, tied):
     assert adapted(model) == linear_names
     assert whole(model) == whole_names
     assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_follow_the_backbone(family, preset):
+    """The language model's linear layers and no others of the backbone get adapters; its projector is trained whole where it has one."""
+    plain = tiny_model(vlm_config=backbone_config(family))
+    backbone, names = plain.model.backbone, {module: name for name, module in plain.named_modules()}
+    llm = {names[module] for module in backbone.decoder.modules() if isinstance(module, nn.Linear)}
+    projectors = {f"model.vlm.{name}." for name in backbone.projector_names}
+    assert bool(projectors) == backbone.reads_images and llm
+    drawing = {name for name in linears(plain) if inside(name, WANTED["draw"][0]) and not inside(name, WANTED["draw"][1])}
+    kept = unquantized_modules(model=plain)
+    assert {name for name in linears(plain) if not any(f"{name}.".startswith(f"{start}.") for start in kept)} == llm
+    parameters = [name for name, _ in plain.named_parameters()]
+    model = get_peft_model(plain, lora_config(preset, plain))
+    assert adapted(model) == (llm if preset != "draw" else set()) | (drawing if preset != "understand" else set())
+    read = {name for name in parameters if name.startswith(tuple(projectors))} if projectors else set()
+    drawn = {name for name in parameters if inside(name, WANTED["draw"][1])}
+    assert whole(model) == (read if preset != "draw" else set()) | (drawn if preset != "understand" else set())
 
 
 def test_an_unknown_preset_is_named():

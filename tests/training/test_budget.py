@@ -28,10 +28,14 @@ def small_model(attention="sdpa", layers=3):
     """Large enough that matrices outweigh what is not counted."""
     config = tiny_config()
     config = tiny_config(
-        text_config={**config.text_config.to_dict(), **TEXT_CONFIG, "num_hidden_layers": layers},
+        vlm_config={
+            "model_type": "llava",
+            "image_token_index": config.image_token_id,
+            "image_seq_length": 16,
+            "text_config": {**config.text_config.to_dict(), **TEXT_CONFIG, "num_hidden_layers": layers},
+            "vision_config": {**config.vision_config.to_dict(), **VISION_CONFIG},
+        },
         visual_decoder_config={**DECODER_CONFIG, "num_hidden_layers": layers},
-        vision_config={**config.vision_config.to_dict(), **VISION_CONFIG},
-        image_seq_length=None,
     )
     torch.manual_seed(0)
     model = VargptForConditionalGeneration(config).train()
@@ -42,13 +46,13 @@ def small_model(attention="sdpa", layers=3):
 def batch(config, reads=True, draws=True):
     """Rows that read one image and draw one, then go on with text; no padding."""
     generator = torch.Generator().manual_seed(0)
-    vq = config.image_tokenizer_config
+    vq, num_positions = config.image_tokenizer_config, config.schedules[0].num_positions
     ids = []
     for _ in range(ROWS):
-        row = [config.image_token_id] * (config.image_seq_length * reads)
+        row = [config.image_token_id] * (config.vlm_config.image_seq_length * reads)
         row += [
             config.output_image_start_token_id,
-            *[config.output_image_token_id] * vq.num_image_tokens,
+            *[config.output_image_token_id] * num_positions,
             config.output_image_end_token_id,
         ] * draws
         ids.append(row + torch.randint(3, 60, (TEXT,), generator=generator).tolist())
@@ -57,7 +61,7 @@ def batch(config, reads=True, draws=True):
     if reads:
         inputs["pixel_values"] = torch.randn(ROWS, 3, 32, 32, generator=generator)
     if draws:
-        inputs["output_image_codes"] = torch.randint(vq.codebook_size, (ROWS, vq.num_image_tokens), generator=generator)
+        inputs["output_image_codes"] = torch.randint(vq.codebook_size, (ROWS, num_positions), generator=generator)
     return inputs
 
 

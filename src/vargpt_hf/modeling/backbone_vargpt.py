@@ -140,8 +140,13 @@ class VargptBackbone:
     @property
     def projector_names(self) -> tuple[str, ...]:
         """Names of the modules that turn features of images which are read into embeddings of the language model."""
-        names = {name for name, _ in self.vlm.named_modules()}
-        return tuple(name for name in PROJECTORS if name in names)
+        modules, names = dict(self.vlm.named_modules()), []
+        for name in PROJECTORS:
+            if isinstance(found := modules.get(name), nn.ModuleList):
+                names += [f"{name}.{index}" for index in range(len(found))]
+            elif found is not None:
+                names.append(name)
+        return tuple(names)
 
     @property
     def tower_names(self) -> tuple[str, ...]:

@@ -11,10 +11,12 @@ from typing import NamedTuple
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 
 _FLOAT32, _BFLOAT16 = 4, 2  # bytes
-_CONDITIONS = 2  # the decoder's modulations are computed once for each of these, not for each place
+_CONDITIONS = 2  # the decoder's modulations are computed once for each of these, not for each position
+UNKNOWN_TOKENS = 256  # of an image that is read, where its size decides; what a square of 448 px takes in Qwen2-VL
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def estimate_budget(
         model: a `VargptForConditionalGeneration`, on any device, also the meta device; also in PEFT's wrapper.
         batch_size: rows of one batch on one GPU.
         sequence_length: tokens of a row, placeholders of images among them.
-        images_to_read, images_to_generate: in a row, on average. Those to generate come as codes: the image tokenizer does not run.
+        pictures_to_read, pictures_to_generate: in a row, on average. One to read takes 256 tokens where a backbone goes by its size. Those to generate come as codes: the image tokenizer does not run.
         num_processes: GPUs.
         bf16: compute in bfloat16; else in float32.
         gradient_checkpointing: keep inputs of layers only, and compute the layers again in the backward pass.
@@ -97,9 +99,9 @@ def estimate_budget(
     if min(batch_size, sequence_length, num_processes) < 1 or min(pictures_to_read, pictures_to_generate) < 0:
         raise ValueError("Batch size, tokens and GPUs must be at least 1, numbers of images at least 0.")
     config = model.config
-    places = pictures_to_read * config.vlm_config.image_seq_length + pictures_to_generate * (config.schedules[0].num_positions + 2)
-    if places > sequence_length:
-        raise ValueError(f"A row of {sequence_length} tokens has no room for its images, which take {places:g}: give longer rows.")
+    taken = pictures_to_read * _tokens_of_image(config) + pictures_to_generate * (config.schedules[0].num_positions + 2)
+    if taken > sequence_length:
+        raise ValueError(f"A row of {sequence_length} tokens has no room for its images, which take {taken:g}: give longer rows.")
     parts = _parts(model, batch_size, sequence_length, pictures_to_read, pictures_to_generate, gradient_checkpointing)
     itemsize = _BFLOAT16 if bf16 else _FLOAT32
     flops, recomputed = map(sum, zip(*(part.flops() for part in parts)))
@@ -144,19 +146,19 @@ class _Unit(NamedTuple):
 
 @dataclass
 class _Part:
-    """Modules that see the same places, in the order in which they run.
+    """Modules that see the same positions, in the order in which they run.
 
     Args:
-        places: tokens, patches or codes of a batch.
+        positions: tokens, patches or codes of a batch.
         upstream: whether gradients run into what comes before them.
-        context: places that each attends to.
+        context: positions that each attends to.
         width: of the attention's queries over all heads.
-        without: modules inside that do not see these places.
+        without: modules inside that do not see these positions.
         has_loss: whether a cross-entropy follows.
     """
 
     modules: list[nn.Module]
-    places: float
+    positions: float
     upstream: bool
     context: int = 0
     width: int = 0
@@ -178,11 +180,11 @@ class _Part:
         """Operations of forward and backward passes, and of what checkpointing does again."""
         total, again, flows = 0.0, 0.0, self.upstream
         for unit in self.units():
-            forward = 4 * self.places * self.context * self.width * unit.is_layer  # queries by keys, weights by values
+            forward = 4 * self.positions * self.context * self.width * unit.is_layer  # queries by keys, weights by values
             product = 0.0
             total += forward * (3 if flows or unit.is_trained else 1)
             for matrix in unit.matrices:
-                product = 2 * self.places * matrix.size
+                product = 2 * self.positions * matrix.size
                 forward += product
                 total += product * (1 + flows + matrix.is_trained)  # forward, into its input, into its weight
                 flows = flows or matrix.is_trained
@@ -201,11 +203,11 @@ class _Part:
             inputs = sum(matrix.inputs for matrix in unit.matrices if matrix.is_trained)
             outputs = sum(matrix.outputs for matrix in unit.matrices if not matrix.is_adapter)
             # Norms, gates and rotations of a layer: fitted to what autograd keeps of Llama's layers and the visual decoder's.
-            whole = self.places * (itemsize * (inputs + outputs) + 3 * _FLOAT32 * entry * unit.is_layer)
-            kept += self.places * itemsize * entry if checkpointing and unit.is_layer else whole
+            whole = self.positions * (itemsize * (inputs + outputs) + 3 * _FLOAT32 * entry * unit.is_layer)
+            kept += self.positions * itemsize * entry if checkpointing and unit.is_layer else whole
             transient = max(transient, whole * (checkpointing and unit.is_layer))
         if self.has_loss and flows:
-            logits = self.places * self.units()[-1].matrices[-1].outputs
+            logits = self.positions * self.units()[-1].matrices[-1].outputs
             kept += (_FLOAT32 - itemsize) * logits  # their log-probabilities are kept in place of them
             transient = max(transient, (2 * itemsize + _FLOAT32) * logits)  # themselves, their gradients as they are and in float32
         return kept, transient
@@ -213,9 +215,11 @@ class _Part:
 
 def _parts(model: VargptForConditionalGeneration, batch_size: int, length: int, read: float, drawn: float, checkpointing: bool) -> list[_Part]:
     """What a step runs, and where gradients run. Checkpointing makes Transformers let them run into all embeddings, needed or not."""
-    config, inner, decoder = model.config, model.model, model.model.visual_decoder
-    text, vision, num_codes = config.text_config, config.vision_config, config.schedules[0].num_positions
-    patches = (vision.image_size // vision.patch_size) ** 2 + 1
+    config, inner, decoder, backbone = model.config, model.model, model.model.visual_decoder, model.model.backbone
+    text, num_codes = config.text_config, config.schedules[0].num_positions
+    patches, vision_width = _patches_of_image(config)
+    projectors = tuple(backbone.vlm.get_submodule(name) for name in backbone.projector_names)
+    towers = [backbone.vlm.get_submodule(name) for name in backbone.tower_names]
     codes = batch_size * drawn * num_codes
     text_width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     decoder_width = config.visual_decoder_config.hidden_size
@@ -223,25 +227,43 @@ def _parts(model: VargptForConditionalGeneration, batch_size: int, length: int, 
     after_llm = ("layers.", "norm_modulation.", "head.")
 
     embeds = any(p.requires_grad for name, p in decoder.named_parameters() if not name.startswith(after_llm))
-    reads = checkpointing or _is_trained(inner.vlm.vision_tower)
+    reads = checkpointing or any(map(_is_trained, towers))
     into_llm = (
         checkpointing
-        or (read > 0 and (reads or _is_trained(inner.vlm.multi_modal_projector)))
+        or (read > 0 and (reads or any(map(_is_trained, projectors))))
         or (drawn > 0 and (embeds or _is_trained(inner.projector_to_llm)))
     )
-    past_llm = into_llm or _is_trained(inner.vlm.language_model)
+    past_llm = into_llm or _is_trained(backbone.decoder)
     decodes = past_llm or _is_trained(inner.projector_to_decoder)
     return [
-        _Part([inner.vlm.vision_tower], batch_size * read * patches, checkpointing, patches, vision.hidden_size),
-        _Part([inner.vlm.multi_modal_projector], batch_size * read * config.vlm_config.image_seq_length, reads),
+        _Part(towers, batch_size * read * patches, checkpointing, patches, vision_width, without=projectors),
+        _Part(list(projectors), batch_size * read * _tokens_of_image(config), reads),
         _Part([decoder.token_embedding], codes, False),
         _Part([inner.projector_to_llm], codes, embeds),
-        _Part([inner.vlm.language_model], batch_size * length, into_llm, length, text_width),
+        _Part([backbone.decoder], batch_size * length, into_llm, length, text_width),
         _Part([model.lm_head], batch_size * length, past_llm, has_loss=True),
         _Part([inner.projector_to_decoder], codes, past_llm),
         _Part(list(modulations), _CONDITIONS * (drawn > 0), embeds),
         _Part([decoder.layers, decoder.head], codes, decodes, num_codes, decoder_width, without=modulations, has_loss=True),
     ]
+
+
+def _tokens_of_image(config: VargptConfig) -> int:
+    """Placeholders of one image that is read; [`UNKNOWN_TOKENS`] where they depend on its size, 0 where none are read."""
+    if config.vision_config is None:
+        return 0
+    names = ("image_seq_length", "mm_tokens_per_image")
+    return next((found for name in names if isinstance(found := getattr(config.vlm_config, name, None), int)), UNKNOWN_TOKENS)
+
+
+def _patches_of_image(config: VargptConfig) -> tuple[int, int]:
+    """Positions of one image in the vision tower, and its width."""
+    vision = config.vision_config
+    side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+    if isinstance(side, int) and isinstance(patch, int):
+        return (side // patch) ** 2 + 1, vision.hidden_size
+    merged = getattr(vision, "spatial_merge_size", 1) ** 2
+    return _tokens_of_image(config) * merged, getattr(vision, "embed_dim", getattr(vision, "hidden_size", 0))
 
 
 def _working_bytes(model: nn.Module, num_trained: int, itemsize: int, sharded: bool) -> int:

@@ -168,7 +168,7 @@ def _measure(messages: list[Any], pictures: dict[str, list[Any]], processor: Var
     if report.max_length is not None:
         kept = cut(whole, ids[0], report.max_length, processor)
         report.cut_tokens += whole.length - kept.length
-        report.cut_pictures += len(whole.output_images) + len(whole.drawings) - len(kept.output_images) - len(kept.drawings)
+        report.cut_pictures += len(whole.images) + len(whole.drawings) - len(kept.images) - len(kept.drawings)
 
 
 def _cause(processor: VargptProcessor, picture: Any) -> str | None:
