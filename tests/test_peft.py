@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from backbone_configs import FAMILIES, backbone_config
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PeftModelForCausalLM, get_peft_model, prepare_model_for_kbit_training
-from backbone_configs import FAMILIES, backbone_config
 from quantisers import QUANTISERS
 from safetensors.torch import load_file
 from torch import nn

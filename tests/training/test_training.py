@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from datasets import Dataset
 from backbone_configs import backbone_config
+from datasets import Dataset
 from micro import ROWS, row, write_config
 from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage

@@ -84,7 +84,8 @@ def estimate_budget(
         model: a `VargptForConditionalGeneration`, on any device, also the meta device; also in PEFT's wrapper.
         batch_size: rows of one batch on one GPU.
         sequence_length: tokens of a row, placeholders of images among them.
-        pictures_to_read, pictures_to_generate: in a row, on average. One to read takes 256 tokens where a backbone goes by its size. Those to generate come as codes: the image tokenizer does not run.
+        pictures_to_read, pictures_to_generate: in a row, on average. One to read takes 256 tokens where a backbone goes by its size. Those
+            to generate come as codes: the image tokenizer does not run.
         num_processes: GPUs.
         bf16: compute in bfloat16; else in float32.
         gradient_checkpointing: keep inputs of layers only, and compute the layers again in the backward pass.

@@ -61,7 +61,9 @@ def measure_shape(rows: AnyDataset, processor: "VargptProcessor") -> RowShape:
 
 
 def parameters_of_parts(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Trained and frozen parameters of each part of the model, such as "visual_decoder" or "vlm.vision_tower"; those of adapters count to their part.
+    """Trained and frozen parameters of each part of the model, such as "visual_decoder" or "vlm.vision_tower".
+
+    Those of adapters count to their part.
 
     Where PEFT trains a copy of a whole module, the module itself, which rests meanwhile, does not count.
     """
