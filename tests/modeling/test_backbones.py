@@ -301,7 +301,68 @@ def test_gradients_reach_what_draws_and_what_reads(name):
         torch.testing.assert_close(again[key], gradient, msg=lambda text, key=key: f"{key}: {text}", **TOLERANCE)
 
 
-# ---- what cannot read here
+# ---- what cannot be read, or cannot read here
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_images_without_what_belongs_to_them(name):
+    model, inputs = model_of(name), two_rows(name)
+    beside = {"image_sizes", "image_grid_thw", "spatial_shapes", "pixel_attention_mask"} & inputs.keys()
+    for lacking in beside:
+        incomplete = {key: value for key, value in inputs.items() if key != lacking}
+        for call in (model, model.generate):
+            with pytest.raises(ValueError, match=f"needs `{lacking}` beside `pixel_values`"):
+                call(**incomplete)
+    first = {
+        key: value if key.endswith("type_ids") else value[: len(value) // 2]
+        for key, value in inputs.items()
+        if "mask" not in key or key in beside
+    }
+    half = {**inputs, **first, "input_ids": inputs["input_ids"]}
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match="placeholders|do not match"):
+            call(**half)
+    nothing = {key: value[:0] for key, value in inputs.items() if key == "pixel_values" or key in beside}
+    if beside:
+        with pytest.raises(ValueError, match="of no images"):
+            model(torch.tensor([[BOS, 5]]), **nothing)
+    else:
+        torch.testing.assert_close(model(torch.tensor([[BOS, 5]]), **nothing).logits, model(torch.tensor([[BOS, 5]])).logits)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama"])
+def test_a_language_model_alone_reads_no_images(name):
+    for call in (model_of(name), model_of(name).generate):
+        with pytest.raises(ValueError, match="reads no images: leave out pixel_values"):
+            call(torch.tensor([[BOS, 5]]), pixel_values=torch.zeros(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("name", "types", "wanted"), [("qwen2_vl", "mm_token_type_ids", 0), ("gemma3", "token_type_ids", 0), ("paligemma", "token_type_ids", 1)]
+)
+def test_drawn_images_must_be_causal(name, types, wanted):
+    """Of another type, their scales would see those that follow."""
+    model, inputs = model_of(name), two_rows(name)
+    sequences = torch.cat([inputs["input_ids"], torch.tensor([[START, *[DRAWN] * NUM_POSITIONS]] * 2)], dim=1)
+    inputs = continued(name, inputs, sequences)
+    inputs[types][:, -3:] = 1 - wanted
+    if name == "qwen2_vl":
+        inputs["position_ids"] = torch.arange(sequences.shape[1]).expand(2, -1)
+    with pytest.raises(ValueError, match=f"other `{types}` than {wanted}"):
+        model(**inputs, output_image_codes=torch.zeros(2, NUM_POSITIONS, dtype=torch.long))
+
+
+def test_positions_after_a_cache_with_images_must_be_known():
+    """Of a model that counts positions by grids: a silent guess would be wrong."""
+    model, inputs = model_of("qwen2_vl"), two_rows("qwen2_vl")
+    cache = model(**inputs, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="give `position_ids`"):
+        model(torch.tensor([[5], [6]]), past_key_values=cache)
+    with pytest.raises(ValueError, match="give the whole sequence"):
+        model.generate(torch.tensor([[5], [6]]), attention_mask=torch.ones(2, 14), past_key_values=cache, max_new_tokens=1)
+    with pytest.raises(ValueError, match="give both"):
+        embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
+        model(inputs_embeds=embeds, **inputs)
 
 
 def refused(model_type: str, **kwargs) -> str:

@@ -26,6 +26,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING,
 )
 
+# The library's models with a head, by the class of their configuration.
+LANGUAGE_MODELS = (MODEL_FOR_MULTIMODAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
 # Models that count positions from another number than 0.
 FIRST_POSITIONS = {"paligemma": 1}
 # Models in which tokens of another type than this see what follows them. Everywhere else type 0 is causal, and so are tokens without a type.
@@ -64,8 +66,12 @@ def reading_inputs(vlm_class: type[PreTrainedModel]) -> frozenset[str]:
     return frozenset(inspect.signature(vlm_class.forward).parameters) - own
 
 
-# The library's models with a head, by the class of their configuration.
-LANGUAGE_MODELS = (MODEL_FOR_MULTIMODAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+@lru_cache
+def needed_beside_pixels(vlm_class: type[PreTrainedModel]) -> frozenset[str]:
+    """Names of what a model needs with pixels to make features of them: sizes, grids, masks."""
+    parameters = inspect.signature(vlm_class.get_image_features).parameters.values()
+    needed = {one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD and one.default is one.empty}
+    return frozenset(needed | ({"image_grid_thw"} & reading_inputs(vlm_class))) - {"self", "pixel_values"}
 
 
 def check_vlm_config(config: PreTrainedConfig) -> None:
@@ -95,27 +101,28 @@ class VargptBackbone:
 
     Args:
         vlm: what [`build`] gives.
-
-    Raises:
-        ValueError: a model that cannot be the reading side, with the reason.
     """
 
     def __init__(self, vlm: PreTrainedModel):
         self.vlm = vlm
         self.model_type = vlm.config.model_type
-        decoder = vlm.get_decoder()
-        if self.reads_images and decoder is vlm:
-            _refuse(self.model_type, "it has no language model of its own")
-        self.decoder = decoder.base_model
-        for part, name in ((vlm, "it"), (self.decoder, "its language model")):
-            if lacking := DECODER_INPUTS - set(inspect.signature(part.forward).parameters):
-                _refuse(self.model_type, f"{name} takes no {', '.join(sorted(lacking))}")
+        self.decoder = vlm.get_decoder().base_model
 
     @classmethod
     def build(cls, config: PreTrainedConfig) -> PreTrainedModel:
-        """A fresh model that can be the reading side."""
+        """A fresh model that can be the reading side.
+
+        Raises:
+            ValueError: a model that cannot, with the reason.
+        """
         check_vlm_config(config)
-        return cls(AutoModel.from_config(config)).vlm
+        backbone = cls(AutoModel.from_config(config))
+        if backbone.reads_images and backbone.vlm.get_decoder() is backbone.vlm:
+            _refuse(config.model_type, "it has no language model of its own")
+        for part, name in ((backbone.vlm, "it"), (backbone.decoder, "its language model")):
+            if lacking := DECODER_INPUTS - set(inspect.signature(part.forward).parameters):
+                _refuse(config.model_type, f"{name} takes no {', '.join(sorted(lacking))}")
+        return backbone.vlm
 
     @property
     def reads_images(self) -> bool:
@@ -126,6 +133,20 @@ class VargptBackbone:
     def reading_inputs(self) -> frozenset[str]:
         """Names of the inputs that pass through unread."""
         return reading_inputs(type(self.vlm))
+
+    @property
+    def needed_beside_pixels(self) -> frozenset[str]:
+        """Names of the reading inputs without which pixels have no features."""
+        return needed_beside_pixels(type(self.vlm))
+
+    def check_images(self, inputs: dict) -> None:
+        """Raises a ValueError where images to read are given that the model cannot take, or without what it needs beside their pixels."""
+        given = {name for name, value in inputs.items() if value is not None}
+        if not self.reads_images and (images := {"pixel_values", "mm_encoder_outputs"} & given):
+            raise ValueError(f"A {self.model_type!r} model reads no images: leave out {', '.join(sorted(images))}.")
+        if "pixel_values" in given and (lacking := self.needed_beside_pixels - given):
+            names = ", ".join(f"`{name}`" for name in sorted(lacking))
+            raise ValueError(f"A {self.model_type!r} model needs {names} beside `pixel_values`: pass on all that its processor gives.")
 
     @property
     def can_wait(self) -> bool:
@@ -171,9 +192,14 @@ class VargptBackbone:
         images = None if input_ids is None else input_ids == self.vlm.config.image_token_id
         if grids and input_ids is not None:
             types = inputs.get("mm_token_type_ids")
-            return self.vlm.get_rope_index(
-                input_ids, mm_token_type_ids=images.int() if types is None else types, attention_mask=attention_mask, **grids
-            )[0]
+            types = images.int() if types is None else types
+            try:
+                return self.vlm.get_rope_index(input_ids, mm_token_type_ids=types, attention_mask=attention_mask, **grids)[0]
+            except (StopIteration, RuntimeError) as error:
+                raise ValueError(
+                    f"The text has {int(types.bool().sum())} placeholders of images to read, which {', '.join(sorted(grids))} "
+                    f"({', '.join(str(grid.tolist()) for grid in grids.values())}) do not fill: let the processor write the placeholders."
+                ) from error
         if grids or {"pixel_values", "mm_encoder_outputs"} & inputs.keys() or images is not None and images.any():
             raise ValueError(
                 f"Positions of a {self.model_type!r} model follow from `input_ids` and the grids of their images: give both, with "

@@ -7,13 +7,15 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .backbone_vargpt import check_vlm_config
 from .base_configuration_vargpt import LARGEST_SIZE, MOST_LAYERS, VargptBaseConfig, check_number, check_size, in_words
+from .bsq_vargpt import VargptBSQModel
+from .infinity_decoder_vargpt import VargptInfinityDecoder
 from .scales_vargpt import ScaleSchedule
 from .var_decoder_vargpt import VargptVARDecoder, VargptVARDecoderConfig
 from .vq_vargpt import VargptVQConfig, VargptVQModel
 
-# One line for each part that can draw.
-IMAGE_TOKENIZERS = {"vargpt_vq": VargptVQModel}
-VISUAL_DECODERS = {"vargpt_var_decoder": VargptVARDecoder}
+# The parts that can draw, by the model_type of their configurations: a new one is named here.
+IMAGE_TOKENIZERS = {part.config_class.model_type: part for part in (VargptVQModel, VargptBSQModel)}
+VISUAL_DECODERS = {part.config_class.model_type: part for part in (VargptVARDecoder, VargptInfinityDecoder)}
 
 TOKEN_NAMES = ("image_token_id", "output_image_start_token_id", "output_image_end_token_id", "output_image_token_id")
 

@@ -175,7 +175,8 @@ class VargptGenerationMixin(GenerationMixin):
         return {**extracted, **{name: value for name, value in own.items() if value is not None}}
 
     def _validate_model_kwargs(self, model_kwargs: dict) -> None:
-        """What the backbone reads is no mistake."""
+        """What the backbone reads is no mistake, unless it is incomplete."""
+        self.model.backbone.check_images(model_kwargs)
         super()._validate_model_kwargs({name: v for name, v in model_kwargs.items() if name not in self.model.backbone.reading_inputs})
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs) -> tuple[GenerationConfig, dict]:

@@ -391,13 +391,16 @@ class VargptModel(VargptPreTrainedModel):
         """One pass of the backbone; `reading` holds what it takes beyond tokens, `None` where something is not given."""
         backbone = self.backbone
         reading = {name: value for name, value in reading.items() if value is not None}
-        if not backbone.reads_images and (given := {"pixel_values", "mm_encoder_outputs"} & reading.keys()):
-            raise ValueError(f"A {backbone.model_type!r} model reads no images: leave out {', '.join(sorted(given))}.")
+        backbone.check_images(reading)
         tokens = inputs_embeds if input_ids is None else input_ids
         if position_ids is None:
             position_ids = self._positions(input_ids, tokens, attention_mask, past_key_values, reading)
         if (pixels := reading.get("pixel_values")) is not None and not len(pixels):
-            blank = self.get_image_features(at_least_one(reading.pop("pixel_values")), return_dict=True).pooler_output[0]
+            if needed := backbone.needed_beside_pixels:
+                raise ValueError(f"`pixel_values` of no images cannot stand beside {', '.join(sorted(needed))}: leave out all of them.")
+            del reading["pixel_values"]
+            # Of ones, as some models pass over images of zeros.
+            blank = self.get_image_features(pixels.new_ones(1, *pixels.shape[1:]), return_dict=True).pooler_output[0]
             if drawn_embeds is None:
                 drawn, drawn_embeds = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device), blank[:0]
             drawn_embeds = torch.cat([drawn_embeds, blank[:0].to(drawn_embeds)])  # no values, but a way back to the tower's weights

@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .autoencoder_vargpt import VargptConvDecoder, VargptConvEncoder, check_autoencoder, init_convolutions
 from .base_configuration_vargpt import MOST_LAYERS, check_number, check_size, in_words
 from .image_tokenizer_vargpt import VargptImageTokenizer, VargptImageTokenizerConfig, channels_last_on_cpu
 from .scales_vargpt import VAR_SIDES, ScaleSchedule
@@ -66,26 +67,17 @@ class VargptVQConfig(VargptImageTokenizerConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         self.check_schedules()
-        self.channel_multipliers = tuple(self.channel_multipliers)
+        check_autoencoder(self)
         self._check_numbers()
-        widths = [self.base_channels * multiplier for multiplier in self.channel_multipliers]
-        if any(width % self.norm_num_groups for width in widths):
-            raise ValueError(f"Every level's width must be divisible by norm_num_groups={self.norm_num_groups}: {widths}.")
         if self.quant_conv_kernel_size % 2 == 0:
             raise ValueError(f"`quant_conv_kernel_size` must be odd, got {self.quant_conv_kernel_size}.")
 
     def _check_numbers(self) -> None:
-        for name in ("codebook_size", "latent_channels", "in_channels", "base_channels", "norm_num_groups", "quant_conv_kernel_size"):
+        for name in ("codebook_size", "quant_conv_kernel_size"):
             check_size(name, getattr(self, name))
-        for name in ("num_res_blocks", "num_residual_convs"):
-            check_size(name, getattr(self, name), MOST_LAYERS)
-        if not 1 <= len(self.channel_multipliers) <= 24:  # each after the first halves the side, which has 24 bits at most
-            raise ValueError(f"`channel_multipliers` must be 1 to 24 numbers, one a level, got {len(self.channel_multipliers)}.")
-        for multiplier in self.channel_multipliers:
-            check_size("channel_multipliers", multiplier)
+        check_size("num_residual_convs", self.num_residual_convs, MOST_LAYERS)
         check_number("residual_conv_ratio", self.residual_conv_ratio, most=1.0)
         check_number("commitment_weight", self.commitment_weight)
-        check_number("norm_eps", self.norm_eps)
 
     @property
     def downsampling(self) -> int:
@@ -116,157 +108,6 @@ class VargptVQOutput(ModelOutput):
     reconstruction: torch.Tensor | None = None
     codes: torch.LongTensor | None = None
     quantization_loss: torch.Tensor | None = None
-
-
-class VargptVQResidualBlock(nn.Module):
-    """(GroupNorm, SiLU, 3×3 convolution) twice beside a shortcut."""
-
-    def __init__(self, config: VargptVQConfig, in_channels: int, out_channels: int):
-        super().__init__()
-        self.norm1 = nn.GroupNorm(config.norm_num_groups, in_channels, eps=config.norm_eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.norm2 = nn.GroupNorm(config.norm_num_groups, out_channels, eps=config.norm_eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        same = in_channels == out_channels
-        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        # In place and one name, since at full resolution every tensor that is held counts, and so does every pass over it.
-        residual = self.conv1(F.silu(self.norm1(hidden_states), inplace=True))
-        residual = F.silu(self.norm2(residual), inplace=True)
-        residual = self.conv2(residual)
-        return residual.add_(self.shortcut(hidden_states))
-
-
-class VargptVQNonLocalBlock(nn.Module):
-    """Single-head attention over all places of the grid.
-
-    Not named as an attention layer, since Transformers takes by its name what follows the chosen attention implementation; this
-    block, as wide as a whole level, computes the same whatever is chosen.
-    """
-
-    def __init__(self, config: VargptVQConfig, channels: int):
-        super().__init__()
-        self.norm = nn.GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
-        self.qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1)
-        self.out_proj = nn.Conv2d(channels, channels, kernel_size=1)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.qkv(self.norm(hidden_states)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return hidden_states + self.out_proj(attended.transpose(1, 2).reshape(hidden_states.shape))
-
-
-class VargptVQDownsample(nn.Module):
-    """Halves the side: a 3×3 convolution of stride 2 after one row and column of zeros, right and bottom only."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.pad(hidden_states, (0, 1, 0, 1)))
-
-
-class VargptVQUpsample(nn.Module):
-    """Doubles the side: nearest neighbour, then a 3×3 convolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.interpolate(hidden_states, scale_factor=2.0, mode="nearest"))
-
-
-class VargptVQLevel(nn.Module):
-    """The residual blocks of one resolution, each followed by attention at the lowest, then the way to the next one."""
-
-    def __init__(self, config: VargptVQConfig, in_channels: int, channels: int, num_blocks: int, attention: bool, resample: nn.Module):
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            VargptVQResidualBlock(config, in_channels if index == 0 else channels, channels) for index in range(num_blocks)
-        )
-        self.attentions = nn.ModuleList(VargptVQNonLocalBlock(config, channels) if attention else nn.Identity() for _ in range(num_blocks))
-        self.resample = resample
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        for block, attention in zip(self.blocks, self.attentions):
-            hidden_states = attention(block(hidden_states))
-        return self.resample(hidden_states)
-
-
-class VargptVQMiddle(nn.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
-
-    def __init__(self, config: VargptVQConfig, channels: int):
-        super().__init__()
-        self.block_1 = VargptVQResidualBlock(config, channels, channels)
-        self.attention = VargptVQNonLocalBlock(config, channels)
-        self.block_2 = VargptVQResidualBlock(config, channels, channels)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.block_2(self.attention(self.block_1(hidden_states)))
-
-
-class VargptVQEncoder(nn.Module):
-    """Pixels (B, 3, image_size, image_size) to continuous latents (B, Cz, H, W)."""
-
-    def __init__(self, config: VargptVQConfig):
-        super().__init__()
-        widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
-        last = len(widths) - 1
-        self.conv_in = nn.Conv2d(config.in_channels, config.base_channels, kernel_size=3, padding=1)
-        self.levels = nn.ModuleList(
-            VargptVQLevel(
-                config,
-                in_channels=config.base_channels if index == 0 else widths[index - 1],
-                channels=width,
-                num_blocks=config.num_res_blocks,
-                attention=index == last,
-                resample=nn.Identity() if index == last else VargptVQDownsample(width),
-            )
-            for index, width in enumerate(widths)
-        )
-        self.middle = VargptVQMiddle(config, widths[-1])
-        self.norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, kernel_size=3, padding=1)
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.conv_in(pixel_values)
-        for level in self.levels:
-            hidden_states = level(hidden_states)
-        return self.conv_out(F.silu(self.norm_out(self.middle(hidden_states)), inplace=True))
-
-
-class VargptVQDecoder(nn.Module):
-    """Latents (B, Cz, H, W) to pixels (B, 3, image_size, image_size): the encoder's mirror image, level by level."""
-
-    def __init__(self, config: VargptVQConfig):
-        super().__init__()
-        widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
-        last = len(widths) - 1
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], kernel_size=3, padding=1)
-        self.middle = VargptVQMiddle(config, widths[-1])
-        self.levels = nn.ModuleList(
-            VargptVQLevel(
-                config,
-                in_channels=widths[min(index + 1, last)],
-                channels=width,
-                num_blocks=config.num_res_blocks + 1,
-                attention=index == last,
-                resample=nn.Identity() if index == 0 else VargptVQUpsample(width),
-            )
-            for index, width in enumerate(widths)
-        )
-        self.norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(widths[0], config.in_channels, kernel_size=3, padding=1)
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.middle(self.conv_in(latents))
-        for level in reversed(self.levels):
-            hidden_states = level(hidden_states)
-        return self.conv_out(F.silu(self.norm_out(hidden_states), inplace=True))
 
 
 @lru_cache
@@ -353,29 +194,23 @@ class VargptVQModel(VargptImageTokenizer):
     """Multi-scale residual VQ-VAE: `encode` pixels to codes, `decode` codes to pixels, `forward` to train it."""
 
     config: VargptVQConfig
-    _no_split_modules = ["VargptVQResidualBlock", "VargptVQNonLocalBlock"]
+    _no_split_modules = ["VargptConvResidualBlock", "VargptNonLocalBlock"]
     _keep_in_fp32_modules_strict = ["quantizer"]  # a few weights: rounded, they would give other codes to the same image
 
     def __init__(self, config: VargptVQConfig):
         super().__init__(config)
         kernel, channels = config.quant_conv_kernel_size, config.latent_channels
-        self.encoder = VargptVQEncoder(config)
+        self.encoder = VargptConvEncoder(config, attention=True)
         self.quant_conv = nn.Conv2d(channels, channels, kernel_size=kernel, padding=kernel // 2)
         self.quantizer = VargptResidualQuantizer(config)
         self.post_quant_conv = nn.Conv2d(channels, channels, kernel_size=kernel, padding=kernel // 2)
-        self.decoder = VargptVQDecoder(config)
+        self.decoder = VargptConvDecoder(config, attention=True)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            init.kaiming_normal_(module.weight, nonlinearity="linear")
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.GroupNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
+        init_convolutions(module)
+        if isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.latent_channels**-0.5)
 
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:

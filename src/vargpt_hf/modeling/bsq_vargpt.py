@@ -1,0 +1,265 @@
+"""Infinity's image tokenizer, the one of VARGPT v1.1: a multi-scale residual BSQ-VAE, pixels ⇄ bits (arXiv 2412.04431, section 3.2).
+
+Binary spherical quantization (arXiv 2406.07548) has no codebook: a latent vector is projected to the unit sphere, and every component's
+sign is one bit of its code.
+
+Shapes: N images, L codes of one image over all scales, l codes of one scale, d bits of a code, H W the latent grid (the last scale), h w the
+grid of one scale. Codes run coarse to fine, row by row inside a scale.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .autoencoder_vargpt import VargptConvDecoder, VargptConvEncoder, check_autoencoder, init_convolutions
+from .base_configuration_vargpt import check_number, in_words
+from .image_tokenizer_vargpt import VargptImageTokenizer, VargptImageTokenizerConfig, channels_last_on_cpu
+from .scales_vargpt import ScaleSchedule
+
+# Sides of Infinity's square images: the first 7 make 256×256 pixels, 10 make 512×512, 12 make 768×768, all 1024×1024.
+INFINITY_SIDES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
+
+
+@in_words
+@strict
+class VargptBSQConfig(VargptImageTokenizerConfig):
+    r"""Sizes of the image tokenizer of Infinity, a multi-scale residual BSQ-VAE.
+
+    Args:
+        schedules (`list`): scale schedules of the images, each a list of grids (height, width) or of side lengths of square ones,
+            coarse to fine; the first one is the default. See [`ScaleSchedule`].
+        latent_channels (`int`): bits d of one code, at most 62.
+        in_channels (`int`): color channels of the images.
+        base_channels (`int`): width of the first level of encoder and decoder.
+        channel_multipliers (`tuple[int, ...]`): width of each level over `base_channels`; each level after the first
+            halves the side.
+        num_res_blocks (`int`): residual blocks per encoder level; a decoder level has one more.
+        norm_num_groups (`int`), norm_eps (`float`): GroupNorm of the residual blocks.
+        max_flip_rate (`float`): bitwise self-correction (arXiv 2412.04431, section 3.4): in training every scale of a batch draws a rate
+            of whole percents from 0 to this one, and so many of the bits that are fed forward are inverted. 0 switches it off.
+        commitment_weight (`float`), entropy_weight (`float`), diversity_weight (`float`): of the tokenizer's own loss: latents near their
+            codes; bits that are certain; bits that differ from image to image.
+        entropy_temperature (`float`): of the bits' probabilities in that loss.
+
+    Raises:
+        ValueError: schedules whose grids do not grow; widths that GroupNorm cannot split; values out of range.
+    """
+
+    model_type = "vargpt_bsq"
+
+    schedules: list | tuple = (INFINITY_SIDES[:10],)
+    latent_channels: int = 32
+    in_channels: int = 3
+    base_channels: int = 128
+    channel_multipliers: list[int] | tuple[int, ...] = (1, 2, 4, 4, 4)
+    num_res_blocks: int = 2
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-6
+    max_flip_rate: float | int = 0.3
+    commitment_weight: float | int = 0.25
+    entropy_weight: float | int = 0.1
+    diversity_weight: float | int = 1.0
+    entropy_temperature: float | int = 0.01
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.check_schedules()
+        check_autoencoder(self)
+        if self.latent_channels > 62:
+            raise ValueError(f"`latent_channels` must be at most 62, so that a code's bits fit into an int64, got {self.latent_channels}.")
+        check_number("max_flip_rate", self.max_flip_rate, most=1.0)
+        for name in ("commitment_weight", "entropy_weight", "diversity_weight"):
+            check_number(name, getattr(self, name))
+        check_number("entropy_temperature", self.entropy_temperature, excluded=(0.0,))
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent position, along one side."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def num_symbols(self) -> int:
+        """Bits d of a code."""
+        return self.latent_channels
+
+    @property
+    def num_classes(self) -> int:
+        """A bit has two values."""
+        return 2
+
+
+@dataclass
+class VargptBSQOutput(ModelOutput):
+    """What a training pass of the image tokenizer gives.
+
+    Args:
+        reconstruction (`torch.Tensor` of shape `(N, channels, height, width)`): decoded pixels, not clamped.
+        codes (`torch.LongTensor` of shape `(N, L)`): codes of the images.
+        quantization_loss (`torch.Tensor`, scalar): commitment and entropy terms, each the mean over the scales.
+    """
+
+    reconstruction: torch.Tensor | None = None
+    codes: torch.LongTensor | None = None
+    quantization_loss: torch.Tensor | None = None
+
+
+class VargptBSQModel(VargptImageTokenizer):
+    """Multi-scale residual BSQ-VAE: `encode` pixels to codes, `decode` codes to pixels, `forward` to train it."""
+
+    config: VargptBSQConfig
+    _no_split_modules = ["VargptConvResidualBlock"]
+
+    def __init__(self, config: VargptBSQConfig):
+        super().__init__(config)
+        self.encoder = VargptConvEncoder(config, attention=False)
+        self.decoder = VargptConvDecoder(config, attention=False)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_convolutions(module)
+
+    def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.encoder(channels_last_on_cpu(pixel_values.to(self.encoder.conv_in.weight.dtype))).contiguous()
+
+    def decode_latents(self, f_hat: torch.Tensor) -> torch.Tensor:
+        return self.decoder(channels_last_on_cpu(f_hat.to(self.decoder.conv_in.weight.dtype))).contiguous()
+
+    # ---- bits
+
+    def bits_to_latents(self, bits: torch.Tensor) -> torch.Tensor:
+        """Points on the sphere (…, d), each component ±1/√d, float32, of bits (…, d)."""
+        return (2.0 * bits.float() - 1.0) / self.config.latent_channels**0.5
+
+    def upsample(self, latents: torch.Tensor, schedule: ScaleSchedule) -> torch.Tensor:
+        """Latents (N, d, h, w) of one scale on the latent grid, bilinear."""
+        if tuple(latents.shape[2:]) == schedule.final_grid:
+            return latents
+        return F.interpolate(latents, size=schedule.final_grid, mode="bilinear")
+
+    def residuals(
+        self, latents: torch.Tensor, schedule: ScaleSchedule, flips: torch.BoolTensor | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.BoolTensor, torch.Tensor]]:
+        """For each scale: what the coarser ones left of float32 latents (N, d, H, W), on its grid; its bits (N, l, d); f̂ after it.
+
+        Args:
+            flips: bits (N, L, d) that are inverted in what is fed forward, in f̂ and so in all later residuals, while the bits that are
+                handed out stay those of the residual.
+        """
+        f_hat = torch.zeros_like(latents)
+        flips_of_scales = [None] * len(schedule) if flips is None else schedule.split(flips)
+        for grid, flipped in zip(schedule.grids, flips_of_scales):
+            residual = latents - f_hat
+            if grid != schedule.final_grid:
+                residual = F.interpolate(residual, size=grid, mode="area")
+            bits = residual.flatten(2).transpose(1, 2) > 0  # the projection to the sphere leaves signs as they are
+            fed = bits if flipped is None else bits ^ flipped
+            f_hat = f_hat + self.upsample(self.bits_to_latents(fed).transpose(1, 2).unflatten(2, grid), schedule)
+            yield residual, bits, f_hat
+
+    def quantize(self, latents: torch.Tensor, schedule: ScaleSchedule) -> torch.LongTensor:
+        return torch.cat([self.from_symbols(bits.long()) for _, bits, _ in self.residuals(latents.float(), schedule)], dim=1)
+
+    def contribution(self, codes: torch.LongTensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+        latents = self.bits_to_latents(self.to_symbols(codes)).transpose(1, 2).unflatten(2, schedule.grids[scale])
+        return self.upsample(latents, schedule)
+
+    def next_input(self, f_hat: torch.Tensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
+        if (grid := schedule.grids[scale]) != schedule.final_grid:
+            f_hat = F.interpolate(f_hat, size=grid, mode="bilinear")
+        return f_hat.flatten(2).transpose(1, 2)
+
+    def fingerprint_tensors(self) -> dict[str, torch.Tensor]:
+        return {"bits": torch.tensor(self.config.latent_channels)}  # signs alone: nothing is learned between latents and codes
+
+    # ---- self-correction
+
+    def draw_flips(self, num_images: int, schedule: ScaleSchedule, device: torch.device) -> torch.BoolTensor:
+        """Bits (N, L, d) to be inverted: at every scale a share of whole percents, from 0 to `max_flip_rate`, alike for the whole batch."""
+        most = round(100 * self.config.max_flip_rate)
+        rates = torch.randint(most + 1, (len(schedule),), device=device) / 100
+        rates = rates[schedule.scale_of_position(device)]
+        return torch.rand(num_images, schedule.num_positions, self.config.latent_channels, device=device) < rates[:, None]
+
+    @torch.no_grad()
+    def training_pair(
+        self,
+        images: torch.Tensor | None,
+        schedule: ScaleSchedule | None = None,
+        codes: torch.LongTensor | None = None,
+        flips: torch.BoolTensor | None = None,
+    ) -> tuple[torch.LongTensor, torch.Tensor]:
+        """See [`VargptImageTokenizer.training_pair`]; in training mode with self-correction.
+
+        Labels are the bits of each residual, and inputs are made of the flipped ones. That needs the latents: codes made ahead have lost
+        them, and are taken as they are, without self-correction.
+
+        Args:
+            flips: bits (N, L, d) to invert, in place of drawn ones.
+        """
+        schedule = schedule or self.default_schedule
+        if codes is not None:
+            return super().training_pair(None, schedule, codes=codes)
+        if flips is None and self.training and self.config.max_flip_rate > 0:
+            flips = self.draw_flips(len(images), schedule, images.device)
+        if flips is None:
+            return super().training_pair(images, schedule)
+        self.check_pixels(images, schedule)
+        with torch.autocast(images.device.type, enabled=False):
+            latents = torch.cat([self.encode_latents(part) for part in images.split(self.images_at_once(schedule))]).float()
+            labels, inputs = [], []
+            for scale, (_, bits, f_hat) in enumerate(self.residuals(latents, schedule, flips)):
+                labels.append(self.from_symbols(bits.long()))
+                if scale + 1 < len(schedule):
+                    inputs.append(self.next_input(f_hat, scale + 1, schedule))
+            none = latents.new_zeros(len(latents), 0, latents.shape[1])
+            return torch.cat(labels, dim=1), torch.cat([none, *inputs], dim=1)
+
+    # ---- the tokenizer's own training
+
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> tuple | VargptBSQOutput:
+        """Encodes, quantizes with a straight-through gradient, and decodes pixels (N, channels, height, width).
+
+        Args:
+            num_scales: from how many scales, (N,) in [1, S], each image is decoded; all by default.
+        """
+        schedule = self.default_schedule
+        self.check_pixels(pixel_values, schedule)
+        latents = self.encode_latents(pixel_values)
+        codes, losses, wanted = [], [], None
+        with torch.autocast(latents.device.type, enabled=False):
+            for scale, (residual, bits, f_hat) in enumerate(self.residuals(latents.float(), schedule)):
+                codes.append(self.from_symbols(bits.long()))
+                losses.append(self._loss_of_scale(residual, bits))
+                keep = wanted is None or num_scales is None
+                wanted = f_hat if keep else torch.where((num_scales > scale)[:, None, None, None], f_hat, wanted)
+        straight_through = latents + (wanted - latents).detach()
+        return VargptBSQOutput(
+            reconstruction=self.decode_latents(straight_through), codes=torch.cat(codes, dim=1), quantization_loss=torch.stack(losses).mean()
+        )
+
+    def _loss_of_scale(self, residual: torch.Tensor, bits: torch.BoolTensor) -> torch.Tensor:
+        """Commitment and entropy terms of one scale (arXiv 2406.07548, sections 4.1 and 4.2), from residuals (N, d, h, w).
+
+        On the sphere a bit of component z has the probability σ(2 z / (τ √d)); bits are taken as independent.
+        """
+        config = self.config
+        unit = F.normalize(residual.flatten(2).transpose(1, 2), dim=-1, eps=1e-12)
+        commitment = (unit - self.bits_to_latents(bits)).square().sum(-1).mean()
+        logits = 2 * unit / (config.entropy_temperature * config.latent_channels**0.5)
+        certain = (F.softplus(logits) - logits * logits.sigmoid()).sum(-1).mean()  # entropy of σ(x), which stays finite where it is 0 or 1
+        mean = logits.sigmoid().mean((0, 1)).clamp(1e-6, 1 - 1e-6)
+        diverse = -(mean * mean.log() + (1 - mean) * (1 - mean).log()).sum()
+        return config.commitment_weight * commitment + config.entropy_weight * (certain - config.diversity_weight * diverse)
+
+
+VargptBSQModel.register_for_auto_class()
+VargptBSQConfig.register_for_auto_class()
+
+__all__ = ["INFINITY_SIDES", "VargptBSQConfig", "VargptBSQModel", "VargptBSQOutput"]
