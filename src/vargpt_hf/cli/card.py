@@ -37,7 +37,7 @@ def card(
     if draw is not None:
         inputs = prompt_inputs(processor, [{"role": "user", "content": draw}], vargpt.device)
         output = vargpt.generate(**inputs, generation_mode="image", max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
-        processor.image_processor.post_process(output.output_images)[0].save(folder / DRAWING)
+        processor.output_image_processor.post_process(output.output_images)[0].save(folder / DRAWING)
         example = (draw, DRAWING)
     from ..modeling.card_vargpt import make_card
 

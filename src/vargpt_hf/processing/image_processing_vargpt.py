@@ -67,7 +67,7 @@ class VargptImageProcessor(BaseImageProcessor):
         self.max_pixels = max_pixels
         sides = [side for schedule in self.grids for grid in schedule for side in grid]
         if not self.schedules or not all(self.schedules) or min(sides) < 1:
-            raise ValueError(f"schedules must be one or more lists of scales, which are sides or (height, width) of at least 1; got {schedules}.")
+            raise ValueError(f"schedules must be one or more lists of scales, sides or (height, width) of at least 1 each; got {schedules}.")
         if downsampling < 1 or max_pixels < 1:
             raise ValueError(f"downsampling ({downsampling}) and max_pixels ({max_pixels}) must be at least 1.")
         if not resize_factor >= 1:
@@ -149,7 +149,8 @@ class VargptImageProcessor(BaseImageProcessor):
         ids = ids * num_images if np.ndim(schedule_ids) == 0 else ids
         if len(ids) != num_images or any(not 0 <= index < len(self.schedules) for index in ids):
             raise ValueError(
-                f"Schedules of images to draw are numbers from 0 to {len(self.schedules) - 1}, one for each of the {num_images} images; got {ids}."
+                f"Schedules of images to draw are numbers from 0 to {len(self.schedules) - 1}, one for each of the {num_images} images; "
+                f"got {ids}."
             )
         return ids
 

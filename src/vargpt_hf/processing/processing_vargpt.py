@@ -8,6 +8,7 @@ unread. An image to draw is `<|image_gen_start|><|image_gen_pad|><|image_gen_end
 each position of the image's schedule.
 """
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -109,6 +110,8 @@ class VargptProcessor(ProcessorMixin):
         # Saving sets it, loading drops it: said here, so that a processor is the same before and after both.
         self.auto_map = {"AutoProcessor": "processing_vargpt.VargptProcessor"}
         ids = [self._single_token_id(token) for token in tokens]
+        if self.image_token is not None:
+            self._single_token_id(self.image_token)
         self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id = ids
 
     def _single_token_id(self, token: str) -> int:
@@ -259,7 +262,9 @@ class VargptProcessor(ProcessorMixin):
         places = self.output_image_tokens.count(texts)
         if type(self.reader).__name__ in PREFIX_READERS and any(places):
             raise ValueError("This model reads its prompt in both directions, where nothing can be drawn: images to draw belong into `suffix`.")
-        return places if suffix is None else self.output_image_tokens.count(suffix)
+        places = places if suffix is None else self.output_image_tokens.count(suffix)
+        self._check_lengths(places, [self.output_image_processor.num_positions] * sum(map(len, places)))
+        return places
 
     def _read(
         self,
@@ -275,7 +280,7 @@ class VargptProcessor(ProcessorMixin):
         bos = self.tokenizer.bos_token
         if bos and all(row.startswith(bos) for row in texts):
             kwargs = {**kwargs, "add_special_tokens": False}  # else the tokenizer would put a second one before it
-        self._check_lengths(places, lengths)
+        self._check_lengths(places, [[length] for length in lengths])
         replaces = return_image_spans or kwargs.get("return_text_replacement_offsets", False)
         options = {**kwargs, "return_text_replacement_offsets": True} if replaces else kwargs
         options = {**options, "return_offsets_mapping": True} if return_image_spans else options
@@ -311,6 +316,14 @@ class VargptProcessor(ProcessorMixin):
         rows = fetch_images(rows, "images", self.output_image_processor.max_pixels)
         inputs = self.reader(images=rows, text=[self.image_token * len(row) for row in rows], padding=True, return_tensors="pt")
         return {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
+
+    def typical_lengths(self) -> dict[str, int]:
+        """Tokens of an image of each type of content part: exact where all images have as many, else those of a square of 448 pixels."""
+        lengths = {"output_image": self.output_image_processor.num_positions[0] + 2}
+        if self.reader is not None:
+            inputs = self.reader(images=[[Image.new("RGB", (448, 448))]], text=[self.image_token])
+            lengths["image"] = len(inputs["input_ids"][0])
+        return lengths
 
     # -- images to draw -----------------------------------------------------------------------------------------------
 
@@ -381,14 +394,15 @@ class VargptProcessor(ProcessorMixin):
             )
         return fitting[0]
 
-    def _check_lengths(self, places: list[list[int]], lengths: list[int]) -> None:
-        """Raises unless each image to draw has one placeholder in the text, or all of its own."""
+    def _check_lengths(self, places: list[list[int]], lengths: list[list[int]]) -> None:
+        """Raises unless each image to draw has one placeholder in the text, or all of its own, which may be as many as its `lengths` say."""
         expected = iter(lengths)
         for index, row in enumerate(places):
-            for found, length in zip(row, expected):
-                if found not in (1, length):
+            for found in row:
+                if found not in (1, *(possible := next(expected))):
                     raise ValueError(
-                        f"Row {index} of the text has an image to draw with {found} {self.output_image_token}; expected 1, or all {length}."
+                        f"Row {index} of the text has an image to draw with {found} {self.output_image_token}; expected 1, or all "
+                        f"{' or '.join(map(str, possible))}."
                     )
 
     def _check_not_truncated(self, lengths: list[int], input_ids: Any) -> None:
@@ -462,7 +476,8 @@ class VargptProcessor(ProcessorMixin):
         with errors_in_words():
             if kwargs.get("return_assistant_tokens_mask") and not marks_assistants(template):
                 others = {name: value for name, value in kwargs.items() if name in ("tools", "documents")}
-                processor_kwargs["assistant_spans"] = [assistant_spans(chat, lambda c, **o: render(c, template, **others, **o)) for chat in cleaned]
+                rendered = functools.partial(render, chat_template=template, **others)
+                processor_kwargs["assistant_spans"] = [assistant_spans(chat, rendered) for chat in cleaned]
             return render(cleaned if is_batched else cleaned[0], template, processor_kwargs=processor_kwargs, **kwargs)
 
     def _template(self, chat_template: str | None) -> str:

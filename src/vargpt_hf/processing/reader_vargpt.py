@@ -32,7 +32,9 @@ def build_reader(settings: dict[str, Any], image_processor: Any, tokenizer: Any)
             kind = given.pop(next((key for key in given if key.endswith("_type")), ""), None)
             part_class = getattr(transformers, kind, None) if isinstance(kind, str) and kind.endswith("Processor") else None
             if part_class is None:
-                raise ValueError(f"A {name} needs the settings of its `{attribute}`, with the name of its class, got {options.get(attribute)!r}.")
+                raise ValueError(
+                    f"A {name} needs the settings of its `{attribute}`, with the name of its class, got {options.get(attribute)!r}."
+                )
             options[attribute] = part_class(**given)
         return reader_class(image_processor=image_processor, tokenizer=tokenizer, **options)
     except ImportError as error:
@@ -45,6 +47,16 @@ def build_reader(settings: dict[str, Any], image_processor: Any, tokenizer: Any)
             f"The settings {sorted(options)} do not make a {name} of this image processor ({type(image_processor).__name__}) and this "
             f"tokenizer ({type(tokenizer).__name__}): {_in_one_line(error)}"
         ) from error
+
+
+def llava_settings(vlm_config: Any) -> dict[str, Any]:
+    """The reader of a LLaVA with a tower of CLIP, which is that of VARGPT v1, by its configuration."""
+    return {
+        "processor_class": "LlavaProcessor",
+        "patch_size": vlm_config.vision_config.patch_size,
+        "vision_feature_select_strategy": vlm_config.vision_feature_select_strategy,
+        "num_additional_image_tokens": 1,  # CLIP's class token
+    }
 
 
 def reader_settings(reader: ProcessorMixin) -> dict[str, Any]:
