@@ -9,6 +9,10 @@ import torch
 from golden_helpers import LEAST_RELATIVE_NOISE, NOISE_FACTOR
 from safetensors.torch import load_file
 
+from vargpt_hf import VargptConfig, VargptForConditionalGeneration
+from vargpt_hf.conversion.names import rename
+from vargpt_hf.conversion.names_infinity import V11_NAMES, adapt_infinity
+
 GOLDEN_V11 = Path(__file__).parent / "golden_v11"
 
 
@@ -59,3 +63,72 @@ def released_v11_weights() -> dict[str, torch.Tensor]:
 def released_v11_part(prefix: str) -> dict[str, torch.Tensor]:
     """Its tensors below a prefix, which is removed from their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in released_v11_weights().items() if name.startswith(prefix)}
+
+
+def golden_v11_config(**fields) -> VargptConfig:
+    """The configuration of the golden model."""
+    sizes = golden_v11_json("config")
+    text, vision, special, decoder, tokenizer = (sizes[name] for name in ("text", "vision", "special", "decoder", "vae"))
+    text = {name: value for name, value in text.items() if name not in ("mrope_section", "rope_theta")}
+    rope = {"rope_type": "default", "mrope_section": sizes["text"]["mrope_section"], "rope_theta": sizes["text"]["rope_theta"]}
+    square, tall = sizes["schedules"]["1.0"], sizes["schedules"]["2.0"]
+    return VargptConfig(
+        vlm_config={
+            "model_type": "qwen2_vl",
+            "text_config": {
+                **text,
+                "rope_parameters": rope,
+                **{name: special[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+            },
+            "vision_config": vision,
+            "tie_word_embeddings": False,
+            **{name: special[name] for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")},
+        },
+        image_tokenizer_config={
+            "model_type": "vargpt_bsq",
+            "schedules": [square["0.25M"], tall["0.25M"]],
+            "latent_channels": tokenizer["d"],
+            "base_channels": tokenizer["ch"],
+            "channel_multipliers": tokenizer["ch_mult"],
+            "num_res_blocks": tokenizer["num_res_blocks"],
+        },
+        visual_decoder_config={
+            "model_type": "vargpt_infinity_decoder",
+            "hidden_size": decoder["embed_dim"],
+            "num_hidden_layers": decoder["depth"],
+            "num_attention_heads": decoder["num_heads"],
+            "unconditional_context_size": decoder["text_maxlen"],
+            "reference_grids": [square["1M"][-1], tall["1M"][-1]],
+            "drop_path_rate": 0.0,
+        },
+        output_image_start_token_id=special["image_gen_start_token_id"],
+        output_image_end_token_id=special["image_gen_end_token_id"],
+        output_image_token_id=special["image_gen_pad_token_id"],
+        image_loss_weight=sizes["derived"]["image_loss_weight"],
+        plain_positions=True,
+        **fields,
+    )
+
+
+def our_v11_name(released: str) -> list[str]:
+    """Names of ours that hold a released tensor."""
+    renamed = rename(released, V11_NAMES)
+    shape = golden_v11_json("keys")[released]["shape"]
+    return [name for name, _ in _adapted(renamed, torch.empty(shape))] if renamed else []
+
+
+def _adapted(name: str, tensor: torch.Tensor):
+    sizes = golden_v11_json("config")
+    blocks = sizes["decoder"]["depth"] // sizes["decoder"]["block_chunks"]
+    return adapt_infinity(name, tensor, blocks, sizes["special"]["image_gen_start_token_id"])
+
+
+def golden_v11_model(**fields) -> VargptForConditionalGeneration:
+    """The model with the golden weights, in evaluation mode."""
+    model = VargptForConditionalGeneration(golden_v11_config(**fields)).eval()
+    weights = {}
+    for released, tensor in released_v11_weights().items():
+        if ours := rename(released, V11_NAMES):
+            weights |= dict(_adapted(ours, tensor))
+    model.load_state_dict(weights)
+    return model

@@ -69,16 +69,35 @@ INFINITY_NAMES = [
     ("text_proj_for_sos.ca.zero_k_bias", None),
     ("text_proj_for_ca.{}.{}", None),
 ]
+# What the whole checkpoint adds to the two parts, in the layout that Qwen2-VL had in Transformers 4. Of `sos_embedding` one row is read.
+V11_NAMES = [
+    *((f"vae_local.{released}", ours and f"model.image_tokenizer.{ours}") for released, ours in BSQ_NAMES),
+    *((f"vargpt_gen.{released}", ours and f"model.visual_decoder.{ours}") for released, ours in INFINITY_NAMES),
+    ("sos_embedding.weight", "model.visual_decoder.condition_embedding"),
+    ("image_gen_projector.mlp.0.{}", "model.projector_to_llm.fc1.{}"),
+    ("image_gen_projector.mlp.2.{}", "model.projector_to_llm.fc2.{}"),
+    ("image_gen_projector_out.mlp.0.{}", "model.projector_to_decoder.fc1.{}"),
+    ("image_gen_projector_out.mlp.2.{}", "model.projector_to_decoder.fc2.{}"),
+    ("image_gen_projector.ln_q.{}", None),
+    ("image_gen_projector_out.ln_q.{}", None),
+    ("visual.{rest}", "model.vlm.visual.{rest}"),
+    ("model.{rest}", "model.vlm.language_model.{rest}"),
+    ("lm_head.weight", "lm_head.weight"),
+]
 _CHUNK = re.compile(r"chunks\.(\d+)\.(\d+)\.")
 
 
-def adapt_infinity(name: str, tensor: torch.Tensor, blocks_of_chunk: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """Our tensors of one of the visual decoder's, as views wherever they are more than a few rows.
+def adapt_infinity(name: str, tensor: torch.Tensor, blocks_of_chunk: int, start_row: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """Our tensors of one of the visual decoder's, as views wherever they are more than a few rows; of others the tensor as it is.
 
     Args:
         name: ours, by the table, perhaps with a prefix.
         blocks_of_chunk: blocks in one of the released chunks.
+        start_row: the row of `sos_embedding` that is read, image-start's.
     """
+    if not re.match(r"(model\.visual_decoder\.)?(chunks|condition|start_embedding)", name):
+        yield name, tensor
+        return
     name = _CHUNK.sub(lambda found: f"layers.{int(found[1]) * blocks_of_chunk + int(found[2])}.", name)
     if name.endswith("qkv_proj.weight"):
         for part, weight in zip("qkv", tensor.chunk(3)):
@@ -88,6 +107,8 @@ def adapt_infinity(name: str, tensor: torch.Tensor, blocks_of_chunk: int) -> Ite
             yield name.replace("kv_proj", f"{part}_proj"), weight
     elif name.endswith("condition_value.kv.weight"):
         yield name.replace(".kv.", "."), tensor.chunk(2)[1]
+    elif name.endswith("condition_embedding"):
+        yield name, tensor[start_row : start_row + 1]
     elif name.endswith(".log_scale"):
         yield name, tensor.flatten()
     elif name.endswith(("start_embedding", ".modulation")):
@@ -96,4 +117,4 @@ def adapt_infinity(name: str, tensor: torch.Tensor, blocks_of_chunk: int) -> Ite
         yield name, tensor
 
 
-__all__ = ["BSQ_NAMES", "INFINITY_NAMES", "adapt_infinity"]
+__all__ = ["BSQ_NAMES", "INFINITY_NAMES", "V11_NAMES", "adapt_infinity"]

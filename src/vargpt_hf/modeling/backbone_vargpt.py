@@ -272,6 +272,11 @@ class VargptBackbone:
             use_cache=True,
         ).last_hidden_state
 
+    def read_alone(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Last hidden states (B, l, D) of embeddings (B, l, D) by the decoder alone, with nothing before them, at positions from 0."""
+        positions = torch.arange(embeds.shape[1], device=embeds.device).expand(len(embeds), -1)
+        return self.decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
+
 
 @contextmanager
 def written_over(embedding: nn.Module, mask: torch.BoolTensor, values: torch.Tensor) -> Iterator[None]:

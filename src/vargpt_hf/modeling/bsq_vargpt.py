@@ -24,6 +24,32 @@ from .scales_vargpt import ScaleSchedule
 
 # Sides of Infinity's square images: the first 7 make 256×256 pixels, 10 make 512×512, 12 make 768×768, all 1024×1024.
 INFINITY_SIDES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
+# Its upright images, by grids (height, width) of about the same numbers of positions; a lying image swaps the two.
+INFINITY_UPRIGHT = (
+    ((1, 1), (2, 2), (3, 3), (5, 4), (10, 8), (15, 12), (20, 16), (25, 20), (30, 24), (35, 28), (45, 36), (55, 44), (70, 56)),
+    ((1, 1), (2, 2), (4, 3), (8, 6), (12, 9), (16, 12), (20, 15), (24, 18), (28, 21), (36, 27), (48, 36), (60, 45), (72, 54)),
+    ((1, 1), (2, 2), (3, 2), (6, 4), (9, 6), (15, 10), (21, 14), (27, 18), (33, 22), (39, 26), (48, 32), (63, 42), (78, 52)),
+    ((1, 1), (2, 2), (3, 3), (7, 4), (11, 6), (14, 8), (21, 12), (28, 16), (35, 20), (42, 24), (56, 32), (70, 40), (84, 48)),
+    ((1, 1), (2, 2), (4, 2), (6, 3), (10, 5), (16, 8), (22, 11), (30, 15), (38, 19), (46, 23), (60, 30), (74, 37), (90, 45)),
+    ((1, 1), (2, 2), (5, 2), (10, 4), (15, 6), (20, 8), (25, 10), (30, 12), (40, 16), (50, 20), (65, 26), (80, 32), (100, 40)),
+    ((1, 1), (2, 2), (6, 2), (9, 3), (15, 5), (21, 7), (27, 9), (36, 12), (45, 15), (54, 18), (72, 24), (90, 30), (111, 37)),
+)
+INFINITY_BUDGETS = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}  # scales of a pixel budget
+
+
+def infinity_schedules(budget: str) -> tuple[list, list]:
+    """Infinity's schedules of a pixel budget, the square one first, and for each the reference grid of its rotary positions.
+
+    Raises:
+        ValueError: an unknown budget.
+    """
+    if budget not in INFINITY_BUDGETS:
+        raise ValueError(f"`budget` must be one of {', '.join(INFINITY_BUDGETS)}, got {budget!r}.")
+    square = tuple((side, side) for side in INFINITY_SIDES)
+    lying = tuple(tuple((width, height) for height, width in grids) for grids in INFINITY_UPRIGHT)
+    whole = (square, *(grids for pair in zip(INFINITY_UPRIGHT, lying) for grids in pair))
+    schedules = [ScaleSchedule(grids[: INFINITY_BUDGETS[budget]]).to_list() for grids in whole]
+    return schedules, [list(grids[-1]) for grids in whole]
 
 
 @in_words
@@ -262,4 +288,4 @@ class VargptBSQModel(VargptImageTokenizer):
 VargptBSQModel.register_for_auto_class()
 VargptBSQConfig.register_for_auto_class()
 
-__all__ = ["INFINITY_SIDES", "VargptBSQConfig", "VargptBSQModel", "VargptBSQOutput"]
+__all__ = ["INFINITY_SIDES", "VargptBSQConfig", "VargptBSQModel", "VargptBSQOutput", "infinity_schedules"]

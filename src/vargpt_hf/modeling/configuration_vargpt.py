@@ -7,7 +7,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .backbone_vargpt import check_vlm_config
 from .base_configuration_vargpt import LARGEST_SIZE, MOST_LAYERS, VargptBaseConfig, check_number, check_size, in_words
-from .bsq_vargpt import VargptBSQModel
+from .bsq_vargpt import VargptBSQModel, infinity_schedules
 from .infinity_decoder_vargpt import VargptInfinityDecoder
 from .scales_vargpt import ScaleSchedule
 from .var_decoder_vargpt import VargptVARDecoder, VargptVARDecoderConfig
@@ -45,6 +45,31 @@ LLAVA_7B = {
 }
 
 
+QWEN2_VL_7B = {
+    "model_type": "qwen2_vl",
+    "image_token_id": 151655,
+    "video_token_id": 151656,
+    "vision_start_token_id": 151652,
+    "vision_end_token_id": 151653,
+    "text_config": {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1000000.0},
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
+        "pad_token_id": 151643,
+    },
+    "vision_config": {"hidden_size": 3584},
+    "tie_word_embeddings": False,
+}
+
+
 @in_words
 @strict
 class VargptConfig(VargptBaseConfig):
@@ -61,6 +86,9 @@ class VargptConfig(VargptBaseConfig):
         text_loss_weight, image_loss_weight (`float`): weights of the two losses in `loss`.
         image_scale_power (`float`): weighs each position's loss by (area of the last scale / area of its own) to this power, scaled so that
             the mean over an image is 1. 0 weighs all positions alike.
+        plain_positions (`bool`): count positions of tokens and drawn images by 0, 1, 2, … on all axes, also where the backbone would place
+            images that are read in height and width, as VARGPT v1.1 does in training and while it draws. Prompts of `generate` keep the
+            backbone's own.
         tie_word_embeddings (`bool`, *optional*): whether the head shares the token embedding; as `vlm_config` says by default.
         license_note (`str`, *optional*): what users of the weights must know, for the model card.
 
@@ -86,6 +114,7 @@ class VargptConfig(VargptBaseConfig):
     text_loss_weight: float | int = 1.0
     image_loss_weight: float | int = 1.0
     image_scale_power: float | int = 0.0
+    plain_positions: bool = False
     tie_word_embeddings: bool | None = None
     license_note: str | None = None
 
@@ -198,6 +227,29 @@ class VargptConfig(VargptBaseConfig):
     def v1(cls, **kwargs) -> "VargptConfig":
         """The 7B+2B model of the paper (arXiv 2501.12327, section 3); `kwargs` replace single fields."""
         return cls(**kwargs)
+
+    @classmethod
+    def v1_1(cls, budget: str = "0.25M", square_only: bool = False, **kwargs) -> "VargptConfig":
+        """VARGPT v1.1 (arXiv 2504.02949): Qwen2-VL-7B reads, Infinity-2B draws; `kwargs` replace single fields.
+
+        Args:
+            budget: pixels of an image, "0.06M" (256×256), "0.25M" (512×512, as released), "0.60M" or "1M".
+            square_only: leave out the schedules of other aspect ratios, which the released system has and does not use.
+        """
+        schedules, reference_grids = infinity_schedules(budget)
+        if square_only:
+            schedules, reference_grids = schedules[:1], reference_grids[:1]
+        fields = {
+            "vlm_config": QWEN2_VL_7B,
+            "image_tokenizer_config": {"model_type": "vargpt_bsq", "schedules": schedules},
+            "visual_decoder_config": {"model_type": "vargpt_infinity_decoder", "reference_grids": reference_grids},
+            "output_image_start_token_id": 151657,
+            "output_image_end_token_id": 151658,
+            "output_image_token_id": 151659,
+            "image_loss_weight": 3.0,
+            "plain_positions": True,
+        }
+        return cls(**{**fields, **kwargs})
 
 
 def _part_config(given: dict | PreTrainedConfig | None, parts: dict, name: str) -> PreTrainedConfig:

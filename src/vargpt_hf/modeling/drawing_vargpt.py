@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .image_sampling_vargpt import CodeProcessor, Generators, Guidance, process_scores, sample_codes
+from .image_sampling_vargpt import CodeProcessor, Generators, Guidance, ScaleStep, process_scores, sample_codes
 from .scales_vargpt import ScaleSchedule
 
 # Called after every scale with its index and f̂ (N, Cz, H, W), from which the image tokenizer decodes the images so far.
@@ -41,13 +41,16 @@ def draw_codes(
     num_images = len(which)
     conditions = torch.tensor(guidance.conditions(), device=which.device).repeat_interleave(num_images)
     llm_rows, starting = rows.begin_drawing(which, guidance.unconditional_rows)
-    context, context_mask = rows.context_of(llm_rows)
-    state = decoder.begin(conditions, schedule, None if context is None else model.projector_to_decoder(context), context_mask)
+    context = rows.context_of(llm_rows)
+    if context is not None:
+        context = guidance.context(decoder, model.projector_to_decoder(context[0]), context[1])
+    state = decoder.begin(conditions, schedule, *context or ())
     inputs, f_hat, codes = None, 0, []
     for scale in range(len(schedule)):
         tokens = decoder.embed_scale(inputs, conditions[: len(llm_rows)], scale, schedule)
         hidden_states = rows.scale_pass(model.projector_to_llm(tokens), llm_rows, starting if scale == 0 else None)
-        unconditional = guidance.unconditional(hidden_states, scale, generators)
+        own_inputs = None if inputs is None else inputs[:num_images]
+        unconditional = guidance.unconditional(ScaleStep(model, scale, schedule, own_inputs, hidden_states, generators))
         if unconditional is not None:
             hidden_states = torch.cat([hidden_states, unconditional])
         logits = decoder(model.projector_to_decoder(hidden_states), conditions, schedule, state=state)

@@ -5,6 +5,7 @@ symbol, C decoder width, D width of the language model.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -69,13 +70,13 @@ class Guidance:
         """Conditions of an image's decoder rows: its own, then those of its unconditional half, if any."""
         return [GENERATE_CONDITION]
 
-    def unconditional(self, hidden_states: torch.Tensor, scale: int, generators: Generators) -> torch.Tensor | None:
-        """Hidden states (N, l, D) of unconditional halves that no row of the language model gives; None where there are none.
-
-        Args:
-            hidden_states: those of the images themselves, (N, l, D).
-        """
+    def unconditional(self, step: "ScaleStep") -> torch.Tensor | None:
+        """Hidden states (N, l, D) of unconditional halves that no row of the language model gives; None where there are none."""
         return None
+
+    def context(self, decoder, context: torch.Tensor, mask: torch.LongTensor) -> tuple[torch.Tensor, torch.LongTensor]:
+        """Context (M, P, C) and mask (M, P) of all decoder rows, from those of the language model's rows that draw."""
+        return context, mask
 
     def combine(self, logits: torch.Tensor, scale: int, num_scales: int) -> torch.Tensor:
         """Scores (N, l, K, V) of images from those of their decoder rows (M, l, K, V)."""
@@ -108,19 +109,70 @@ class NoiseGuidance(Guidance):
         # Guidance of strength 0 leaves the conditional half alone, so the other one need not be computed.
         return [NULL_CONDITION] if self.scale == 0 else [NULL_CONDITION, NULL_CONDITION]
 
-    def unconditional(self, hidden_states: torch.Tensor, scale: int, generators: Generators) -> torch.Tensor | None:
+    def unconditional(self, step: "ScaleStep") -> torch.Tensor | None:
+        hidden_states = step.hidden_states
         if self.scale == 0:
             return None
         if self.noise is None:
-            return sample_noise(hidden_states.shape, hidden_states, generators)
-        if self.noise[scale].shape != hidden_states.shape:
+            return sample_noise(hidden_states.shape, hidden_states, step.generators)
+        if self.noise[step.scale].shape != hidden_states.shape:
             raise ValueError(
-                f"`output_image_noise[{scale}]` is for {len(self.noise[scale])} images, but {len(hidden_states)} are drawn together."
+                f"`output_image_noise[{step.scale}]` is for {len(self.noise[step.scale])} images, but {len(hidden_states)} are drawn together."
             )
-        return self.noise[scale].to(hidden_states)
+        return self.noise[step.scale].to(hidden_states)
+
+    def context(self, decoder, context: torch.Tensor, mask: torch.LongTensor) -> tuple[torch.Tensor, torch.LongTensor]:
+        halves = len(self.conditions())
+        return context.repeat(halves, 1, 1), mask.repeat(halves, 1)
 
 
-GUIDANCE_TYPES = {"none": Guidance, "prompt": PromptGuidance, "noise": NoiseGuidance}
+class ScaleAloneGuidance(Guidance):
+    """The guidance that VARGPT v1.1 was released with: against each scale alone.
+
+    The unconditional half reads the scale's tokens without prompt and without coarser scales, at positions from 0, and its decoder attends
+    to as many stored rows as the image's context has tokens (MODEL: VARGPT-v1.1, arXiv 2504.02949, as released).
+    """
+
+    def conditions(self) -> list[int]:
+        # Guidance of strength 0 leaves the conditional half alone, so the other one need not be computed.
+        return [GENERATE_CONDITION] if self.scale == 0 else [GENERATE_CONDITION, NULL_CONDITION]
+
+    def unconditional(self, step: "ScaleStep") -> torch.Tensor | None:
+        if self.scale == 0:
+            return None
+        model, hidden_states = step.model, step.hidden_states
+        conditions = torch.full((len(hidden_states),), NULL_CONDITION, device=hidden_states.device)
+        embeds = model.projector_to_llm(model.visual_decoder.embed_scale(step.inputs, conditions, step.scale, step.schedule))
+        return model.backbone.read_alone(embeds)
+
+    def context(self, decoder, context: torch.Tensor, mask: torch.LongTensor) -> tuple[torch.Tensor, torch.LongTensor]:
+        if self.scale == 0:
+            return context, mask
+        return torch.cat([context, decoder.unconditional_source(mask).to(context)]), mask.repeat(2, 1)
+
+
+@dataclass
+class ScaleStep:
+    """One scale of a drawing, as guidance sees it.
+
+    Args:
+        model: the `VargptModel` that draws.
+        scale: index of the scale.
+        schedule: of the images.
+        inputs: f̂ of the coarser scales on this one's grid, (N, l, Cz); None at the first scale.
+        hidden_states: the language model's, of the images themselves, (N, l, D).
+        generators: source of randomness; a list has one for each image.
+    """
+
+    model: torch.nn.Module
+    scale: int
+    schedule: ScaleSchedule
+    inputs: torch.Tensor | None
+    hidden_states: torch.Tensor
+    generators: Generators
+
+
+GUIDANCE_TYPES = {"none": Guidance, "prompt": PromptGuidance, "noise": NoiseGuidance, "scale": ScaleAloneGuidance}
 
 
 def guidance_strength(scale: float, ramp: bool, scale_index: int, num_scales: int) -> float:
@@ -254,6 +306,8 @@ __all__ = [
     "KeepCodes",
     "NoiseGuidance",
     "PromptGuidance",
+    "ScaleAloneGuidance",
+    "ScaleStep",
     "VargptScoresCheck",
     "check_logits",
     "filters",

@@ -23,14 +23,16 @@ class LLMRows:
         positions: next position of each row, (R,).
         cache: the language model's.
         num_rows: B.
+        context: the language model's hidden states of all columns, (R, columns, D), where the visual decoder uses them.
     """
 
-    def __init__(self, model, mask: torch.LongTensor, positions: torch.LongTensor, cache, num_rows: int):
+    def __init__(self, model, mask: torch.LongTensor, positions: torch.LongTensor, cache, num_rows: int, context: torch.Tensor | None = None):
         self.model = model
         self.mask = mask
         self.positions = positions
         self.cache = cache
         self.num_rows = num_rows
+        self.context = context
         self.prompt_columns = mask.shape[1]
         self.start_positions = positions
         self.start_is_fed = torch.zeros(num_rows, dtype=torch.bool, device=mask.device)
@@ -50,8 +52,11 @@ class LLMRows:
         if unconditional:
             input_ids, mask, positions = cls._add_unconditional(model, input_ids, mask, positions, settings, model_kwargs)
         model_kwargs["attention_mask"] = None if mask.all() else mask
-        outputs = model._prefill(input_ids, settings, model_kwargs, is_first_iteration=True)
-        return cls(model, mask, positions, outputs.past_key_values, num_rows), outputs
+        uses_context = model.model.visual_decoder.uses_context and settings.max_output_images > 0
+        if uses_context and model_kwargs["past_key_values"].get_seq_length() > 0:
+            raise ValueError("The visual decoder attends to the whole prompt, of which a filled cache has no hidden states: give no cache.")
+        outputs = model._prefill(input_ids, settings, {**model_kwargs, "output_last_hidden_state": uses_context}, is_first_iteration=True)
+        return cls(model, mask, positions, outputs.past_key_values, num_rows, outputs.last_hidden_state if uses_context else None), outputs
 
     @staticmethod
     def _prompt_state(input_ids: torch.LongTensor, settings: GenerationConfig, model_kwargs: dict) -> tuple[torch.LongTensor, torch.LongTensor]:
@@ -111,7 +116,8 @@ class LLMRows:
             chosen = torch.tensor([row], device=self.mask.device)
             cache = copy.deepcopy(self.cache)
             cache.reorder_cache(chosen)
-            parts.append(LLMRows(self.model, self.mask[chosen], self.positions[chosen], cache, 1))
+            context = None if self.context is None else self.context[chosen]
+            parts.append(LLMRows(self.model, self.mask[chosen], self.positions[chosen], cache, 1, context))
         return parts
 
     def feed(self, tokens: torch.LongTensor, active: torch.BoolTensor, **outputs_wanted):
@@ -128,9 +134,11 @@ class LLMRows:
             position_ids=self.positions[:, None],
             use_cache=True,
             logits_to_keep=1,
+            output_last_hidden_state=self.context is not None,
             **outputs_wanted,
         )
         outputs = self.model(**inputs, return_dict=True)
+        self._remember(outputs.last_hidden_state)
         self.positions = self.positions + seen
         return outputs
 
@@ -164,13 +172,30 @@ class LLMRows:
         seen[llm_rows, lead:] = 1
         self.mask = torch.cat([self.mask, seen], dim=1)
         positions = self.positions[:, None] + (seen.cumsum(1) - 1).clamp(min=0)
+        following = self.positions + seen.sum(1)
+        if self.model.config.plain_positions:
+            counted = self.mask.cumsum(1)[:, -seen.shape[1] :]
+            positions[:, lead:] = (counted[:, lead:] - 1).clamp(min=0)
+            following = torch.where(seen[:, -1].bool(), counted[:, -1], following)
         hidden_states = self.model.model.backbone.draw(inputs, self.mask, positions, self.cache)
-        self.positions = self.positions + seen.sum(1)
+        self.positions = following
+        self._remember(hidden_states)
         return hidden_states[llm_rows, lead:]
 
-    def context_of(self, llm_rows: torch.LongTensor) -> tuple[torch.Tensor | None, torch.LongTensor | None]:
-        """Hidden states (M, P, D) of what each row has read so far, and their mask (M, P); None where the decoder uses none."""
-        return None, None
+    def _remember(self, hidden_states: torch.Tensor | None) -> None:
+        """Keeps hidden states (R, l, D) of the latest columns, where the visual decoder uses them."""
+        if self.context is not None:
+            self.context = torch.cat([self.context, hidden_states], dim=1)
+
+    def context_of(self, llm_rows: torch.LongTensor) -> tuple[torch.Tensor, torch.LongTensor] | None:
+        """Hidden states (M, P, D) of what each row has read before image-start, and their mask (M, P); None where the decoder uses none."""
+        if self.context is None:
+            return None
+        mask = self.mask[llm_rows].clone()
+        fed = torch.cat([self.start_is_fed, self.start_is_fed.new_zeros(self.mask.shape[0] - self.num_rows)])[llm_rows]
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)  # the latest column that counts, image-start where that is fed
+        mask[fed, last[fed]] = 0
+        return self.context[llm_rows], mask
 
     def end_drawing(self, which: torch.LongTensor) -> None:
         """After images of the rows `which` (N,): what guided them is forgotten, as every image is guided by the unconditional prompt alone."""

@@ -80,6 +80,7 @@ class VargptCausalLMOutputWithPast(ModelOutput):
         output_image_logits (`torch.Tensor` of shape `(N, L, K, V)`): scores of the codes' symbols, each at its own position.
         output_image_codes (`torch.LongTensor` of shape `(N, L)`): codes of the images to draw.
         image_hidden_states: features of the images that are read.
+        last_hidden_state (`torch.Tensor` of shape `(B, T, D)`): the language model's, where `output_last_hidden_state=True` asks for it.
     """
 
     loss: torch.Tensor | None = None
@@ -92,6 +93,7 @@ class VargptCausalLMOutputWithPast(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
 
 
 def at_least_one(images: torch.Tensor) -> torch.Tensor:
@@ -369,7 +371,9 @@ class VargptModel(VargptPreTrainedModel):
     ) -> torch.LongTensor | None:
         """Positions of `tokens` (B, T, …), the last ones of all that the mask covers; None leaves them to the backbone."""
         backbone, past = self.backbone, 0 if past_key_values is None else past_key_values.get_seq_length()
-        if past and backbone.counts_grids:
+        if self.config.plain_positions:
+            input_ids, reading = None, {}
+        elif past and backbone.counts_grids:
             raise ValueError(f"A {backbone.model_type!r} model cannot tell where the images before a filled cache end: give `position_ids`.")
         if attention_mask is None and not past:
             attention_mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
@@ -548,9 +552,11 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             num_codes_in_batch: codes to draw in the whole accumulated batch.
             kwargs: what else the backbone reads, and among them `shift_labels`, text targets already at the tokens that predict them,
                 (B, T), in place of `labels`: sequence-parallel training shifts before it shards. No argument of its own, because Trainer
-                would then expect it, by its name, in every evaluated batch. And `label_smoothing` of both losses, in [0, 1].
+                would then expect it, by its name, in every evaluated batch. And `label_smoothing` of both losses, in [0, 1], and
+                `output_last_hidden_state`.
         """
         shift_labels, label_smoothing = kwargs.pop("shift_labels", None), kwargs.pop("label_smoothing", 0.0)
+        keeps_hidden_state = kwargs.pop("output_last_hidden_state", False)
         if labels is not None or shift_labels is not None:
             kwargs.setdefault("use_cache", False)  # with a cache, Transformers' masks would not keep packed rows apart
         outputs = self.model(
@@ -590,6 +596,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
+            last_hidden_state=outputs.last_hidden_state if keeps_hidden_state else None,
         )
 
 
