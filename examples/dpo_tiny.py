@@ -59,7 +59,13 @@ def main() -> None:
     trainer = VargptDPOTrainer(
         model,
         args=VargptDPOConfig(
-            str(arguments.output), learning_rate=5e-4, per_device_train_batch_size=16, num_train_epochs=2, warmup_steps=5, save_strategy="no"
+            str(arguments.output),
+            learning_rate=5e-4,
+            per_device_train_batch_size=16,
+            num_train_epochs=2,
+            warmup_steps=5,
+            save_strategy="no",
+            bf16=False,  # as the README's figures were taken
         ),
         train_dataset=Dataset.from_list(pairs, features=PREFERENCE_CODES_FEATURES),
         processing_class=processor,

@@ -64,7 +64,13 @@ def main() -> None:
     trainer = VargptSFTTrainer(
         fresh_model(),
         args=VargptSFTConfig(
-            str(arguments.output), learning_rate=3e-3, per_device_train_batch_size=16, num_train_epochs=1, warmup_steps=20, save_strategy="no"
+            str(arguments.output),
+            learning_rate=3e-3,
+            per_device_train_batch_size=16,
+            num_train_epochs=1,
+            warmup_steps=20,
+            save_strategy="no",
+            bf16=False,  # as the README's figures were taken
         ),
         train_dataset=Dataset.from_list(train_rows, features=FEATURES),
         processing_class=processor,

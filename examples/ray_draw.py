@@ -16,6 +16,7 @@ import ray
 from transformers import AutoConfig
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.hardware import loading_dtype
 from vargpt_hf.inference.prompts import Prompt, check_prompts, claim_pictures, draw_batch, read_prompts, save_pictures, write_results
 from vargpt_hf.tiny import TINY_FOLDER
 
@@ -49,14 +50,15 @@ def main() -> None:
 
     output, device, config = arguments.output.resolve(), "cuda" if arguments.gpus else "cpu", AutoConfig.from_pretrained(arguments.model)
     prompts = check_prompts(read_prompts(arguments.prompts, arguments.seed), VargptProcessor.from_pretrained(arguments.model), config)
-    claim_pictures(output, prompts, arguments.model, device, arguments.dtype, do_sample=True)
+    dtype = loading_dtype(arguments.dtype, config.dtype, device)
+    claim_pictures(output, prompts, arguments.model, device, dtype, do_sample=True)
     there = {path.name for path in output.iterdir()}
     missing = [asdict(prompt) for prompt in prompts if prompt.error is None and prompt.file not in there]
     if missing:
         ray.init(address=arguments.address, num_cpus=None if arguments.address else arguments.workers + 1)
         drawn = ray.data.from_items(missing, override_num_blocks=-(-len(missing) // arguments.batch_size)).map_batches(
             Drawer,
-            fn_constructor_args=(arguments.model, arguments.dtype, str(output), device),
+            fn_constructor_args=(arguments.model, dtype, str(output), device),
             batch_size=arguments.batch_size,
             compute=ray.data.ActorPoolStrategy(size=arguments.workers),
             num_gpus=arguments.gpus or None,

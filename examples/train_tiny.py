@@ -52,7 +52,7 @@ VQ_CONFIG = {
 }
 CLIP_TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
 SHARDS = 2  # of every dataset: as many processes make it
-TRAINING = {"bf16": True, "use_cpu": True, "dataloader_num_workers": 1}
+TRAINING = {"use_cpu": True, "dataloader_num_workers": 1}
 EXAMPLE = "a red circle above a blue square"
 DATA = ("drawn scenes of coloured shapes (vargpt_hf.tiny.shapes)", "handwritten digits (scikit-learn's)")
 GENERATION = {"do_sample": True, "top_k": 1, "output_image_temperature": 0.2, "output_image_top_k": 0, "output_image_top_p": 0.0}
@@ -85,10 +85,12 @@ def main() -> None:
 
 def make_parts(folder: Path, scale: float) -> None:
     """Tokenizer, image tokenizer, CLIP's vision tower, and the model folder that they make."""
+    import torch
     from datasets import Dataset
     from transformers import CLIPConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
     from vargpt_hf import VargptVQConfig, VargptVQModel
+    from vargpt_hf.hardware import is_fast
     from vargpt_hf.tiny.rows import SEEN_PAIRS, pictures, texts
     from vargpt_hf.training.parts.base import build_base
     from vargpt_hf.training.parts.clip import train_clip
@@ -100,6 +102,7 @@ def make_parts(folder: Path, scale: float) -> None:
     if not (folder / "tokenizer").exists():
         train_tokenizer(texts(20_000, seed=1), vocab_size=512).save_pretrained(folder / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    arguments = {**TRAINING, "bf16": is_fast("cpu", torch.bfloat16)}
     cache = str(folder / "data" / "pictures")  # of this run: the shared one would not notice that the generator's code changed
     training = {"count": int(60_000 * scale) + 300, "seed": 1}
     drawn_pictures = Dataset.from_generator(pictures, cache_dir=cache, gen_kwargs={**training, "pairs": tuple(sorted(SEEN_PAIRS))})
@@ -113,7 +116,7 @@ def make_parts(folder: Path, scale: float) -> None:
             continuous_steps=int(1_500 * scale),
             max_steps=max(int(5_000 * scale), 10),
             learning_rate=1.5e-3,
-            **TRAINING,
+            **arguments,
         )
     image_tokenizer = VargptVQModel.from_pretrained(folder / "vq")
     print("image tokenizer:", evaluate_vq(image_tokenizer, test_pictures))
@@ -124,7 +127,7 @@ def make_parts(folder: Path, scale: float) -> None:
             vision_config={**CLIP_TOWER, "num_hidden_layers": 4, "image_size": 48, "patch_size": 8, "hidden_act": "gelu"},
             projection_dim=96,
         )
-        train_clip(config, tokenizer, train_pictures, folder / "clip", test_pictures, max_steps=max(int(600 * scale), 5), **TRAINING)
+        train_clip(config, tokenizer, train_pictures, folder / "clip", test_pictures, max_steps=max(int(600 * scale), 5), **arguments)
     vision_tower = CLIPVisionModel.from_pretrained(folder / "clip")
     build_base(folder / "base", tokenizer, image_tokenizer, vision_tower, TEXT_CONFIG, DECODER_CONFIG, GENERATION)
 

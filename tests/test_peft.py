@@ -1,5 +1,6 @@
 """LoRA on the parts of the model: what the presets train, saving, merging, switching, quantized bases."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from huggingface_hub import ModelCard
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PeftModelForCausalLM, get_peft_model, prepare_model_for_kbit_training
 from quantisers import QUANTISERS
 from safetensors.torch import load_file
 from torch import nn
+from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
@@ -249,7 +252,14 @@ def test_a_trainer_changes_the_adapter_alone(preset, tmp_path):
     data = Dataset.from_list(list(rows({"draw_and_say": 1.0, "read_digit": 1.0}, 4, seed=0)))
     model = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype="float32")
     arguments = VargptSFTConfig(
-        str(tmp_path), use_cpu=True, max_steps=2, per_device_train_batch_size=4, learning_rate=1e-2, save_strategy="no", disable_tqdm=True
+        str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        max_steps=2,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        save_strategy="no",
+        disable_tqdm=True,
     )
     processor = VargptProcessor.from_pretrained(TINY_FOLDER)
     trainer = VargptSFTTrainer(model, arguments, train_dataset=data, processing_class=processor, peft_config=lora_config(preset))
@@ -297,3 +307,69 @@ def test_the_package_does_without_peft():
     done = subprocess.run([sys.executable, "-c", "import sys; sys.modules['peft'] = None; import vargpt_hf"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "peft" not in get_imports(Path(adapters_vargpt.__file__))  # nor does a repository that carries the code
+
+
+def adapter_folder(tmp_path, base: str, **options):
+    """An adapter of a model in the folder `base`, saved by PEFT, and the model that has it."""
+    model = VargptForConditionalGeneration.from_pretrained(base, dtype="float32")
+    model = shaken(get_peft_model(model, lora_config("draw", **options)))
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", model
+
+
+def test_peft_and_pipelines_load_what_was_saved(tmp_path):
+    VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype="float32").save_pretrained(tmp_path / "base")
+    processor = VargptProcessor.from_pretrained(TINY_FOLDER)
+    processor.save_pretrained(tmp_path / "base")
+    folder, model = adapter_folder(tmp_path, str(tmp_path / "base"))
+    assert isinstance(model, PeftModelForCausalLM)
+    loaded = AutoPeftModelForCausalLM.from_pretrained(folder, dtype="float32")
+    weights, wanted = loaded.state_dict(), model.state_dict()
+    assert weights.keys() == wanted.keys() and all(torch.equal(weights[name], tensor) for name, tensor in wanted.items())
+    pipe = pipeline("any-to-any", model=str(folder), dtype="float32")
+    settings = {"generation_mode": "image", "generate_kwargs": {"do_sample": False, "max_new_tokens": 2}}
+    (answer,) = pipe([{"role": "user", "content": "draw a red circle"}], **settings)
+    (expected,) = model.base_model.model.eval().as_pipeline(processor)([{"role": "user", "content": "draw a red circle"}], **settings)
+    assert answer["generated_image"].tobytes() == expected["generated_image"].tobytes()
+
+
+@pytest.mark.parametrize("by", ["peft", "peft, named", "transformers"])
+def test_a_saved_adapter_has_our_card_and_no_path_of_this_machine(tmp_path, by, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = tmp_path / "secret place" / "base"
+    tiny_model().save_pretrained(base)
+    model = VargptForConditionalGeneration.from_pretrained(base)
+    if by == "transformers":
+        model.add_adapter(lora_config("draw"))
+        model.save_pretrained(tmp_path / "adapter")
+    else:
+        get_peft_model(model, lora_config("draw"), adapter_name="drawer" if "named" in by else "default").save_pretrained(tmp_path / "adapter")
+    texts = {path: path.read_text() for path in (tmp_path / "adapter").rglob("*") if path.suffix in (".md", ".json")}
+    assert {path.name for path in texts} >= {"README.md", "adapter_config.json"}
+    for path, text in texts.items():
+        assert str(base) not in text, path
+        if path.name == "README.md":
+            assert all(words in text for words in ("preset `draw`", "`base`, a folder", "PeftModel.from_pretrained")) and "secret" not in text
+            assert ModelCard(text).data.base_model is None
+        elif path.name == "adapter_config.json":
+            assert not Path(json.loads(text)["base_model_name_or_path"]).is_absolute()
+
+
+def test_the_card_names_a_base_of_the_hub_by_its_id(tmp_path):
+    model = tiny_model()
+    model.name_or_path = "someone/vargpt-7b-2b"
+    get_peft_model(model, lora_config("all", r=4)).save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (
+        card.data.base_model == "someone/vargpt-7b-2b" == json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"]
+    )
+    assert 'from_pretrained("someone/vargpt-7b-2b")' in card.text and "preset `all`" in card.text and "rank 4" in card.text
+
+
+def test_a_card_that_someone_wrote_is_kept(tmp_path):
+    model = tiny_model()
+    model.config._name_or_path = model.name_or_path = str(tmp_path / "base")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\nMy own words.\n")
+    get_peft_model(model, lora_config("draw")).save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "My own words." in card.text and card.data.license == "mit" and str(tmp_path) not in (tmp_path / "README.md").read_text()

@@ -39,6 +39,8 @@ def lora_config(preset: str, **overrides) -> "LoraConfig":
     with others. So tied embeddings stay tied; to train them, give `modules_to_save=[..., "embed_tokens"]` with
     `ensure_weight_tying=True`.
 
+    What is saved with these settings has a card that says how to load it, and loads by `AutoPeftModelForCausalLM` and `pipeline`, too.
+
     Args:
         preset: "understand", "draw" or "all".
         overrides: any field of `LoraConfig`. `target_modules` then chooses among the linear layers of the preset's modules. With
@@ -47,11 +49,12 @@ def lora_config(preset: str, **overrides) -> "LoraConfig":
     Raises:
         ValueError: an unknown preset.
     """
-    from peft import LoraConfig
+    from .peft_config import VargptLoraConfig
 
     adapts, trains = _preset(preset)
     inside = "|".join(name.replace(".", r"\.") for name in adapts + trains)
     fields = {
+        "task_type": "CAUSAL_LM",  # by which AutoPeftModelForCausalLM and pipelines find the class of the base model
         "r": 16,
         "lora_alpha": 32,
         # Names such as "q_proj" are also CLIP's: all linear layers that do not stand in the preset's own modules are left out.
@@ -59,7 +62,9 @@ def lora_config(preset: str, **overrides) -> "LoraConfig":
         "exclude_modules": rf"(?!(model\.)?({inside})(\.|$)).*",
         "modules_to_save": list(trains),
     }
-    return LoraConfig(**{**fields, **overrides})
+    config = VargptLoraConfig(**{**fields, **overrides})
+    config.preset = preset
+    return config
 
 
 def unquantized_modules(preset: str | None = None) -> list[str]:

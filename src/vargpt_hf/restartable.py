@@ -3,11 +3,12 @@
 import json
 import os
 import secrets
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +18,20 @@ Item = TypeVar("Item")
 
 
 def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
-    """Lets a file appear when it is whole; a process that is killed meanwhile leaves a hidden one (see `remove_unfinished`)."""
+    """Lets a file appear when it is whole; a process that is killed meanwhile leaves a hidden one (see `remove_unfinished`).
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full; nothing is left of it.
+    """
     unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    write(unfinished)
-    os.replace(unfinished, file)
+    try:
+        write(unfinished)
+        os.replace(unfinished, file)
+    except BaseException as error:  # an interrupt, too
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(file)) from error
+        raise
 
 
 def remove_unfinished(folder: Path, ending: str) -> None:
@@ -89,6 +100,10 @@ def run_each(
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # a signal, or an error of the caller's: do not wait for what is being done
+            for process in active_children():
+                process.terminate()
+            raise
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 f"One of {num_processes} processes ended before its work (killed, perhaps for want of memory). What is done stays: run "
@@ -100,6 +115,7 @@ def run_each(
 
 def _begin(prepare: Callable[[int], None], counter: Any, threads: int) -> None:
     """The start of a process of `run_each`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, ends this process
     # A parent that is killed cannot stop its processes; without this they would wait for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)

@@ -1,9 +1,11 @@
 """The commands, on the model that comes with the package."""
 
 import shutil
+import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -49,7 +51,28 @@ def test_ask_names_a_digit(tmp_path):
     pictures, labels = load_split("test")
     digit_image(pictures[0]).save(tmp_path / "digit.png")
     result = run("ask", tmp_path / "digit.png", "which digit is this")
-    assert result.stdout.strip() == str(labels[0])
+    assert result.stdout == f"{labels[0]}\n"
+
+
+def test_chat_goes_on_after_what_cannot_be(tmp_path):
+    """A text without words, a file that is no image, a conversation too long: each is said, and the next line is answered."""
+    (tmp_path / "words.png").write_text("no image")
+    lines = ["/draw  ", f"/image {tmp_path / 'words.png'}", "what is this", "red " * 1200, "/draw a red circle", "/quit"]
+    result = run("chat", "-o", tmp_path, text="\n".join(lines) + "\n")
+    assert result.exit_code == 0, result.output
+    for said in ("the prompt is empty", "words.png", "the model has room for 1024"):
+        assert said in result.output
+    assert Image.open(tmp_path / "picture-1.png").size == (48, 48)
+
+
+def test_a_progress_bar_decodes_no_pixels(tmp_path, monkeypatch):
+    from vargpt_hf import VargptVQModel
+
+    monkeypatch.setattr(VargptVQModel, "decode_latents", lambda *args: pytest.fail("pixels that nobody wants"))
+    decoded = []
+    monkeypatch.setattr(VargptVQModel, "decode", lambda self, codes, **kwargs: decoded.append(codes) or torch.zeros(1, 3, 48, 48))
+    assert run("draw", "a red circle", "-o", tmp_path / "out.png").exit_code == 0
+    assert len(decoded) == 1
 
 
 def test_chat_keeps_pictures(tmp_path):
@@ -70,15 +93,55 @@ def test_evaluate(tmp_path):
     assert "seen: shape and colour" in result.output and (tmp_path / "figures.json").exists()
 
 
+def test_evaluate_says_when_a_model_was_trained_on_something_else(tmp_path):
+    from transformers import set_seed
+
+    from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+
+    set_seed(0)
+    other = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER)
+    for parameter in (*other.model.vlm.language_model.parameters(), *other.model.visual_decoder.parameters()):
+        torch.nn.init.normal_(parameter, std=0.02)
+    other.save_pretrained(tmp_path / "other")
+    VargptProcessor.from_pretrained(TINY_FOLDER).save_pretrained(tmp_path / "other")
+    result = run("evaluate", "-n", 8, "--model", tmp_path / "other", "-o", tmp_path / "figures.json")
+    assert result.exit_code == 0 and "it was not trained on these shapes and digits" in result.stderr
+    assert (tmp_path / "figures.json").exists()
+    assert "not trained" not in run("evaluate", "-n", 8).stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"), [("sklearn", ["evaluate", "-n", "1"]), ("trl", ["train", "lora"]), ("yaml", ["train", "lora"])]
+)
+def test_what_is_not_installed_is_named(package, arguments):
+    code = f"import sys; sys.modules[{package!r}] = None; from vargpt_hf_command import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("vargpt: ") and package in line and 'pip install "vargpt-hf[train]"' in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["draw", "x", "--device", "cuda:63"], "--device is 'cuda:63', but "),
+        (["draw", "x", "--device", "gpu"], "--device is 'gpu'; give"),
+        (["ask", "scene.png", "x", "--device", "cuda:63"], "There is no file scene.png"),
+        (["info", "--model", "nothing"], "--model is 'nothing': there is no such folder, and from the Hub it cannot be read"),
+        (["info", "--model", "some/thing"], "--model is 'some/thing': there is no such folder, and from the Hub"),
+        (["info", "--model", "a/b/c"], "--model is 'a/b/c', which is not a folder"),
+        (["encode", "nothing", "codes"], "nothing"),
+        (["data", "check", "nothing/here"], "There is no file or folder nothing/here here, and on the Hub no such dataset can be read"),
+        (["data", "check", "nothing.yaml"], "There is no file nothing.yaml"),
         (["draw", "x", "-o", "picture.xyz"], "does not end in the name of an image format"),
         (["draw", "x", "-o", "nowhere/x.png"], "The folder nowhere does not exist"),
         (["draw"], "Give either a TEXT to draw or --prompts"),
         (["draw", "x", "--prompts", "prompts.txt", "-o", "out"], "--prompts with a file of them, not both"),
         (["draw", "--prompts", "prompts.txt"], "--prompts needs a folder for the images, as in -o images"),
         (["draw", "--prompts", "prompts.txt", "-o", "out"], "No such file or directory: 'prompts.txt'"),
+        (["draw", ""], "the prompt is empty"),
+        (["draw", "red " * 1200], "beside an image the model has room for"),
+        (["draw", "x", "--guidance-scale", "nan"], "`output_image_guidance_scale` must be in [0, 100], got nan"),
+        (["draw", "x", "--temperature", "0"], "`do_sample=False` takes the likeliest"),
         (["draw", "x", "--num-processes", "2"], "one TEXT is drawn by one process"),
         (["draw", "x", "--model", "./nothing"], "which is not a folder"),
         (["draw", "x", "--dtype", "int3"], "--dtype is 'int3'; it must be one of auto"),

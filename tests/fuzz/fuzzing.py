@@ -14,10 +14,11 @@ EXAMPLES = 300
 THOROUGH_EXAMPLES = 10_000  # pytest -m thorough tests/fuzz
 
 
-def fuzzed(**strategies: SearchStrategy) -> Callable:
+def fuzzed(cost: int = 1, /, **strategies: SearchStrategy) -> Callable:
     """Runs a test with drawn arguments: `EXAMPLES` of them, and `THOROUGH_EXAMPLES` under the marker `thorough`.
 
-    Without the marker the same examples are drawn in every run.
+    Without the marker the same examples are drawn in every run. A test whose examples each take a good part of a second draws one in
+    `cost` of these numbers.
     """
 
     def decorate(test: Callable) -> Callable:
@@ -25,7 +26,8 @@ def fuzzed(**strategies: SearchStrategy) -> Callable:
         @functools.wraps(test)
         def run(examples: int) -> None:
             same = examples == EXAMPLES
-            chosen = settings(max_examples=examples, deadline=None, database=None, derandomize=same, suppress_health_check=list(HealthCheck))
+            number = examples // cost
+            chosen = settings(max_examples=number, deadline=None, database=None, derandomize=same, suppress_health_check=list(HealthCheck))
             chosen(given(**strategies)(test))()
 
         del run.__wrapped__  # pytest would take the drawn arguments for fixtures

@@ -182,6 +182,13 @@ def test_a_folder_of_other_pictures_is_refused(changed, message, drawn, prompts)
     assert contents(drawn) == before
 
 
+@pytest.mark.parametrize(("settings", "error"), [({"output_image_top_p": 2.0}, ValueError), ({"output_image_top_k": "3"}, TypeError)])
+def test_wrong_settings_claim_no_folder(settings, error, prompts, tmp_path):
+    with pytest.raises(error, match=f"`{next(iter(settings))}` must be"):
+        draw_prompts(prompts, TINY_FOLDER, tmp_path / "pictures", **SETTINGS, **settings)
+    assert not (tmp_path / "pictures").exists()
+
+
 def test_another_model_is_refused_and_a_copy_is_not(drawn, prompts, tmp_path):
     for path in TINY_FOLDER.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

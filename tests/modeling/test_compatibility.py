@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache, TextIteratorStreamer
+from PIL import Image
+from transformers import DynamicCache, LlamaForCausalLM, StaticCache, TextIteratorStreamer
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.testing import drawing_model, tiny_model
+from vargpt_hf.testing import drawing_model, tiny_config, tiny_model
 from vargpt_hf.tiny import TINY_FOLDER
 
-PROMPTS = torch.tensor([[1, 5, 6, 7], [1, 9, 10, 11], [1, 33, 34, 61]])
+# One row reads an image; beside it, padded on the left, two that do not, of which one asks for an image at once.
+IDS = torch.tensor([[1, *[60] * 4, 5, 6, 7], [0, 0, 0, 0, 1, 9, 10, 11], [0, 0, 0, 0, 1, 33, 34, 61]])
+PIXELS = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7))
+PROMPTS = {"input_ids": IDS, "attention_mask": (IDS != 0).long(), "pixel_values": PIXELS}
 SETTINGS = {"do_sample": False, "max_new_tokens": 12, "return_dict_in_generate": True, "eos_token_id": None}
 
 
@@ -23,7 +27,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def expected(model):
-    output = model.generate(PROMPTS, **SETTINGS)
+    output = model.generate(**PROMPTS, **SETTINGS)
     assert len(output.output_image_codes) > 1
     return output
 
@@ -42,17 +46,17 @@ def assert_equal(output, expected):
 def test_caches_by_name(model, expected, name):
     if name.startswith("offloaded") and not torch.cuda.is_available():
         with pytest.raises(Exception, match="(?i)cuda|accelerator|gpu|stream"):
-            model.generate(PROMPTS, cache_implementation=name, **SETTINGS)
+            model.generate(**PROMPTS, cache_implementation=name, **SETTINGS)
         return
-    assert_equal(model.generate(PROMPTS, cache_implementation=name, **SETTINGS), expected)
+    assert_equal(model.generate(**PROMPTS, cache_implementation=name, **SETTINGS), expected)
 
 
 @pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
 def test_caches_that_are_given(model, expected, kind):
     text = model.config.get_text_config()
     cache = DynamicCache(config=text) if kind is DynamicCache else StaticCache(config=text, max_cache_len=256)
-    assert_equal(model.generate(PROMPTS, past_key_values=cache, **SETTINGS), expected)
-    assert cache.get_seq_length() > PROMPTS.shape[1]
+    assert_equal(model.generate(**PROMPTS, past_key_values=cache, **SETTINGS), expected)
+    assert cache.get_seq_length() > IDS.shape[1]
 
 
 FLEX = pytest.param(
@@ -66,7 +70,7 @@ def test_attention_implementations(model, expected, kind, tmp_path):
     model.save_pretrained(tmp_path)
     other = VargptForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=kind)
     assert {layer.self_attn.config._attn_implementation for layer in other.model.vlm.language_model.layers} == {kind}
-    assert_equal(other.generate(PROMPTS, **SETTINGS), expected)
+    assert_equal(other.generate(**PROMPTS, **SETTINGS), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -75,7 +79,7 @@ def test_half_precision(model, dtype, tmp_path):
     half = VargptForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
     for name, parameter in half.named_parameters():
         assert parameter.dtype == (torch.float32 if "quantizer" in name else dtype), name
-    output = half.generate(PROMPTS, generation_mode="image", **SETTINGS)
+    output = half.generate(**PROMPTS, generation_mode="image", **SETTINGS)
     assert output.output_image_codes.shape == (3, 21) and output.output_images.isfinite().all()
     codes = output.output_image_codes
     assert torch.equal(*(m.model.image_tokenizer.quantizer.accumulate(codes) for m in (model, half)))
@@ -99,7 +103,7 @@ def test_device_maps(model, expected, device_map, tmp_path):
             f"model.vlm.language_model.{name}": "cpu" for name, _ in model.model.vlm.language_model.named_children() if name != "layers"
         }
     loaded = VargptForConditionalGeneration.from_pretrained(tmp_path / "saved", device_map=device_map, offload_folder=tmp_path / "offloaded")
-    assert_equal(loaded.generate(PROMPTS, **SETTINGS), expected)
+    assert_equal(loaded.generate(**PROMPTS, **SETTINGS), expected)
 
 
 def test_compiling_breaks_no_graph(model):
@@ -108,8 +112,7 @@ def test_compiling_breaks_no_graph(model):
     ids = torch.tensor([[1, 5, 61, *[63] * 21, 62, 8]])
     codes = torch.randint(0, 24, (1, 21), generator=torch.Generator().manual_seed(0))
     whole = torch.compile(model.forward, fullgraph=True, backend="eager")
-    text = torch.tensor([[1, 5, 6]])
-    torch.testing.assert_close(whole(text).logits, model(text).logits)
+    torch.testing.assert_close(whole(**PROMPTS).logits, model(**PROMPTS).logits)
     torch.testing.assert_close(
         whole(ids, output_image_codes=codes).output_image_logits, model(ids, output_image_codes=codes).output_image_logits
     )
@@ -125,26 +128,35 @@ def test_vocabulary_can_grow(model, tmp_path):
     grown = VargptForConditionalGeneration.from_pretrained(tmp_path)
     grown.resize_token_embeddings(72, mean_resizing=False)
     assert grown.config.text_config.vocab_size == 72 and grown.lm_head.out_features == 72
-    text = torch.tensor([[1, 5, 6]])
-    torch.testing.assert_close(grown(text).logits[..., :64], model(text).logits)
+    torch.testing.assert_close(grown(**PROMPTS).logits[..., :64], model(**PROMPTS).logits)
     grown.save_pretrained(tmp_path / "grown")
     again = VargptForConditionalGeneration.from_pretrained(tmp_path / "grown")
-    codes = again.generate(PROMPTS, generation_mode="image", **SETTINGS).output_image_codes
-    assert torch.equal(codes, model.generate(PROMPTS, generation_mode="image", **SETTINGS).output_image_codes)
+    codes = again.generate(**PROMPTS, generation_mode="image", **SETTINGS).output_image_codes
+    assert torch.equal(codes, model.generate(**PROMPTS, generation_mode="image", **SETTINGS).output_image_codes)
 
 
 def test_stop_strings(tiny):
     model, processor = tiny
-    chat = [{"role": "user", "content": "repeat: a red circle above a blue square"}]
-    inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
-    settings = {"stop_strings": [" above"], "tokenizer": processor.tokenizer, "max_new_tokens": 20, "do_sample": False}
-    ids = model.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]
-    assert processor.decode(ids).strip() == "a red circle above"
+    picture = {"type": "image", "image": Image.new("RGB", (48, 48), "white")}
+    chats = [
+        [{"role": "user", "content": "repeat: a red circle above a blue square"}],
+        [{"role": "user", "content": [picture, {"type": "text", "text": "what colour is the background"}]}],
+    ]
+    inputs = processor.apply_chat_template(
+        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
+    )
+    assert 0 < inputs["attention_mask"].sum(1).min() < inputs["attention_mask"].shape[1]
+    settings = {"stop_strings": [" above", "hite"], "tokenizer": processor.tokenizer, "max_new_tokens": 20, "do_sample": False}
+    ids = model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+    assert [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)] == ["a red circle above", "white"]
 
 
 def test_text_iterator_streamer(tiny):
     model, processor = tiny
-    chat = [{"role": "user", "content": "draw a red circle and say what you drew"}]
+    picture = {"type": "image", "image": Image.new("RGB", (48, 48), "white")}
+    before = [{"role": "user", "content": [picture, {"type": "text", "text": "what colour is the background"}]}]
+    before += [{"role": "assistant", "content": "white"}]
+    chat = [*before, {"role": "user", "content": "draw a red circle and say what you drew"}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=60)
     thread = threading.Thread(target=model.generate, kwargs={**inputs, "streamer": streamer, "max_new_tokens": 20, "do_sample": False})
@@ -155,22 +167,67 @@ def test_text_iterator_streamer(tiny):
     assert "".join(pieces).strip() == "a red circle"
 
 
-def test_assistant_models(model):
-    assistant = tiny_model(seed=3)
+WIDER = {**tiny_config().text_config.to_dict(), "hidden_size": 64}
+ASSISTANTS = {
+    "vargpt": lambda: tiny_model(seed=3),
+    "itself": drawing_model,
+    "wider vargpt": lambda: tiny_model(seed=3, text_config=WIDER),
+    "language model": lambda: LlamaForCausalLM(tiny_config().text_config).eval(),
+}
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("kind", ASSISTANTS)
+def test_assistant_models(model, kind, held, do_sample):
+    """Whatever an assistant makes of the images that a prompt reads and holds, the answer is the model's own; padding is none of it."""
+    row = [1, *[60] * 4, 5, 6, *([61, *[63] * 21, 62, 9] if held else [])]
+    ids = torch.tensor([[0, 0, *row]])
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": PIXELS}
+    if held:
+        inputs["output_image_codes"] = torch.randint(0, 24, (1, 21), generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match='assisted_generation.*generation_mode="text"'):
-        model.generate(PROMPTS[:1], assistant_model=assistant, **SETTINGS)
-    settings = {**SETTINGS, "generation_mode": "text"}
-    assisted = model.generate(PROMPTS[:1], assistant_model=assistant, **settings)
+        model.generate(**inputs, assistant_model=ASSISTANTS[kind](), **SETTINGS)
+    settings = {**SETTINGS, "generation_mode": "text", "do_sample": do_sample, "top_k": 1}
+    assisted = model.generate(**inputs, assistant_model=ASSISTANTS[kind](), **settings)
     sequences = assisted if isinstance(assisted, torch.Tensor) else assisted.sequences
-    assert torch.equal(sequences, model.generate(PROMPTS[:1], **settings).sequences)
+    assert torch.equal(sequences, model.generate(**inputs, **settings).sequences)
+
+
+def test_an_assistant_sees_the_picture(model, monkeypatch):
+    """The model as its own assistant drafts what it says itself, so that all drafts are taken, which needs few calls."""
+    calls = []
+    hook = model.model.vlm.language_model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(1), with_kwargs=True)
+    settings = {**SETTINGS, "generation_mode": "text", "max_new_tokens": 13}
+    model.generate(input_ids=IDS[:1], pixel_values=PIXELS, assistant_model=model, num_assistant_tokens=6, **settings)
+    hook.remove()
+    assert len(calls) <= 13 + 3  # of the drafts, and of the checks
+
+
+def test_prompt_lookup(model):
+    settings = {**SETTINGS, "generation_mode": "text"}
+    inputs = {"input_ids": IDS[:1], "pixel_values": PIXELS}
+    expected = model.generate(**inputs, **settings).sequences
+    looked_up = model.generate(**inputs, prompt_lookup_num_tokens=3, **settings)
+    assert torch.equal(looked_up if isinstance(looked_up, torch.Tensor) else looked_up.sequences, expected)
+
+
+@pytest.mark.parametrize("mode", ["text", "auto"])
+def test_prefill_in_chunks(model, mode):
+    """Prompts without images; with them it is refused, since an image enters at once."""
+    settings = {**SETTINGS, "generation_mode": mode}
+    inputs = {name: PROMPTS[name][1:] for name in ("input_ids", "attention_mask")}
+    assert_equal(model.generate(**inputs, prefill_chunk_size=3, **settings), model.generate(**inputs, **settings))
+    with pytest.raises(ValueError, match="`prefill_chunk_size` cannot cut a prompt with images"):
+        model.generate(**PROMPTS, prefill_chunk_size=3, **settings)
 
 
 def test_without_a_cache(model):
     settings = {**SETTINGS, "generation_mode": "text"}
-    without = model.generate(PROMPTS, use_cache=False, **settings)
-    assert torch.equal(without.sequences, model.generate(PROMPTS, **settings).sequences)
+    without = model.generate(**PROMPTS, use_cache=False, **settings)
+    assert torch.equal(without.sequences, model.generate(**PROMPTS, **settings).sequences)
     with pytest.raises(ValueError, match="use_cache=False"):
-        model.generate(PROMPTS, use_cache=False, **SETTINGS)
+        model.generate(**PROMPTS, use_cache=False, **SETTINGS)
 
 
 def test_the_page_names_every_test():

@@ -222,7 +222,7 @@ class Notes(VargptImageStreamer):
 
 def test_picture_streamer(model):
     notes = Notes()
-    _, output = generate(model, PROMPTS[:2], generation_mode="image", output_image_streamer=notes)
+    _, output = generate(model, [PROMPTS[2], PROMPTS[4]], generation_mode="image", output_image_streamer=notes)
     assert [(rows, scale) for _, rows, scale in notes.seen] == [([0, 1], 0), ([0, 1], 1), ([0, 1], 2)]
     assert notes.ended == 1
     torch.testing.assert_close(notes.seen[-1][0], output.output_images)
@@ -243,6 +243,9 @@ def test_text_streamer(model):
     tokens = Tokens()
     generate(model, [[1, 5]], logits_processor=force(model, [8, START, END, 9]), streamer=tokens)
     assert tokens.tokens == [1, 5, 8, START, END, 9, 2, "end"]
+    tokens = Tokens()
+    _, output = generate(model, [PROMPTS[4]], streamer=tokens)
+    assert tokens.tokens == [*(token for token in output.sequences[0].tolist() if token != PLACE), "end"]
 
 
 def test_guidance_changes_the_picture_and_strength_zero_does_not(model):
@@ -285,6 +288,9 @@ def test_what_cannot_work_says_why(model, settings, message):
 
 
 def test_beams_work_for_text(model):
-    _, output = generate(model, PROMPTS[:2], num_beams=2, generation_mode="text", max_new_tokens=4, return_dict_in_generate=False)
+    prompts = [PROMPTS[2], PROMPTS[4]]  # the second one reads an image, the first is padded beside it
+    _, output = generate(model, prompts, num_beams=2, generation_mode="text", max_new_tokens=4, return_dict_in_generate=False)
     assert output.shape == (2, 10)
+    _, alone = generate(model, prompts[1:], num_beams=2, generation_mode="text", max_new_tokens=4, return_dict_in_generate=False)
+    assert torch.equal(output[1], alone[0])
     assert START not in output[:, 6:]

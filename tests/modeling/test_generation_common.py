@@ -82,17 +82,17 @@ def test_left_padding_changes_no_scores(model, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_dict_output(model, mode):
     """Scores and raw logits of every step, the tokens that they name, and a cache that holds all but the last token."""
-    inputs = prompt([1, 9, 10, 11], [1, 20])
+    inputs = prompt(READS, [1, 20])
     output = generate(model, inputs, generation_mode=mode, output_logits=True, max_output_images=0)
-    assert output.sequences.shape == (2, 12)
+    assert output.sequences.shape == (2, 15)
     assert len(output.scores) == len(output.logits) == 8
     for step, (scores, logits) in enumerate(zip(output.scores, output.logits)):
         assert scores.shape == logits.shape == (2, VOCABULARY)
-        assert torch.equal(scores.argmax(-1), output.sequences[:, 4 + step])
+        assert torch.equal(scores.argmax(-1), output.sequences[:, 7 + step])
         assert torch.isinf(scores[:, [IMAGE, END, PLACE]]).all()  # never emitted
         assert torch.isfinite(logits).all()
     assert isinstance(output.past_key_values, DynamicCache)
-    assert output.past_key_values.get_seq_length() == 11
+    assert output.past_key_values.get_seq_length() == 14
     assert output.hidden_states is None and output.attentions is None
 
 

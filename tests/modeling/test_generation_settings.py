@@ -205,6 +205,27 @@ def test_the_model_draws_no_picture_beyond_its_positions():
         assert len(output.output_images) == pictures
 
 
+@pytest.mark.parametrize("settings", [{"generation_mode": "text"}, {"generation_mode": "text", "num_beams": 2}, {"generation_mode": "auto"}])
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_text_ends_at_the_last_position(model, settings, cache):
+    """Each row at its own, whatever is asked for; the token after it is the last, which is fed to no model."""
+    settings = {**settings, "suppress_tokens": [2, START], "max_new_tokens": 10**6, "cache_implementation": cache}
+    assert generate(model, row_of(POSITIONS - 3), **settings).sequences.shape[1] == POSITIONS + 1
+    ids = torch.cat([torch.zeros(1, 2, dtype=torch.long), row_of(POSITIONS - 5)], dim=1)
+    output = generate(model, ids, attention_mask=(ids != 0).long(), **settings)
+    assert output.sequences.shape[1] == 2 + POSITIONS + 1
+
+
+def test_a_row_that_has_drawn_ends_at_its_last_position():
+    class StartOnce(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            token = 9 if (input_ids == START).any() else START
+            return scores.index_fill(1, torch.tensor([token]), 1e4)
+
+    output = generate(drawing_model(), row_of(POSITIONS - L - 5), logits_processor=[StartOnce()], max_new_tokens=100, eos_token_id=None)
+    assert len(output.output_images) == 1 and output.sequences.shape[1] == POSITIONS + 1
+
+
 def test_no_prompt_at_all(model):
     for settings in ({"generation_mode": "text"}, {"generation_mode": "image"}):
         with pytest.raises(ValueError, match="prompt is empty"):

@@ -32,7 +32,25 @@ def draw_and_say(model, **settings):
     above, below = sorted(detect(picture["image"]), key=lambda seen: seen.centre[1])
     assert (above.colour, above.shape, below.colour, below.shape) == ("red", "circle", "blue", "square")
     assert words["text"] == WORDS
+    read_it(model, processor, picture["image"], **settings)
     return output
+
+
+def read_it(model, processor, picture, **settings):
+    """A question about the image, and a shorter one without, padded beside it, are answered as they should be."""
+    question = [{"type": "image", "image": picture}, {"type": "text", "text": "how many objects are there"}]
+    chats = [[{"role": "user", "content": question}], [{"role": "user", "content": "repeat: a red circle"}]]
+    padded = {
+        "add_generation_prompt": True,
+        "tokenize": True,
+        "return_dict": True,
+        "return_tensors": "pt",
+        "processor_kwargs": {"padding": True},
+    }
+    inputs = processor.apply_chat_template(chats, **padded)
+    output = model.generate(**inputs, max_new_tokens=8, do_sample=False, return_dict_in_generate=True, **settings)
+    said = processor.post_process_interleaved(output, prompt_length=inputs["input_ids"].shape[1])
+    assert [parts[0]["text"] for parts in said] == ["two", "a red circle"]
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)

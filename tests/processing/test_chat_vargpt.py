@@ -80,13 +80,15 @@ def test_template_takes_the_processors_tokens():
 def test_conversation_is_left_as_it_was(processor):
     picture = noise_picture(0)
     chat = [user([text("a"), {"type": "image", "image": picture, "text": None}]), assistant([{"type": "output_image"}])]
-    options = {"padding": True, "output_images": [picture], "images": [picture]}
+    options = {"padding": True, "output_images": [picture]}
     processor.apply_chat_template(chat, tokenize=True, return_dict=True, processor_kwargs=options)
     assert chat == [
         user([text("a"), {"type": "image", "image": picture, "text": None}]),
         assistant([{"type": "output_image"}]),
     ]
-    assert options == {"padding": True, "output_images": [picture], "images": [picture]}
+    assert options == {"padding": True, "output_images": [picture]}
+    with pytest.raises(ValueError, match="image parts carry images; processor_kwargs must not give `images` too"):
+        processor.apply_chat_template(chat, tokenize=True, return_dict=True, processor_kwargs={**options, "images": [picture]})
 
 
 @pytest.mark.parametrize("token", [*PICTURE_TOKENS, "</s>", "<s>", "<pad>"])
@@ -108,6 +110,17 @@ def test_special_token_spread_over_parts_is_refused(processor):
     ("chat", "message"),
     [
         ([], "conversation is empty"),
+        ("hello", "conversation is a str"),
+        ({"role": "user", "content": "a"}, "conversation is a dict"),
+        (["hello"], "Message 0 is a str; a message is a dict"),
+        ([user(5)], "Message 0 has a content of type int"),
+        ([user({"type": "text", "text": "a"})], "content of type dict; it must be a text or a list of parts"),
+        ([{"from": "narrator", "value": "a"}], "role 'narrator'"),
+        ([{"role": ["user"], "content": "a"}], "role .'user'."),
+        ([user([{"type": "image_url", "image_url": 5}])], "image_url of type int"),
+        ([user([{"type": "image_url", "image_url": {"url": 5}}])], "image_url of type int"),
+        ([user([{"type": ["text"]}])], "type .'text'.; types are"),
+        ([user("a\ud800b")], "half a character, .*, at place 1 of its text"),
         ([[user("a")], []], "conversation is empty"),
         ([{"role": "tool", "content": "a"}], "role 'tool'; roles are user, assistant and system"),
         ([user([{"type": "video"}])], "type 'video'; types are text, image and output_image"),
@@ -121,6 +134,18 @@ def test_special_token_spread_over_parts_is_refused(processor):
 def test_refused_conversations(processor, chat, message):
     with pytest.raises((ValueError, TypeError), match=message):
         processor.apply_chat_template(chat)
+
+
+def test_llavas_form_of_a_message(processor):
+    chat = [{"from": "system", "value": "Be kind."}, {"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
+    assert processor.apply_chat_template(chat) == "Be kind. USER: hi ASSISTANT: hello</s>"
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% if %}", "{{ messages[7].a.b }}"])
+def test_errors_of_a_template_are_put_into_words(processor, template):
+    with pytest.raises(ValueError, match="The chat template cannot use what it was given") as caught:
+        processor.apply_chat_template(HI, template)
+    assert type(caught.value) is ValueError
 
 
 def test_system_must_come_first(processor):

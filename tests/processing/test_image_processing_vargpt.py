@@ -4,8 +4,11 @@ import base64
 import functools
 import http.server
 import io
+import os
 import struct
+import tempfile
 import threading
+import time
 import zlib
 
 import numpy as np
@@ -17,7 +20,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from vargpt_hf import ScaleSchedule
 from vargpt_hf.modeling.scales_vargpt import nearest_schedule
-from vargpt_hf.processing import VargptCLIPImageProcessor, VargptImageProcessor
+from vargpt_hf.processing import VargptCLIPImageProcessor, VargptImageProcessor, pictures_vargpt
 from vargpt_hf.processing.pictures_vargpt import fetch_images
 
 
@@ -94,6 +97,10 @@ def test_post_process_clamps_and_rounds(image_processor):
         image_processor.post_process(torch.full((1, 3, 2, 2), torch.nan))
     with pytest.raises(ValueError, match=r"\(3, 2, 2\)"):
         image_processor.post_process(torch.zeros(3, 2, 2))
+    with pytest.raises(TypeError, match="tensor of floating-point numbers .*got list"):
+        image_processor.post_process([0.0])
+    with pytest.raises(TypeError, match="got torch.uint8"):
+        image_processor.post_process(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
 
 
 def test_every_form_gives_the_same_picture(image_processor, tmp_path):
@@ -128,6 +135,61 @@ def test_url(image_processor, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"images \('http.*absent.png'\) cannot be fetched: .*404"):
             fetch_images(f"{address}/absent.png")
     finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/endless", "it sends more than 1,000,000 bytes"),
+        ("/drip", "it has not sent all within 0.5 seconds"),
+        ("/silent", "timed out"),
+        ("/to-a-file", "cannot be fetched: .*file"),
+        ("/to-ftp", "cannot be fetched: .*ftp"),
+        ("/round", "cannot be fetched: .*redirect"),
+        ("/no-http", "cannot be fetched: "),
+    ],
+)
+def test_addresses_that_do_not_end(image_processor, monkeypatch, path, message):
+    """Bodies have a limit of bytes and of time, redirections stay with http."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name, value in (("MAX_FILE_BYTES", 1_000_000), ("URL_SECONDS_IN_ALL", 0.5), ("URL_TIMEOUT_SECONDS", 1)):
+        monkeypatch.setattr(pictures_vargpt, name, value)
+    stopped = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            to = {"/to-a-file": "file:///etc/hostname", "/to-ftp": "ftp://127.0.0.1/a", "/round": "/round"}.get(self.path)
+            if self.path == "/no-http":
+                self.wfile.write(b"\0\0nonsense\n\n")
+                return
+            if self.path == "/silent":
+                stopped.wait(5)
+                return
+            self.send_response(302 if to else 200)
+            if to:
+                self.send_header("Location", to)
+            self.end_headers()
+            try:
+                while not to and not stopped.is_set():
+                    self.wfile.write(b"a" * (2**16 if self.path == "/endless" else 1))
+                    stopped.wait(0.0 if self.path == "/endless" else 0.1)
+            except OSError:
+                pass
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    start = time.monotonic()
+    try:
+        with pytest.raises(ValueError, match=message) as caught:
+            fetch_images(f"http://127.0.0.1:{server.server_port}{path}")
+        assert type(caught.value) is ValueError and time.monotonic() - start < 4
+    finally:
+        stopped.set()
         server.shutdown()
         server.server_close()
 
@@ -189,6 +251,20 @@ def test_camera_photograph_with_previews_is_accepted(image_processor):
     assert fetch_images(data).size == (SIDE, SIDE)
 
 
+def _pipe() -> str:
+    path = os.path.join(tempfile.mkdtemp(), "pipe.png")
+    os.mkfifo(path)
+    return path
+
+
+def _sparse_file() -> str:
+    """A file of 300 MiB that takes no room."""
+    path = os.path.join(tempfile.mkdtemp(), "large.png")
+    with open(path, "wb") as file:
+        file.truncate(300 * 2**20)
+    return path
+
+
 def refused_pictures():
     jpeg = encode(noise_picture(0, 200, 200), "JPEG")
     frames = [Image.new("L", (8, 8), 60 * index) for index in range(3)]
@@ -209,6 +285,22 @@ def refused_pictures():
         "beyond 8 bits": (np.full((4, 4, 3), 256), "outside 0..255"),
         "shape": (np.zeros((6, 6, 5), np.uint8), r"shape \(6, 6, 5\)"),
         "number": (7, "is a int, which is no image"),
+        "pipe": (_pipe(), "cannot be fetched: it is no regular file"),
+        "device": ("/dev/zero", "it is no regular file"),
+        "folder": ("/tmp", "it is no regular file"),
+        "file beyond limits": (_sparse_file(), "it holds more than 268,435,456 bytes"),
+        "animated WebP": (encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]), "animated.*3 frames"),
+        "PostScript": (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+            "cannot be read as an image.*of a format that is read",
+        ),
+        "meta tensor": (torch.empty(3, 4, 4, device="meta"), "tensor that cannot be made into an array"),
+        "sparse tensor": (torch.eye(4).to_sparse(), "tensor that cannot be made into an array"),
+        "complex": (np.zeros((4, 4, 3), complex), "dtype complex128"),
+        "objects": (np.full((4, 4, 3), None), "dtype object"),
+        "infinity": (np.full((4, 4), np.inf, np.float16), "values from inf"),
+        "empty dict": ({"bytes": None, "path": None}, "is a dict, which is no image"),
+        "deep lists": (functools.reduce(lambda inner, _: [inner], range(50), 0), "nested more than 8 lists deep"),
         "float mode": (Image.new("F", (4, 4)), "mode F .* no fixed range"),
     }
 

@@ -144,12 +144,20 @@ def test_forced_picture_needs_none(processor):
         (dict(text=START + PLACE * 2 + END), "2 <|image_gen_pad|>; expected 1, or all 5"),
         (dict(text=[1]), "must be a string or a list"),
         (dict(text=[]), "at least one string"),
+        (dict(text=5), "`text` is a int; it must be a string or a list"),
+        (dict(text={"a": 1}), "`text` is a dict"),
+        (dict(text="a\ud800"), "Row 0 of the text has half a character"),
+        (dict(text=DRAWING, output_image_codes=5), "output_image_codes have a int"),
+        (dict(text=DRAWING, output_image_codes=["abc"]), r"output_image_codes\[0\] has shape"),
+        (dict(text=DRAWING, output_image_codes=[{"a": 1}]), r"output_image_codes\[0\] has shape"),
+        (dict(text=DRAWING, output_image_codes=[[[1, [2]]]]), "output_image_codes.*are no codes"),
         (dict(text="a", sanitize_control_tokens=True), "not supported"),
     ],
 )
 def test_wrong_counts_are_refused(processor, arguments, message):
-    with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+    with pytest.raises((ValueError, TypeError), match=message.replace("|", r"\|")) as caught:
         processor(**arguments)
+    assert type(caught.value) in (ValueError, TypeError)
 
 
 def test_truncation_may_not_cut_pictures(processor):

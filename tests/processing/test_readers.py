@@ -238,7 +238,7 @@ def test_our_template_without_images(processor=None):
 
 def test_what_a_template_refuses_is_a_value_error():
     processor = text_only(chat_template="{{ raise_exception('Conversations must start with a joke') }}")
-    with pytest.raises(ValueError, match="cannot render .*start with a joke"):
+    with pytest.raises(ValueError, match="cannot use .*start with a joke"):
         processor.apply_chat_template([{"role": "user", "content": "a"}])
     processor = text_only(chat_template="{% for m in messages %}{{ m.content }}{{ messages | length }}{% endfor %}")
     with pytest.raises(ValueError, match="does not mark what the assistant says"):

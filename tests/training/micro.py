@@ -48,6 +48,7 @@ def write_config(tmp_path, base, **keys):
         "max_steps": 4,
         "save_steps": 2,
         "use_cpu": True,
+        "bf16": False,  # numbers are compared
         "disable_tqdm": True,
         **keys,
     }

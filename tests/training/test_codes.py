@@ -1,5 +1,6 @@
 """Codes ahead of training: exact, restartable, in parallel, and refused by another image tokenizer."""
 
+import base64
 import json
 import os
 import signal
@@ -112,6 +113,21 @@ def test_broken_pictures_are_listed_and_left_out_only_when_asked(tmp_path):
     said = [row["messages"][0]["content"][0]["text"] for row in load_rows(tmp_path / "codes")]
     assert said == [f"image {index}" for index in (0, 1, 2, 3, 5)]
     assert "4.png" in (tmp_path / "codes" / "broken.txt").read_text()
+
+
+def test_rows_of_any_form_and_files_of_any_kind(tmp_path):
+    """What the readers take is encoded; a pipe is listed among the broken images instead of being waited for."""
+    PILImage.new("RGB", (50, 60), "red").save(tmp_path / "red.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    chat = [{"from": "human", "value": "draw"}, {"from": "gpt", "value": "<image_gen>"}]
+    encoded_text = base64.b64encode((tmp_path / "red.png").read_bytes()).decode()
+    forms = ["red.png", ["red.png"], {"bytes": None, "path": "red.png"}, encoded_text, f"data:image/png;base64,{encoded_text}", "pipe.png"]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"conversations": chat, "image": form}) for form in forms))
+    with pytest.raises(ValueError, match="1 images cannot be read.*\n.*pipe.png.*no regular file"):
+        encode_rows(load_rows(tmp_path / "rows.jsonl"), TINY_FOLDER, tmp_path / "codes")
+    encode_rows(load_rows(tmp_path / "rows.jsonl"), TINY_FOLDER, tmp_path / "codes", skip_broken=True)
+    codes = [row["output_image_codes"] for row in load_rows(tmp_path / "codes")]
+    assert len(codes) == 5 and all(each == codes[0] for each in codes)
 
 
 def test_other_data_or_another_image_tokenizer_is_refused(data, encoded, tmp_path):

@@ -15,6 +15,7 @@ from vargpt_hf.training.packing import num_tokens
 from vargpt_hf.training.stages import apply_stage
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
+PER_TOKEN = ("input_ids", "attention_mask", "labels", "position_ids")
 DRAWING = ROWS[3]  # "draw two": "first", an image, "then", an image
 
 
@@ -55,6 +56,56 @@ def test_pictures_to_understand_are_not_halved(processor):
     assert places[each] == places[each - 1] + 1
     cut = VargptDataCollator(processor, max_length=int(places[each]) + 1)(rows)
     assert cut["input_ids"].shape[1] == places[each] and torch.equal(cut["pixel_values"], whole["pixel_values"][:1])
+
+
+LONG = row(["say a longer thing than the others"], ["a longer thing " * 30])  # longer than any row with images
+CUT = {
+    "read": [LONG, ROWS[1]],
+    "drawn": [ROWS[2], LONG],
+    "both in one row": [LONG, ROWS[4]],
+    "both": [ROWS[7], LONG, ROWS[3]],
+    "alone": [ROWS[4]],
+}
+
+
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("codes", [False, True], ids=["pixels", "codes"])
+@pytest.mark.parametrize("kind", CUT)
+def test_a_cut_at_any_place_is_a_cut_of_everything(model, processor, kind, codes, packing):
+    """Wherever rows of unequal lengths are cut: tokens, masks, labels and images are those of the rows cut one by one, and no more."""
+    rows = CUT[kind]
+    if codes:
+        made = [[list(range(index, index + 21)) for index, _ in enumerate(entry["output_images"])] for entry in rows]
+        rows = [{**entry, "output_images": [], "output_image_codes": found} for entry, found in zip(rows, made)]
+    alone = [VargptDataCollator(processor)([entry]) for entry in rows]
+    collator = VargptDataCollator(processor, packing=packing)
+    model, pad, sizes = model.eval(), processor.tokenizer.pad_token_id, (processor.image_seq_length, processor.num_image_gen_tokens)
+    tokens = (processor.image_token_id, processor.output_image_token_id)
+    longest = max(int(inputs["attention_mask"].sum()) for inputs in alone)
+    for max_length in range(1, longest + 1):
+        collator.max_length = max_length
+        inputs, single = collator(rows), VargptDataCollator(processor, max_length=max_length)
+        assert {value.shape for name, value in inputs.items() if name in PER_TOKEN} == {inputs["input_ids"].shape}
+        kept = inputs["attention_mask"].bool() if not packing else inputs["labels"].new_ones(inputs["labels"].shape).bool()
+        assert (inputs["input_ids"][~kept] == pad).all() and (inputs["labels"][~kept] == -100).all()
+        pictures = [
+            len(inputs.get("pixel_values", ())),
+            sum(len(inputs.get(name, ())) for name in ("output_pixel_values", "output_image_codes")),
+        ]
+        assert [int((inputs["input_ids"] == token).sum()) for token in tokens] == [size * number for size, number in zip(sizes, pictures)]
+        parts = [single([entry]) for entry in rows]
+        assert max_length == 1 or num_tokens(inputs) == sum(num_tokens(part) for part in parts)
+        for whole, part in zip(alone, parts):
+            length = part["input_ids"].shape[1]
+            assert length <= max_length and torch.equal(part["input_ids"], whole["input_ids"][:, :length])
+            assert torch.equal(part["labels"], whole["labels"][:, :length])
+        for name in ("pixel_values", "output_pixel_values", "output_image_codes"):
+            cut = [part[name] for part in parts if name in part]
+            assert (name in inputs) == bool(cut) and (not cut or torch.equal(inputs[name], torch.cat(cut)))
+        if max_length % 7 == 1:
+            with torch.no_grad():
+                ours, theirs = model(**inputs, num_items_in_batch=1), [model(**part, num_items_in_batch=1) for part in parts]
+            torch.testing.assert_close(ours.text_loss, sum(each.text_loss for each in theirs), atol=1e-4, rtol=1e-4)
 
 
 def test_a_cut_batch_without_pictures_left_has_none(processor):
@@ -103,7 +154,7 @@ def test_the_trainer_packs(base, processor, tmp_path):
         apply_stage(model, "pretrain")
         args = VargptSFTConfig(
             str(tmp_path), use_cpu=True, packing=packing, per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=1,
-            max_length=60, logging_steps=1, optim="sgd", max_grad_norm=0.0, save_strategy="no", disable_tqdm=True,
+            max_length=60, bf16=False, logging_steps=1, optim="sgd", max_grad_norm=0.0, save_strategy="no", disable_tqdm=True,
         )  # fmt: skip
         rows = Dataset.from_list(ROWS, features=ROW_FEATURES)
         trainer = VargptSFTTrainer(model, args=args, train_dataset=rows, processing_class=processor)

@@ -331,6 +331,14 @@ def test_a_folder_of_img2dataset(tmp_path, read, caplog, captions):
     assert read(tmp_path / "data") == DRAWN
 
 
+def test_a_folder_of_pictures_may_hold_notes(folder, read):
+    file = write_json(folder / "llava.json", LLAVA)
+    write_json(folder / "pictures" / "notes.json", {"license": "none"})
+    assert read(file, pictures=folder / "pictures") == LLAVA_ROWS
+    with pytest.raises(ValueError, match="llava.json has no column of images, only JSON: give a folder"):
+        read(file, pictures=file)
+
+
 def test_a_dataset_beside_its_pictures_is_not_taken_for_captions(folder, read):
     write_json(folder / "pictures" / "llava.json", LLAVA)
     assert read(folder / "pictures") == LLAVA_ROWS

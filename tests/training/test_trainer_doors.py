@@ -1,5 +1,7 @@
 """Datasets given to the trainers in Python may have rows of any form: what the readers load, trains, and nothing is left out silently."""
 
+import os
+
 import pytest
 from datasets import Dataset, Image, IterableDataset, List
 from micro import ROWS, picture
@@ -92,3 +94,18 @@ def test_pairs_of_every_form(model, processor, tmp_path):
     trainer.train()
     with pytest.raises(ValueError, match="Row 0: the column 'photo' holds an image"):
         VargptDPOTrainer(model, args=args, train_dataset=[{**pairs[0], "photo": picture(1)}], processing_class=processor)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "stream"])
+def test_files_that_rows_name_must_be_pictures(model, processor, tmp_path, kind):
+    """A pipe would wait for ever, a device never end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, cause in (
+        (tmp_path / "pipe.png", "it is no regular file"),
+        ("/dev/zero", "it is no regular file"),
+        (tmp_path, "no regular file"),
+    ):
+        rows = Dataset.from_list([{"messages": TURNS, "image": str(path)}])
+        trainer = sft(model, processor, tmp_path / "out", rows.to_iterable_dataset() if kind == "stream" else rows)
+        with pytest.raises(ValueError, match=cause):
+            next(iter(trainer.get_train_dataloader()))

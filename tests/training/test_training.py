@@ -15,9 +15,12 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
 from safetensors.torch import load_file
 
-from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor, hardware
+from vargpt_hf.peft import PRESETS, lora_config
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
+from vargpt_hf.training.plan import parameters_of_parts
+from vargpt_hf.training.preference import VargptDPOConfig
 from vargpt_hf.training.safety import last_complete_checkpoint
 from vargpt_hf.training.script import VargptSFTConfig, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage, stage_linears
@@ -25,7 +28,14 @@ from vargpt_hf.training.trainer import VargptSFTTrainer
 
 
 def trainer_of(model, processor, tmp_path, rows=ROWS, **arguments):
-    defaults = {"per_device_train_batch_size": 2, "learning_rate": 1e-2, "save_strategy": "no", "disable_tqdm": True, "max_steps": 2}
+    defaults = {
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "max_steps": 2,
+        "bf16": False,
+    }
     config = VargptSFTConfig(output_dir=str(tmp_path), use_cpu=True, logging_steps=1, **{**defaults, **arguments})
     return VargptSFTTrainer(model, args=config, train_dataset=Dataset.from_list(rows, features=ROW_FEATURES), processing_class=processor)
 
@@ -288,6 +298,41 @@ def test_weights_of_the_losses_are_set_and_saved(base, tmp_path):
     assert (config.text_loss_weight, config.image_loss_weight, config.image_scale_power) == (1, 3, 0.5)
 
 
+@pytest.mark.parametrize("fast", [True, False], ids=["units", "plain"])
+def test_bfloat16_is_for_cpus_with_units_for_it(base, tmp_path, monkeypatch, capsys, recwarn, fast):
+    """By default and as "auto", in YAML files, on the command line and in Python; who asks for it gets it, with a warning."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    monkeypatch.setattr(hardware, "speed_over_float32", lambda dtype: 4.0 if fast else 1 / 32)
+    for kind in (VargptSFTConfig, VargptDPOConfig):
+        formats = [kind(str(tmp_path), bf16=asked).bf16 for asked in ("auto", None, False, "false", True)]
+        assert formats == [fast, fast, False, False, True] and kind(str(tmp_path)).bf16 is fast
+        assert kind(str(tmp_path), fp16=True).bf16 is False
+    told = "this CPU multiplies bfloat16 32 times as slowly as float32"
+    warned = [str(warning.message) for warning in recwarn if told in str(warning.message)]
+    assert set(warned) == (set() if fast else {f"bf16=True: {told}; leave it out, or give 'auto'."})
+    with pytest.raises(ValueError, match="`bf16` must be True, False or 'auto', got 'sometimes'"):
+        VargptSFTConfig(str(tmp_path), bf16="sometimes")
+    file = write_config(tmp_path, base, bf16="auto", max_steps=1, save_strategy="no", sample_prompts=[])
+    for overrides, wanted in (([], fast), (["--bf16", "false"], False), (["--bf16"], True), (["--bf16=true"], True)):
+        assert parse(file, overrides)[1].bf16 is wanted
+    train(file)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("format")]
+    assert line == ("format  bfloat16" if fast else f"format  float32: {told}")
+    write_config(tmp_path, base, bf16=3)
+    with pytest.raises(ValueError, match="`bf16` is 3; it must be one of auto, true, false"):
+        parse(file)
+
+
+def test_the_start_of_a_training_warns_of_nothing(base, tmp_path, recwarn):
+    """Of what Transformers, TRL and PEFT would say there of deprecated names and pinned memory, nothing is a user's to mend."""
+    for keys in ({"use_peft": True, "lora_preset": "draw"}, {"gradient_checkpointing": True}, {"dataloader_num_workers": 1}):
+        folder = tmp_path / next(iter(keys))
+        folder.mkdir()
+        train(write_config(folder, base, stage="stage3", max_steps=1, save_strategy="no", sample_prompts=[], **keys))
+    said = [str(warning.message) for warning in recwarn]
+    assert not [text for text in said if "deprecated" in text or "pin_memory" in text], said
+
+
 def test_schedules_come_from_stage_file_and_command_line(base, tmp_path):
     file = write_config(tmp_path, base, stage="stage3", learning_rate=3e-4)
     script, training, model_config = parse(file, ["--num_train_epochs", "7"])
@@ -325,22 +370,19 @@ def test_adapters_are_trained_saved_and_merged_by_the_next_stage(base, tmp_path)
     }
 
 
-def test_a_preset_says_where_adapters_go(base, tmp_path):
-    keys = {"stage": "stage3", "max_steps": 1, "save_strategy": "no", "use_peft": True}
-    train(write_config(tmp_path, base, **keys, lora_preset="draw", lora_r=2))
-    adapted = load_file(tmp_path / "out/adapter_model.safetensors")
-    assert {name.split(".")[3] for name in adapted} == {"visual_decoder", "projector_to_llm", "projector_to_decoder"}
-    assert {value.shape[0] for name, value in adapted.items() if "lora_A" in name} == {2}
-    assert "base_model.model.model.visual_decoder.head.weight" in adapted
-    with pytest.raises(ValueError, match="`lora_preset` is 'paint'; it must be one of understand, draw, all"):
-        parse(write_config(tmp_path, base, **keys, lora_preset="paint"))
-    with pytest.raises(ValueError, match="needs `use_peft: true`"):
-        parse(write_config(tmp_path, base, **{**keys, "use_peft": False}, lora_preset="draw"))
-
-
-def test_the_shipped_model_has_a_name(base, tmp_path):
-    model_config = parse(write_config(tmp_path, "vargpt-tiny"))[2]
-    assert VargptConfig.from_pretrained(model_config.model_name_or_path).image_tokenizer_config.image_size == 48
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_plan_counts_each_parameter_once(model, preset):
+    """A module that is trained whole, in a copy, is not frozen as well; where adapters are, the weights beneath are."""
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.model.named_children()}
+    head = sum(p.numel() for p in model.model.visual_decoder.head.parameters())
+    parts = parameters_of_parts(get_peft_model(model, lora_config(preset, r=2)))
+    for name, size in sizes.items():
+        whole = name in PRESETS[preset].trains
+        adapted = any(start == name for start in PRESETS[preset].adapts)
+        trained, frozen = parts[name]
+        assert (trained, frozen) == (size, 0) if whole else trained > 0 if adapted else (trained, frozen) == (0, size), name
+    rest = head if "visual_decoder.head" in PRESETS[preset].trains else 0
+    assert parts["visual_decoder"][1] == sizes["visual_decoder"] - rest
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "stage1", "stage2", "stage3"])

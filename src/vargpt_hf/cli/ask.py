@@ -25,14 +25,30 @@ def ask(
     """
     if not picture.is_file():
         raise ValueError(f"There is no file {picture}.")
-    from transformers import TextStreamer
+    from ..modeling.settings_vargpt import user_turn
 
+    (turn,) = user_turn(text)
     vargpt, processor = load(model, device, dtype)
-    content = [{"type": "image", "path": str(picture)}, {"type": "text", "text": text}]
+    content = [{"type": "image", "path": str(picture)}, {"type": "text", "text": turn["content"]}]
     vargpt.generate(
         **prompt_inputs(processor, [{"role": "user", "content": content}], vargpt.device),
         generation_mode="text",
         do_sample=False,
         max_new_tokens=max_new_tokens,
-        streamer=TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True),
+        streamer=answer_streamer(processor.tokenizer),
     )
+
+
+def answer_streamer(tokenizer):
+    """Prints an answer while it is made, without the space that the chat template writes before it."""
+    from transformers import TextStreamer
+
+    class Answer(TextStreamer):
+        begun = False
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            text = text if self.begun else text.lstrip()
+            self.begun = self.begun or bool(text)
+            super().on_finalized_text(text, stream_end)
+
+    return Answer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -35,8 +35,10 @@ def card(
     vargpt, processor = load(str(folder.resolve()), device="cpu", dtype="float32")
     example = None
     if draw is not None:
-        inputs = prompt_inputs(processor, [{"role": "user", "content": draw}], vargpt.device)
-        output = vargpt.generate(**inputs, generation_mode="image", max_new_tokens=2, do_sample=False, return_dict_in_generate=True)
+        from ..modeling.settings_vargpt import user_turn
+
+        inputs = prompt_inputs(processor, user_turn(draw), vargpt.device)
+        output = vargpt.generate(**inputs, generation_mode="image", do_sample=False, return_dict_in_generate=True)
         processor.output_image_processor.post_process(output.output_images)[0].save(folder / DRAWING)
         example = (draw, DRAWING)
     from ..modeling.card_vargpt import make_card

@@ -40,20 +40,26 @@ def chat(
         elif command == "/image":
             attached += _attachment(Path(rest.strip()))
         elif line.strip():
-            text = rest if command == "/draw" else line
-            messages.append({"role": "user", "content": [*attached, {"type": "text", "text": text}]})
-            attached = []
-            inputs = prompt_inputs(processor, messages, vargpt.device)
-            result = vargpt.generate(
-                **inputs,
-                generation_mode="image" if command == "/draw" else "auto",
-                max_new_tokens=max_new_tokens,
-                generator=generator,
-                return_dict_in_generate=True,
-            )
-            parts = processor.post_process_interleaved(result, prompt_length=inputs["input_ids"].shape[1])[0]
-            messages.append({"role": "assistant", "content": parts})
+            settings = {"generation_mode": "image" if command == "/draw" else "auto", "max_new_tokens": max_new_tokens, "generator": generator}
+            try:
+                parts, turn = _answer(vargpt, processor, messages, attached, rest if command == "/draw" else line, **settings)
+            except (ValueError, OSError) as error:  # a conversation too long, a file that is no image: said, and left out
+                typer.echo(f"{error}", err=True)
+                attached = []
+                continue
+            messages, attached = [*messages, turn, {"role": "assistant", "content": parts}], []
             drawn = _show(parts, output_dir, drawn)
+
+
+def _answer(vargpt, processor, messages: list[dict], attached: list[dict], text: str, **settings) -> tuple[list[dict], dict]:
+    """Content parts that answer a text with attached images after `messages`, and the turn that they answer."""
+    from ..modeling.settings_vargpt import user_turn
+
+    (turn,) = user_turn(text)
+    turn["content"] = [*attached, {"type": "text", "text": turn["content"]}]
+    inputs = prompt_inputs(processor, [*messages, turn], vargpt.device)
+    result = vargpt.generate(**inputs, return_dict_in_generate=True, **settings)
+    return processor.post_process_interleaved(result, prompt_length=inputs["input_ids"].shape[1])[0], turn
 
 
 def _read() -> str | None:

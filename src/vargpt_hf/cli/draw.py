@@ -1,5 +1,6 @@
 """`vargpt draw`: a sentence in, an image out; or a file of sentences in, a folder of images out."""
 
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -73,16 +74,18 @@ def draw(
         raise ValueError(f"--num-processes is {num_processes}, but one TEXT is drawn by one process; it goes with --prompts.")
     output = output or Path("out.png")
     check_writable(output, scales_strip)
+    from ..modeling.settings_vargpt import user_turn
+
+    chat = user_turn(text)
     vargpt, processor = load(model, device, dtype)
     import torch
     from tqdm import tqdm
 
-    inputs = prompt_inputs(processor, [{"role": "user", "content": text}], vargpt.device)
+    inputs = prompt_inputs(processor, chat, vargpt.device)
     with tqdm(total=len(vargpt.config.schedules[0]), desc="Drawing", unit="scale", leave=False) as progress:
         result = vargpt.generate(
             **inputs,
             generation_mode="image",
-            max_new_tokens=2,
             generator=torch.Generator(vargpt.device).manual_seed(seed),
             output_image_streamer=progress_streamer(progress),
             return_dict_in_generate=True,
@@ -97,7 +100,7 @@ def draw(
 
 def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device: str, **options) -> None:
     """Draws the prompts of a file; raises a ValueError at the end if some could not be drawn."""
-    model, dtype = check_model(model, dtype)
+    model, dtype = check_model(model, dtype, device)
     from ..inference.prompts import RESULTS, draw_prompts
 
     results = draw_prompts(prompts, model, output, dtype=dtype, device=check_device(device), **options)
@@ -112,6 +115,8 @@ def progress_streamer(progress):
     from ..modeling.decoding_vargpt import VargptImageStreamer
 
     class Progress(VargptImageStreamer):
+        wants_pixels = False
+
         def put(self, images, rows, scale_index) -> None:
             progress.update(1)
 
@@ -130,12 +135,17 @@ def check_writable(*files: Path | None) -> None:
             raise ValueError(f"{file} does not end in the name of an image format, such as .png.")
         if not file.parent.is_dir():
             raise ValueError(f"The folder {file.parent} does not exist: create it, or give another file.")
+        if not os.access(file.parent, os.W_OK):
+            raise OSError(f"The folder {file.parent} cannot be written to: give another one.")
 
 
 def save(picture, file: Path, enlarge: int) -> None:
     """Writes an image, enlarged without smoothing, and says so."""
+    from PIL import Image
+
     from ..inference.prompts import enlarged
+    from ..restartable import write_whole
 
     picture = enlarged(picture, enlarge)
-    picture.save(file)
+    write_whole(file, lambda path: picture.save(path, format=Image.registered_extensions()[file.suffix.lower()]))
     typer.echo(f"Saved {file} ({picture.width}×{picture.height})")

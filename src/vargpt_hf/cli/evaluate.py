@@ -1,6 +1,7 @@
 """`vargpt evaluate`: the figures of vargpt-tiny, or of another model of its kind."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ DRAWING_GROUPS = {
     "written": {"draw_digit": 1.0},
 }
 QUESTIONS = {"ask": 3.0, "read_digit": 1.0}
+_GUESSED_DRAWINGS = 1 / 24  # one shape of 4 in one of 6 colours
 
 
 def evaluate(
@@ -24,7 +26,7 @@ def evaluate(
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:
-    """Let the judges look at drawings and answers of a model trained on shapes and digits.
+    """Let the judges look at drawings and answers of a model trained on shapes and digits; of another one, say that it was not.
 
     \b
     Examples:
@@ -36,11 +38,31 @@ def evaluate(
         from ..evaluation.report import evaluate as measure
         from ..tiny.digits import load_split
         from ..tiny.rows import rows
+
+        judge = DigitJudge(*load_split("train"))
     vargpt, processor = load(model, device, dtype)
     drawings = {group: list(rows(mixture, number, seed, "test")) for group, mixture in DRAWING_GROUPS.items()}
     questions = list(rows(QUESTIONS, 2 * number, seed, "test"))
-    figures = measure(vargpt, processor, drawings, questions, DigitJudge(*load_split("train")), seed=seed)
+    figures = measure(vargpt, processor, drawings, questions, judge, seed=seed)
     for name, share in sorted(figures.items()):
         typer.echo(f"{name:28}{share:>8.1%}")
+    if knows_nothing(figures, questions):
+        typer.echo(
+            "This model draws and answers no better than a guess: it was not trained on these shapes and digits, and the figures say nothing "
+            "of what it was trained on.",
+            err=True,
+        )
     if output is not None:
         output.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+
+
+def knows_nothing(figures: dict[str, float], questions: list[dict]) -> bool:
+    """Whether neither drawings nor answers are better than guesses, as of a model that was trained on other data.
+
+    Args:
+        figures: shares that are right, by name.
+        questions: rows whose `truth` holds the right answer; who always gives the most frequent one guesses.
+    """
+    answers = Counter(json.loads(row["truth"])["answer"] for row in questions)
+    guessed = answers.most_common(1)[0][1] / answers.total()
+    return figures["seen: shape and colour"] < _GUESSED_DRAWINGS and figures["answers"] <= guessed

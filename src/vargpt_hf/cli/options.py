@@ -12,12 +12,15 @@ import typer
 from ..tiny import TINY_FOLDER, TINY_NAME
 
 if TYPE_CHECKING:
+    import torch
+
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
     from ..processing.processing_vargpt import VargptProcessor
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Folder or Hub id of a VARGPT; the vargpt-tiny of this package by default.")]
+DTYPE_HELP = 'Number format of the weights: "auto" (as stored, where the device has units for it), "float32", "bfloat16", "float16".'
 Device = Annotated[str, typer.Option(help='Where to run: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one.')]
-DType = Annotated[str, typer.Option("--dtype", help='Number format of the weights: "auto" (as stored), "float32", "bfloat16", "float16".')]
+DType = Annotated[str, typer.Option("--dtype", help=DTYPE_HELP)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same result.")]
 Scales = Annotated[str | None, typer.Option(help="Side lengths of the scales, such as 1,2,3,4, where they are not VAR's own ten.")]
 StoredDType = Annotated[str | None, typer.Option("--dtype", help="Number format to store, such as bfloat16; as in the source by default.")]
@@ -50,7 +53,7 @@ def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple
         ValueError: an unknown number format, a device that is not there, or a folder that holds no VARGPT.
         OSError: a folder or Hub id that cannot be read.
     """
-    model, dtype = check_model(model, dtype)
+    model, dtype = check_model(model, dtype, device)
     # torch and Transformers take seconds to import: `vargpt --help` should not wait for them.
     import torch
 
@@ -61,8 +64,10 @@ def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple
     return loaded.to(device).eval(), VargptProcessor.from_pretrained(model)
 
 
-def check_model(model: str | None, dtype: str) -> tuple[str, str]:
+def check_model(model: str | None, dtype: str, device: str = "auto") -> tuple[str, str]:
     """Folder or Hub id of the model, and its number format; vargpt-tiny in float32 by default.
+
+    "auto" is the format in which the weights are stored, or float32 where that would be slow on the device, which is then said in one line.
 
     Raises:
         ValueError: an unknown number format, or a folder or Hub id that is not there or holds no VARGPT.
@@ -89,7 +94,20 @@ def check_model(model: str | None, dtype: str) -> tuple[str, str]:
             f"{model} holds a model of type {config.model_type!r}, not a VARGPT; a checkpoint in the released format is converted "
             "by `vargpt convert`."
         )
-    return model, dtype
+    return model, _fitting(dtype, config.dtype, device)
+
+
+def _fitting(dtype: str, stored: "torch.dtype | None", device: str) -> str:
+    """The number format to load in; says in one line where that is not the stored one, or is slow on the device."""
+    import torch
+
+    from ..hardware import loading_dtype, slowness
+
+    device = check_device(device)
+    asked = stored if dtype == "auto" else getattr(torch, dtype)
+    if asked is not None and (cost := slowness(device, asked)) is not None:
+        typer.echo(f"Loading in float32: {cost}." if dtype == "auto" else f"--dtype {dtype}: {cost}; give float32, or leave it out.", err=True)
+    return loading_dtype(dtype, stored, device)
 
 
 def check_device(device: str) -> str:

@@ -22,7 +22,7 @@ def serve(
       curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" \\
         -d '{"messages": [{"role": "user", "content": "what can you do"}]}'
     """
-    folder, dtype = check_model(model, dtype)
+    folder, dtype = check_model(model, dtype, device)
     check_device(device)
     from transformers import AutoModelForMultimodalLM
     from transformers.cli.serve import Serve

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
+from ..hardware import default_device, loading_dtype
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+from ..modeling.settings_vargpt import check_room, check_settings, picture_tokens, user_turn
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
 
@@ -79,14 +82,14 @@ def read_prompts(file: str | Path, seed: int = 0) -> list[Prompt]:
             if prompt.name in names:
                 raise ValueError(f"the id {prompt.name!r} is that of an earlier prompt; give each its own")
             names.add(prompt.name)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             prompt = replace(prompt, error=str(error))
         prompts.append(prompt)
     return prompts
 
 
 def _parse_text(line: bytes, prompt: Prompt) -> Prompt:
-    return replace(prompt, text=_checked_text(line.decode()))
+    return replace(prompt, text=_text_of(line.decode()))
 
 
 def _parse_json(line: bytes, prompt: Prompt) -> Prompt:
@@ -101,32 +104,24 @@ def _parse_json(line: bytes, prompt: Prompt) -> Prompt:
     seed = row.get("seed") if row.get("seed") is not None else prompt.seed
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ValueError(f"the seed {seed!r} is no whole number from 0 to 2^63 - 1")
-    return replace(prompt, text=_checked_text(row["prompt"]), name=str(name), seed=seed)
+    return replace(prompt, text=_text_of(row["prompt"]), name=str(name), seed=seed)
 
 
-def _checked_text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"the prompt is no text, but {type(text).__name__}")
-    text = text.strip()
-    if not text:
-        raise ValueError("the prompt is empty")
-    text.encode()  # halves of surrogate pairs, which JSON can hold, are no text
-    return text
+def _text_of(prompt: Any) -> str:
+    return user_turn(prompt)[0]["content"]
 
 
 def check_prompts(prompts: Sequence[Prompt], processor: VargptProcessor, config: VargptConfig) -> list[Prompt]:
     """The prompts, with an `error` for those that hold a special token or leave no room for an image."""
-    room = config.text_config.max_position_embeddings - config.schedules[0].num_positions - 1
 
     def checked(prompt: Prompt) -> Prompt:
         if prompt.error is not None:
             return prompt
         try:
-            length = _inputs(processor, [prompt])["input_ids"][0]
+            user_turn(prompt.text)
+            check_room(config, len(_inputs(processor, [prompt])["input_ids"][0]), picture_tokens(config))
         except ValueError as error:
             return replace(prompt, error=str(error))
-        if len(length) > room:
-            return replace(prompt, error=f"the prompt has {len(length)} tokens; beside an image the model has room for {room}")
         return prompt
 
     return [checked(prompt) for prompt in prompts]
@@ -159,7 +154,6 @@ def draw_batch(
         output = model.generate(
             **inputs,
             generation_mode="image",
-            max_new_tokens=2,
             generator=[torch.Generator(model.device).manual_seed(prompt.seed) for prompt in prompts],
             return_dict_in_generate=True,
             **settings,
@@ -201,7 +195,7 @@ def draw_prompts(
         batch_size: prompts that are drawn together.
         num_processes: processes that draw at the same time, started here.
         device: "cpu", "cuda" (each process takes the next GPU), "cuda:1", …; "auto" takes GPUs where there are any.
-        dtype: number format of the weights, such as "bfloat16"; "auto": as stored.
+        dtype: number format of the weights, such as "bfloat16"; "auto": as stored, or float32 where the device has no units for that.
         enlarge: how many times to enlarge the images.
         settings: of `generate`.
 
@@ -210,15 +204,17 @@ def draw_prompts(
         Empty in a process that was not the last to end.
 
     Raises:
-        ValueError: a file that holds no prompts, a folder of other images, or a batch that does not fit into memory.
+        TypeError: a setting of the wrong type.
+        ValueError: a file that holds no prompts, a setting out of range, a folder of other images, or a batch that does not fit into memory.
         OSError: what cannot be read or written; `ChildProcessError` where one of several processes was killed.
     """
     output, (rank, world_size, local_rank) = Path(output), _rank()
     if world_size > 1 and num_processes > 1:
         raise ValueError(f"A launcher has started {world_size} processes already; leave num_processes at 1, not {num_processes}.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), AutoConfig.from_pretrained(model))
+    device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model)
+    dtype = loading_dtype(dtype, config.dtype, device)
+    check_settings(settings, config.text_config.vocab_size)  # before the folder is claimed for them
+    prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), config)
     claim_pictures(output, prompts, model, device, dtype, enlarge, **settings)
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)][rank::world_size]
     there = {path.name for path in output.iterdir()}
@@ -267,7 +263,7 @@ def _fingerprint(prompts: Sequence[Prompt]) -> str:
 def _model_fingerprint(model: str | Path) -> str:
     """Tells models apart: a folder by its content, wherever it lies; a Hub id by its revision."""
     if not Path(model).is_dir():
-        return f"{model} at {AutoConfig.from_pretrained(model)._commit_hash}"
+        return f"{model} at {Path(hf_hub_download(str(model), 'config.json')).parent.name}"  # files of a revision share a folder
     digest = hashlib.sha256()
     for path in sorted(path for path in Path(model).iterdir() if path.suffix in _MODEL_FILES):
         digest.update(path.name.encode())

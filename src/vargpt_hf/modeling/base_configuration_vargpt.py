@@ -37,11 +37,16 @@ def in_words(config_class: type) -> type:
 
 def _in_words(error: Exception, what: str) -> ValueError | TypeError:
     if type(error) in (ValueError, TypeError):
-        return error
+        return error if str(error).startswith("Vargpt") else type(error)(f"{what}: {error}")  # else a part of it was wrong, and is named
     if isinstance(error, StrictDataclassError):
         kind = TypeError if isinstance(error.__cause__, TypeError) else ValueError
         return kind(f"{what}: {error.__cause__ or error}")
     return ValueError(f"These fields do not make a {what} ({type(error).__name__}: {error}).")
+
+
+def _read_in(error: ValueError | TypeError, source: object) -> ValueError | TypeError:
+    """The error with the name of the file that it is about, unless it has that already."""
+    return error if source is None or "config.json of " in str(error) else type(error)(f"config.json of {source}: {error}")
 
 
 def check_size(name: str, value: object, largest: int = LARGEST_SIZE, least: int = 1) -> None:
@@ -70,12 +75,26 @@ class VargptBaseConfig(PreTrainedConfig):
             ValueError, TypeError: fields that do not make this configuration, and where they were read.
         """
         if not isinstance(config_dict, dict):
-            raise TypeError(f"A configuration must be an object of fields and values, got {type(config_dict).__name__}.")
-        source = kwargs.get("name_or_path")
+            raise ValueError(f"A configuration must be an object of fields and values, got {type(config_dict).__name__}.")
         try:
             return super().from_dict(config_dict, **kwargs)
         except (ValueError, TypeError) as error:
-            raise type(error)(f"config.json of {source}: {error}" if source else str(error)) from error
+            raise _read_in(error, kwargs.get("name_or_path")) from error
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As in Transformers.
+
+        Raises:
+            ValueError, TypeError: as [`from_dict`].
+            OSError: no config.json, or one that is not JSON.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:  # Transformers takes it for granted that JSON is an object
+            raise _read_in(_in_words(error, cls.__name__), pretrained_model_name_or_path) from error
 
     def __post_init__(self, **kwargs):
         for name in ("dtype", "torch_dtype"):

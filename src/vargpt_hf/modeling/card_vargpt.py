@@ -1,5 +1,6 @@
 """The model card of a VARGPT repository."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 
@@ -77,6 +78,44 @@ def make_card(
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
 
 
+_USE_ADAPTER = """```python
+from peft import PeftModel
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+
+base = VargptForConditionalGeneration.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "{name}")  # .merge_and_unload() makes one model of the two
+processor = VargptProcessor.from_pretrained("{base}")
+```"""
+
+
+def make_adapter_card(name: str, base: str | None, preset: str | None, rank: int, alpha: float) -> ModelCard:
+    """The card of an adapter, to be saved as README.md.
+
+    Args:
+        name: Hub id, or folder, under which users load it.
+        base: Hub id or path of the model that it was trained on; of a path the card names the last folder alone.
+        preset: of [`vargpt_hf.peft.lora_config`], which says what the adapter changes; None where others chose that.
+        rank, alpha: of LoRA.
+    """
+    known = hub_id(base) if base else None
+    shown = known or os.path.basename(os.path.normpath(base or "")) or "base"
+    data = ModelCardData(library_name="peft", pipeline_tag="any-to-any", base_model=known, tags=["vargpt", "lora"])
+    where = f"[{known}](https://huggingface.co/{known})" if known else f"`{shown}`, a folder: give its path"
+    what = f"the preset `{preset}` of `vargpt_hf.peft.lora_config`" if preset else "LoRA"
+    text = (
+        f"# {name.rstrip('/').split('/')[-1]}\n\nAn adapter of a VARGPT ([arXiv 2501.12327](https://arxiv.org/abs/2501.12327)), a model that "
+        f"reads images and draws them: {what}, rank {rank}, alpha {alpha:g}.\n\nBase model: {where}.\n\n## Use\n\n"
+        f"{_USE_ADAPTER.format(base=shown, name=name)}\n\n`AutoPeftModelForCausalLM.from_pretrained` loads both at once where the base "
+        "model is found under the name in adapter_config.json.\n"
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def hub_id(name: str) -> str | None:
+    """The name itself where it is a Hub id, and not a folder that is there."""
+    return name if _HUB_ID.fullmatch(name) and not os.path.exists(name) else None
+
+
 def has_own_card(repo_id: str, token: bool | str | None = None) -> bool:
     """Whether a repository has a card that someone wrote, and not the empty form that Transformers pushes with a processor."""
     try:
@@ -105,4 +144,4 @@ def _sizes(model: PreTrainedModel) -> str:
     return "\n".join(["| part | parameters |", "|---|---|", *rows]) + "\n\n" + "\n".join(images)
 
 
-__all__ = ["has_own_card", "make_card"]
+__all__ = ["has_own_card", "hub_id", "make_adapter_card", "make_card"]

@@ -193,6 +193,7 @@ class VargptDecodingLoop:
         for length in self.lengths[stoppable].unique().tolist():
             stopped = self.stopping_criteria(self._visible(length), tuple(self.recorded["scores"]) or None)
             self.finished |= stoppable & (self.lengths == length) & stopped.to(self.device)
+        self.finished |= stoppable & (self.llm_rows.positions[: self.num_rows] >= max_positions(self.config))
 
     def _generators_of(self, rows: torch.LongTensor) -> Generators:
         """The generators of these rows, where each has its own."""

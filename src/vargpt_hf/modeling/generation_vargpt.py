@@ -27,6 +27,7 @@ from .settings_vargpt import (
     check_run_arguments,
     check_settings,
     image_tokens,
+    max_positions,
 )
 
 _RUN_ARGUMENTS = (
@@ -153,6 +154,8 @@ class VargptGenerationMixin(GenerationMixin):
             output_image_noise: noise of "noise" guidance in place of fresh noise, one tensor (images drawn together, positions of the
                 scale, width of the language model) for each scale.
 
+        Rows end at the last position that the language model knows, and draw only where an image has room before it.
+
         Returns:
             Token ids (B, P + generated); with `return_dict_in_generate=True` a [`VargptGenerateOutput`], which has the images.
 
@@ -243,16 +246,30 @@ class VargptGenerationMixin(GenerationMixin):
         """Called for caches of a fixed size: masks of the backbone's own kind."""
         return self.model.backbone.create_masks(**kwargs)
 
+    def _prepare_generated_length(self, generation_config: GenerationConfig, *args, input_ids_length: int, **kwargs) -> GenerationConfig:
+        """Notes how many columns the prompt takes, which `_prepare_cache_for_generation` is not told."""
+        prepared = super()._prepare_generated_length(generation_config, *args, input_ids_length=input_ids_length, **kwargs)
+        prepared._prompt_columns = input_ids_length
+        return prepared
+
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length) -> None:
         """Makes room in fixed-size caches for the images, and for the columns in which rows wait for one another."""
-        check_room(self.config, _num_tokens(model_kwargs))
+        num_tokens = _num_tokens(model_kwargs)
+        if generation_config.generation_mode != "image":  # whose prompt `_sample` checks, room for the image included
+            check_room(self.config, num_tokens)
+            # Text ends at the last position that the model knows; the last token is fed to no model.
+            excess = generation_config.max_length - generation_config._prompt_columns - (max_positions(self.config) - num_tokens + 1)
+            if excess > 0:
+                generation_config.max_length -= excess
+                max_cache_length -= excess
         if generation_config.prefill_chunk_size is not None and _has_images(model_kwargs):
             raise ValueError("`prefill_chunk_size` cannot cut a prompt with images into chunks: leave it out.")
         if generation_config.generation_mode != "text":
-            images = 1 if generation_config.generation_mode == "image" else generation_config.max_output_images
-            new_tokens = generation_config.max_new_tokens or max_cache_length
-            rows = batch_size * generation_config.num_return_sequences
             longest = max(schedule.num_positions for schedule in self.model.schedules)
+            fitting = max_positions(self.config) // min(schedule.num_positions for schedule in self.model.schedules)
+            images = 1 if generation_config.generation_mode == "image" else int(min(generation_config.max_output_images, fitting))
+            new_tokens = generation_config.max_length - generation_config._prompt_columns
+            rows = batch_size * generation_config.num_return_sequences
             together = len(self.model.schedules) if rows > 1 else 1  # rows of other schedules draw in masked columns
             max_cache_length += images * (longest + 1) * together
             max_cache_length += new_tokens * min(images, rows - 1) + len(generation_config.output_image_unconditional_ids or [0])

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import ProcessorMixin, Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, torch_compilable_check
+from transformers.utils import ModelOutput, TransformersKwargs, logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from .backbone_vargpt import VargptBackbone
@@ -29,6 +29,8 @@ from .image_tokenizer_vargpt import NO_CODE, code_log_probs
 from .pretrained_vargpt import VargptPreTrainedModel
 from .scales_vargpt import ScaleSchedule, position_weights
 from .visual_decoder_vargpt import VargptProjector
+
+logger = logging.get_logger(__name__)
 
 IGNORE_INDEX = -100
 
@@ -522,6 +524,18 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             num_codes_in_batch = (images.codes != NO_CODE).sum().clamp(min=1)
         return losses.sum() / num_codes_in_batch
 
+    @staticmethod
+    def _codes_by_share(codes: torch.LongTensor, targets: torch.LongTensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
+        """Codes of the accumulated batch, if all its parts have as many for each text target as this one: codes (N, L), targets (B, T).
+
+        So the weights of all parts add up to one, however many there are, and nothing grows with their number.
+        """
+        logger.warning_once(
+            "Only the text targets of the accumulated batch were counted (`num_items_in_batch`): the images' loss of each part is weighed by "
+            "its share of these, which is exact where all parts have as many codes for each. VargptSFTTrainer counts the codes, too."
+        )
+        return (codes != NO_CODE).sum() * num_items_in_batch / (targets != IGNORE_INDEX).sum().clamp(min=1)
+
     @can_return_tuple
     def forward(
         self,
@@ -549,7 +563,8 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
                 codes are always targets of images that are given to draw.
             logits_to_keep: compute text logits of this many last tokens only (0: all).
             num_items_in_batch: text targets in the whole accumulated batch, as Trainer counts them.
-            num_codes_in_batch: codes to draw in the whole accumulated batch.
+            num_codes_in_batch: codes to draw in the whole accumulated batch. Where `num_items_in_batch` comes alone, as from
+                Transformers' own Trainer, the images' loss has the weight of this batch's share of the text targets.
             kwargs: what else the backbone reads, and among them `shift_labels`, text targets already at the tokens that predict them,
                 (B, T), in place of `labels`: sequence-parallel training shifts before it shards. No argument of its own, because Trainer
                 would then expect it, by its name, in every evaluated batch. And `label_smoothing` of both losses, in [0, 1], and
@@ -583,6 +598,8 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             loss = self.config.text_loss_weight * text_loss
         if images is not None and past_key_values is None:
             image_logits = self.model.decode_output_images(images)
+            if num_codes_in_batch is None and num_items_in_batch is not None and shift_labels is not None:
+                num_codes_in_batch = self._codes_by_share(images.codes, shift_labels, num_items_in_batch)
             image_loss = self.output_image_loss(image_logits, images, num_codes_in_batch, label_smoothing)
             loss = self.config.image_loss_weight * image_loss + (0 if loss is None else loss)
         return VargptCausalLMOutputWithPast(

@@ -27,7 +27,7 @@ REPOSITORY_PIPELINES = {
 
 
 # Numbers that a checkpoint may lack so that the tensors can be told by name, for which Transformers first makes room.
-MOST_MISSING = 2**29
+MOST_MISSING = 2**27
 
 
 class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
@@ -51,6 +51,11 @@ class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
         """
         super().post_init()
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """The same as `is_activation_checkpointing`, by the name that PEFT asks for and of which Transformers warns."""
+        return self.is_activation_checkpointing
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
         """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package."""

@@ -196,7 +196,7 @@ def user_turn(text: str) -> list[dict[str, Any]]:
     if not isinstance(text, str):
         raise TypeError(f"the prompt is no text, but {type(text).__name__}")
     if not text.strip():
-        raise ValueError("the prompt is empty: say what to draw or to answer")
+        raise ValueError("the prompt is empty")
     try:
         text.encode()
     except UnicodeEncodeError as error:

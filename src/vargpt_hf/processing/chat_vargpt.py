@@ -1,8 +1,8 @@
 """The chat format of VARGPT v1: its Jinja template; and for every template checks of conversations, and what it must be given."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from typing import Any
 
 IMAGE_TOKEN = "<image>"
 OUTPUT_IMAGE_START_TOKEN = "<|image_gen_start|>"
@@ -190,6 +190,11 @@ def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: st
             )
 
 
+def picture_of_part(part: dict) -> Any:
+    """The image that a part carries, in whatever form, or None."""
+    return next((part[key] for key in PICTURE_KEYS if part.get(key) is not None), None)
+
+
 def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
     """The images or codes that `output_image` parts carry, as `{"output_images" or "output_image_codes": one list a row}`.
 
@@ -257,14 +262,3 @@ def assistant_spans(chat: list[dict], render: Callable[..., str]) -> list[tuple[
                 )
             spans.append((len(prompt), len(until)))
     return spans
-
-
-@contextmanager
-def errors_in_words() -> Iterator[None]:
-    """Inside, what a Jinja template refuses is a ValueError."""
-    try:
-        yield
-    except Exception as error:
-        if not type(error).__module__.startswith("jinja2"):
-            raise
-        raise ValueError(f"The chat template cannot render this conversation: {error}") from error

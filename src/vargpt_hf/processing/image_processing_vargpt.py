@@ -180,8 +180,11 @@ class VargptImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: another shape, NaN or infinity.
         """
-        if not isinstance(pixels, torch.Tensor):
+        if isinstance(pixels, (list, tuple)) and all(isinstance(one, torch.Tensor) for one in pixels):
             return [picture for one in pixels for picture in self.post_process(one[None])]
+        if not isinstance(pixels, torch.Tensor) or not pixels.is_floating_point():
+            kind = pixels.dtype if isinstance(pixels, torch.Tensor) else type(pixels).__name__
+            raise TypeError(f"pixels must be a tensor of floating-point numbers in [-1, 1], got {kind}.")
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"pixels must have shape (N, 3, H, W), got {tuple(pixels.shape)}.")
         if not torch.isfinite(pixels).all():

@@ -24,6 +24,7 @@ BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A")
 MAX_FILE_BYTES = 256 * 2**20
 URL_TIMEOUT_SECONDS = 30  # without an answer
 URL_SECONDS_IN_ALL = 120
+MAX_NESTING = 8  # of lists of images
 MAX_PIXELS = 64 * 2**20
 # Resizing the short side of a longer strip than this would blow it up beyond any use (and memory).
 MAX_ASPECT_RATIO = 200
@@ -58,6 +59,8 @@ def fetch_images(images: Any, name: str = "images", max_pixels: int = MAX_PIXELS
     Raises:
         ValueError: an image that cannot be used, by its name, with the reason.
     """
+    if name.count("[") > MAX_NESTING:
+        raise ValueError(f"{name[:40]}... is nested more than {MAX_NESTING} lists deep: give a list of images, or one list a row.")
     if isinstance(images, (list, tuple)) or (isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4):
         return [fetch_images(image, f"{name}[{index}]", max_pixels) for index, image in enumerate(images)]
     return to_rgb(open_picture(images, name), name, max_pixels)
@@ -179,8 +182,11 @@ def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Ima
     """Array or tensor (HW, HWC or CHW) with 1, 2 (grey, alpha), 3 or 4 channels to a PIL image of 8 or 16 bits."""
     prefers_channels_first = isinstance(array, torch.Tensor)
     if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()
+        try:
+            array = array.detach().cpu()
+            array = (array.float() if array.is_floating_point() else array).numpy()
+        except Exception as error:  # of sparse and quantized ones, and of such without values
+            raise ValueError(f"{name} is a tensor that cannot be made into an array: {error}. Pass a dense one of numbers.") from error
     shape = array.shape
     if array.ndim == 3:
         first, last = shape[0] in (1, 2, 3, 4), shape[2] in (1, 2, 3, 4)
@@ -225,6 +231,7 @@ def to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
+        check_picture(image, name, max_pixels)  # of some formats the header does not tell what decoding gives
         return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # a broken file makes PIL raise OSError, SyntaxError, struct.error, ...
         raise ValueError(

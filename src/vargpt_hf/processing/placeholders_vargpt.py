@@ -104,6 +104,8 @@ def is_codes(given: Any) -> bool:
     """Whether these are the codes of one image, and not a list or batch of them."""
     if isinstance(given, (np.ndarray, torch.Tensor)):
         return given.ndim == 1
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"output_image_codes have a {type(given).__name__}; give lists, arrays or tensors of whole numbers.")
     return len(given) > 0 and not isinstance(given[0], (list, tuple, np.ndarray, torch.Tensor))
 
 

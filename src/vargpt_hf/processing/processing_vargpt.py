@@ -10,7 +10,7 @@ each position of the image's schedule.
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,11 @@ from .chat_vargpt import (
     carried_drawings,
     clean_chat,
     drawings_as_text,
-    errors_in_words,
     make_chat_template,
     marks_assistants,
     only_texts,
+    picture_of_part,
+    refuse_half_characters,
     refuse_pictures,
 )
 from .fit_vargpt import check_fits
@@ -206,9 +207,7 @@ class VargptProcessor(ProcessorMixin):
         """
         assistant_spans = kwargs.pop("assistant_spans", None)  # on its way from `apply_chat_template` to the masks
         kwargs = self._options(kwargs)
-        texts = [text] if isinstance(text, str) else text
-        if texts is not None and not (isinstance(texts, (list, tuple)) and texts and all(isinstance(row, str) for row in texts)):
-            raise ValueError("`text` must be a string or a list of at least one string.")
+        texts = checked_texts(text)
         suffix = self._suffix(kwargs.pop("suffix", None), texts)
         images = None if images is None else fetch_images(images, "images", self.output_image_processor.max_pixels)
         flat_images, images_per_row = split_rows(images, is_picture)
@@ -227,7 +226,7 @@ class VargptProcessor(ProcessorMixin):
         if texts is not None:
             inputs = self._read(texts, suffix, flat_images, places, lengths, return_image_spans, kwargs)
         elif flat_images:
-            inputs = self.image_processor(flat_images, return_tensors=kwargs.get("return_tensors"))
+            inputs = in_words(self.image_processor, flat_images, return_tensors=kwargs.get("return_tensors"))
         elif not drawings:
             raise ValueError("Give a text, images or images to draw.")
         if assistant_spans is not None:
@@ -290,9 +289,9 @@ class VargptProcessor(ProcessorMixin):
         else:
             options = {**options, "suffix": self.output_image_tokens.write_out(suffix, iter(lengths))[0]}
         if self.reader is None:
-            inputs = super().__call__(text=texts, **options)
+            inputs = in_words(super().__call__, text=texts, **options)
         else:
-            inputs = self.reader(images=images, text=texts, **options)
+            inputs = in_words(self.reader, images=images, text=texts, **options)
         if suffix is None and "labels" in inputs:  # of the answers alone, of which there are none
             inputs.pop("labels")
         self._check_not_truncated(lengths, inputs["input_ids"])
@@ -314,7 +313,7 @@ class VargptProcessor(ProcessorMixin):
         if not any(rows):
             return {}
         rows = fetch_images(rows, "images", self.output_image_processor.max_pixels)
-        inputs = self.reader(images=rows, text=[self.image_token * len(row) for row in rows], padding=True, return_tensors="pt")
+        inputs = in_words(self.reader, images=rows, text=[self.image_token * len(row) for row in rows], padding=True, return_tensors="pt")
         return {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
 
     def typical_lengths(self) -> dict[str, int]:
@@ -366,7 +365,7 @@ class VargptProcessor(ProcessorMixin):
     def _stack_codes(self, codes: list[Any], schedule_ids: Sequence[int] | int | None) -> tuple[dict[str, np.ndarray], list[int]]:
         """Codes of N images to (N, L) int64, and the schedule of each."""
         lengths = self.output_image_processor.num_positions
-        arrays = [np.asarray(code.cpu() if isinstance(code, torch.Tensor) else code) for code in codes]
+        arrays = [array_of_codes(code, index) for index, code in enumerate(codes)]
         if len(lengths) > 1 and schedule_ids is None:
             schedule_ids = [self._schedule_of_codes(array, index) for index, array in enumerate(arrays)]
         ids = self.output_image_processor.check_schedule_ids(0 if schedule_ids is None else schedule_ids, len(arrays))
@@ -451,6 +450,8 @@ class VargptProcessor(ProcessorMixin):
         Raises `ValueError` for roles and parts that are unknown, for texts that contain a special token of the
         tokenizer, for counts that differ (see `__call__`), and for what the template refuses.
         """
+        if not isinstance(conversation, (list, tuple)):
+            raise TypeError(f"The conversation is a {type(conversation).__name__}; give a list of messages, or a list of such lists.")
         if not conversation:
             raise ValueError("The conversation is empty.")
         if kwargs.get("sanitize_control_tokens"):
@@ -460,7 +461,15 @@ class VargptProcessor(ProcessorMixin):
         special_tokens = {token for token in (*own_tokens, *self.tokenizer.all_special_tokens) if token}
         continued = bool(kwargs.get("continue_final_message"))
         chats = [clean_chat(c, special_tokens, continued) for c in (conversation if is_batched else [conversation])]
-        processor_kwargs = dict(kwargs.pop("processor_kwargs", None) or {})
+        processor_kwargs = kwargs.pop("processor_kwargs", None)
+        if not isinstance(processor_kwargs, Mapping | None):
+            raise TypeError(f"processor_kwargs is a {type(processor_kwargs).__name__}; it must be a dict.")
+        processor_kwargs = dict(processor_kwargs or {})
+        if kwargs.get("tokenize") and processor_kwargs.get("images") is not None:
+            if any(picture_of_part(part) is not None for chat, _ in chats for message in chat for part in message["content"]):
+                raise ValueError("image parts carry images; processor_kwargs must not give `images` too.")
+            if not isinstance(processor_kwargs["images"], (list, tuple)):
+                processor_kwargs["images"] = [processor_kwargs["images"]]
         if kwargs.get("tokenize"):
             carried = carried_drawings([drawings for _, drawings in chats])
             if carried and not processor_kwargs.keys().isdisjoint(("output_images", "output_image_codes")):
@@ -472,13 +481,12 @@ class VargptProcessor(ProcessorMixin):
         if "output_image" not in template:
             cleaned = [drawings_as_text(chat, str(self.output_image_tokens)) for chat in cleaned]
             cleaned = [only_texts(chat) for chat in cleaned] if self.reader is None else cleaned
-        render = super().apply_chat_template
-        with errors_in_words():
-            if kwargs.get("return_assistant_tokens_mask") and not marks_assistants(template):
-                others = {name: value for name, value in kwargs.items() if name in ("tools", "documents")}
-                rendered = functools.partial(render, chat_template=template, **others)
-                processor_kwargs["assistant_spans"] = [assistant_spans(chat, rendered) for chat in cleaned]
-            return render(cleaned if is_batched else cleaned[0], template, processor_kwargs=processor_kwargs, **kwargs)
+        render = functools.partial(in_words, super().apply_chat_template)
+        if kwargs.get("return_assistant_tokens_mask") and not marks_assistants(template):
+            others = {name: value for name, value in kwargs.items() if name in ("tools", "documents")}
+            rendered = functools.partial(render, chat_template=template, **others)
+            processor_kwargs["assistant_spans"] = [assistant_spans(chat, rendered) for chat in cleaned]
+        return render(cleaned if is_batched else cleaned[0], template, processor_kwargs=processor_kwargs, **kwargs)
 
     def _template(self, chat_template: str | None) -> str:
         """The text of a template, given as such, by its name among several, or not at all."""
@@ -560,6 +568,43 @@ class VargptProcessor(ProcessorMixin):
         pictures = [None] * len(codes) if pixels is None else self.output_image_processor.post_process(pixels)
         entries = zip(output.output_image_rows.tolist(), output.output_image_positions.tolist(), pictures, codes, strict=True)
         return sorted(entries, key=lambda entry: entry[:2])
+
+
+def checked_texts(text: Any) -> list[str] | None:
+    """The texts of a call as a list; ValueError or TypeError of anything else, and of texts that no tokenizer takes."""
+    if text is None:
+        return None
+    if not isinstance(text, (str, list, tuple)):
+        raise TypeError(f"`text` is a {type(text).__name__}; it must be a string or a list of at least one string.")
+    texts = [text] if isinstance(text, str) else list(text)
+    if not (texts and all(isinstance(row, str) for row in texts)):
+        raise ValueError("`text` must be a string or a list of at least one string.")
+    for index, row in enumerate(texts):
+        refuse_half_characters(row, f"Row {index} of the text")
+    return texts
+
+
+def array_of_codes(code: Any, index: int) -> np.ndarray:
+    """The codes of one image as an array, of whatever shape."""
+    try:
+        return np.asarray(code.detach().cpu() if isinstance(code, torch.Tensor) else code)
+    except (ValueError, TypeError, RuntimeError) as error:  # of uneven lists, of tensors on no device
+        raise ValueError(f"output_image_codes[{index}] are no codes: {error}.") from error
+
+
+def in_words(call: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Calls what belongs to libraries, such as a template or a tokenizer; their own kinds of errors become a ValueError in words.
+
+    Raises:
+        ValueError: in place of an error of a kind that a user would not know; a plain ValueError, TypeError or OSError stays as it is.
+    """
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        if type(error) in (ValueError, TypeError) or isinstance(error, OSError):
+            raise
+        kind = "The chat template" if type(error).__module__.partition(".")[0] == "jinja2" else "The processor"
+        raise ValueError(f"{kind} cannot use what it was given ({type(error).__name__}): {error}") from error
 
 
 VargptProcessor.register_for_auto_class()

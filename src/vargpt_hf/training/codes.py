@@ -12,9 +12,10 @@ from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+from ..processing.image_processing_vargpt import read_string
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
-from .readers import CODES, ROW_FEATURES, name_of_picture, undecoded
+from .readers import CODES, ROW_FEATURES, cause_in_words, name_of_picture, undecoded
 
 MANIFEST = "codes.manifest"
 FEATURES = Features(
@@ -133,11 +134,11 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
         pixels, hashes = [], []
         for number, picture in enumerate(row["output_images"] or ()):
             try:
-                content = picture["bytes"] if picture.get("bytes") is not None else Path(picture["path"]).read_bytes()
+                content = picture["bytes"] if picture.get("bytes") is not None else read_string(picture["path"], "it")[0]
                 pixels.append(_loaded["processor"].image_processor.preprocess_output(content, return_tensors="pt")["output_pixel_values"][0])
                 hashes.append(hashlib.sha256(content).hexdigest())
-            except (ValueError, OSError) as error:
-                broken.append(f"row {index}, image {number}, {name_of_picture(picture)}: {error}")
+            except Exception as error:  # of whatever kind: all are listed at the end
+                broken.append(f"row {index}, image {number}, {name_of_picture(picture)}: {cause_in_words(error)}")
         if len(pixels) < len(row["output_images"] or ()):
             continue
         codes = [None] * len(pixels)

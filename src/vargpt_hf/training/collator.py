@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..processing.chat_vargpt import PICTURE_KEYS, clean_chat
+from ..processing.chat_vargpt import clean_chat, picture_of_part
 from .packing import IGNORE_INDEX, SPANS, bins_of, cut, images_of_parts, pack, parts_of_rows, take
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class VargptDataCollator:
         if self.max_length is not None:
             parts = [cut(part, inputs, self.max_length) for part in parts]
         if not self.packing:
-            taken = take(inputs, parts)
+            taken = take(inputs, parts, self.processor.tokenizer.pad_token_id)
         else:
             bins = [parts] if self.pack_in_one_row else bins_of(parts)
             parts = [part for one in bins for part in one]
@@ -172,8 +172,7 @@ def images_of(row: dict[str, Any]) -> list[Any]:
     if given:
         return given
     chat, _ = clean_chat(row["messages"], set(), continued=False)
-    parts = [part for message in chat for part in message["content"] if part["type"] == "image"]
-    return [part[key] for part in parts for key in PICTURE_KEYS if key in part]
+    return [picture_of_part(part) for message in chat for part in message["content"] if part["type"] == "image"]
 
 
 def texts_of(messages: list[dict[str, Any]]) -> list[str]:

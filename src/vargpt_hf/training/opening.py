@@ -46,7 +46,7 @@ def open_dataset(path: str | Path, split: str | None = None, streaming: bool = F
     path = check_data_path(path)
     with in_words(path):
         if isinstance(path, str):
-            return load_dataset(path, split=split or "train", streaming=streaming), Path()
+            return _load_from_hub(path, split, streaming), Path()
         path = path.absolute()  # paths of images are stored, and may be opened from elsewhere
         if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
             return _choose_split(load_from_disk(str(path)), split, path, streaming), path
@@ -58,6 +58,13 @@ def open_dataset(path: str | Path, split: str | None = None, streaming: bool = F
         if kind == "json":
             return _open_json(files, streaming), folder
         return load_dataset(kind, data_files=files, split="train", streaming=streaming), folder
+
+
+def _load_from_hub(path: str, split: str | None, streaming: bool) -> AnyDataset:
+    try:
+        return load_dataset(path, split=split or "train", streaming=streaming)
+    except OSError as error:
+        raise ValueError(f"There is no file or folder {path} here, and on the Hub no such dataset can be read: {error}.") from error
 
 
 def check_data_path(path: str | Path) -> Path | str:

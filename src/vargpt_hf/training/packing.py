@@ -78,16 +78,18 @@ def bins_of(parts: Sequence[RowPart], capacity: int | None = None) -> list[list[
     return bins
 
 
-def take(inputs: dict[str, Any], parts: Sequence[RowPart]) -> dict[str, torch.Tensor]:
+def take(inputs: dict[str, Any], parts: Sequence[RowPart], pad_token_id: int) -> dict[str, torch.Tensor]:
     """The batch with its rows cut as `parts`, all rows in their order, say, padded on the right as far as is needed.
 
-    Of images that are read [`images_of_parts`] tells what is kept.
+    What is cut off is padding in every tensor: a placeholder of an image that stayed among the tokens would have no image. Of images that
+    are read [`images_of_parts`] tells what is kept.
     """
     longest = max(part.length for part in parts)
-    taken = {name: value[:, :longest].clone() for name, value in inputs.items() if name in OF_TOKENS}
+    padding = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
+    taken = {name: inputs[name][:, :longest].clone() for name in OF_TOKENS if name in inputs}
     for part in parts:
-        taken["attention_mask"][part.row, part.length :] = 0
-        taken["labels"][part.row, part.length :] = IGNORE_INDEX
+        for name, value in taken.items():
+            value[part.row, part.length :] = padding.get(name, 0)
     return {**taken, **_drawings(inputs, parts)}
 
 
@@ -124,7 +126,7 @@ def pack(inputs: dict[str, Any], bins: Sequence[Sequence[RowPart]], pad_token_id
 
 
 def num_tokens(inputs: dict[str, Any]) -> torch.Tensor:
-    """Tokens of a batch, packed or padded; padding does not count."""
+    """Tokens of a batch, packed or padded; padding does not count, nor does a packed row of one token, from which nothing is learned."""
     if "attention_mask" in inputs:
         return inputs["attention_mask"].sum()
     positions = inputs["position_ids"]

@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
+from ..hardware import product_rate, slowness
 from .budget import estimate_budget
 from .data import DataSource, describe_mixture, kinds_of, measure_rows
 from .readers import AnyDataset
@@ -59,9 +60,14 @@ def measure_shape(rows: AnyDataset, processor: "VargptProcessor") -> RowShape:
 
 
 def parameters_of_parts(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Trained and frozen parameters of each part of the model, such as "visual_decoder"; those of adapters count to their part."""
+    """Trained and frozen parameters of each part of the model, such as "visual_decoder"; those of adapters count to their part.
+
+    Where PEFT trains a copy of a whole module, the module itself, which rests meanwhile, does not count.
+    """
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
+        if "original_module" in name.split("."):
+            continue
         part = name.removeprefix("base_model.model.").removeprefix("model.").split(".")[0]
         counts.setdefault(part, [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
     return {part: tuple(count) for part, count in counts.items()}
@@ -89,6 +95,7 @@ def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[Dat
         "a step": f"{rows_each_step:,} rows ({args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * shape.tokens:,.0f} tokens",
         "steps": _describe_steps(args, rows),
+        "format": _describe_format(args),
         **_describe_cost(trainer, args, shape),
         "saves": f"in {args.output_dir}{_describe_saving(args)}",
     }
@@ -123,6 +130,14 @@ def _describe_steps(args: TrainingArguments, rows: AnyDataset) -> str:
     return f"{num_steps(args, rows):,}{epochs}, learning rate {args.learning_rate:g} ({args.lr_scheduler_type.value})"
 
 
+def _describe_format(args: TrainingArguments) -> str:
+    """The number format of the computation, and why it is that one."""
+    cost = slowness(args.device, torch.bfloat16)
+    if args.bf16:
+        return "bfloat16" if cost is None else f"bfloat16, as asked for; {cost}: leave `bf16` out, or set it to auto"
+    return "float16" if args.fp16 else "float32" if cost is None else f"float32: {cost}"
+
+
 def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: RowShape) -> dict[str, str]:
     """Estimates of memory, for the longest rows, and of time."""
     settings = {
@@ -137,25 +152,12 @@ def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: 
     around = 2 * shape.drawings  # the tokens before and after an image
     largest = estimate_budget(trainer.model, sequence_length=math.ceil(shape.longest + around), **settings)
     average = estimate_budget(trainer.model, sequence_length=math.ceil(shape.tokens + around), **settings)
-    rate = matrix_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
+    rate = product_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
     hours = average.hours(num_steps(args, trainer.train_dataset) * rows_of_a_step(args), rate, _UTILISATION)
     return {
         "memory": f"about {largest.memory / 2**30:.2g} GiB on each device, by estimate",
         "time": f"at least {describe_seconds(3600 * hours)} at {_UTILISATION:.0%} of the {rate / 1e12:.2g} TFLOP/s of a matrix product here",
     }
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
-    """Floating-point operations a second of a square matrix product, the best of a few."""
-    matrix = torch.randn(side, side, device=device, dtype=dtype)
-    best = 0.0
-    for _ in range(4):
-        start = time.perf_counter()
-        matrix @ matrix
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = max(best, 2 * side**3 / (time.perf_counter() - start))
-    return best
 
 
 def describe_seconds(seconds: float) -> str:

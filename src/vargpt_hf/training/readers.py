@@ -96,7 +96,8 @@ def for_trainer(dataset: Any, convert: Callable[[Any], AnyDataset]) -> Any:
         return dataset  # a name is one of several evaluation datasets; other datasets of torch have no columns to look at
     if isinstance(dataset, Mapping):
         return {name: for_trainer(each, convert) for name, each in dataset.items()}
-    return convert(dataset)
+    # The images are opened by the processor, whose limits and checks then hold: of a stream in the collator, of other rows in `NamedRows`.
+    return undecoded(convert(dataset))
 
 
 def _is_ready(features: Mapping[str, Any], needed: Sequence[str], one_of: Sequence[str]) -> bool:
@@ -218,6 +219,11 @@ def undecoded(dataset: AnyDataset) -> AnyDataset:
     return dataset
 
 
+def picture_columns(dataset: AnyDataset) -> list[str]:
+    """The columns of unopened images."""
+    return [column for column, feature in (dataset.features or {}).items() if feature == _UNREAD_PICTURES]
+
+
 def name_of_picture(picture: dict[str, Any]) -> str:
     """Where an unopened image lies, for people."""
     return picture.get("path") or "in the data file"
@@ -230,13 +236,14 @@ class _Finder:
         self.folder, self.rows, self.index = folder, None, {}
         if pictures is None:
             return
-        if Path(pictures).is_dir() and not data_files_in(Path(pictures)):
+        if Path(pictures).is_dir() and not any(file.endswith((".parquet", ".arrow", ".tar")) for file in data_files_in(Path(pictures))):
             self.folder = Path(pictures).absolute()
             return
         rows, _ = open_dataset(pictures)
         column = next((name for name, feature in rows.features.items() if isinstance(feature, Image)), None)
         if column is None:
-            raise ValueError(f"{pictures} has no column of images, only {', '.join(rows.column_names)}.")
+            known = ", ".join(name for name in rows.column_names if name not in (ROW, PLACE, FAULT, CODED)) or "JSON"
+            raise ValueError(f"{pictures} has no column of images, only {known}: give a folder of images, or parquet files of them.")
         self.rows = rows.select_columns(column).cast_column(column, Image(decode=False))
         paths = self.rows.flatten()[f"{column}.path"]  # without reading the images
         self.index = {Path(path or "").name: index for index, path in enumerate(paths)}
@@ -265,6 +272,7 @@ __all__ = [
     "check_data_path",
     "name_of_picture",
     "open_dataset",
+    "picture_columns",
     "to_pairs",
     "to_rows",
     "undecoded",

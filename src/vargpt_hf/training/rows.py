@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from ..processing.chat_vargpt import PICTURE_KEYS, clean_message, refuse_half_characters
+from ..processing.chat_vargpt import PICTURE_KEYS, clean_message, picture_of_part, refuse_half_characters
 from ..processing.image_processing_vargpt import VargptImageProcessor, bytes_of_base64, open_picture, to_rgb
 
 Row = dict[str, Any]
@@ -187,12 +187,12 @@ class _Chat:
         if own_codes and (codes or drawn or len(own_codes) < len(self.parts("output_image"))):
             raise ValueError(f"some image_gen parts have codes and others not, or there is a column {names[1]} or {names[2]} besides.")
         num_codes = len(codes or own_codes)
-        waiting = {kind: [part for part in self.parts(kind) if _own(part) is None] for kind in ("image", "output_image")}
+        waiting = {kind: [part for part in self.parts(kind) if picture_of_part(part) is None] for kind in ("image", "output_image")}
         counts = {kind: len(parts) for kind, parts in waiting.items()}
         if num_codes and drawn:
             raise ValueError(f"there are both {names[1]} and {names[2]}: leave one of them out.")
         if self.has_texts and not drawn and not num_codes:  # marks sort what is listed together
-            every = [part for part in self.parts() if _own(part) is None]
+            every = [part for part in self.parts() if picture_of_part(part) is None]
             if len(every) != len(pictures):
                 raise ValueError(f"{len(every)} marks of images in the texts, but {len(pictures)} images.")
             listed = {"image": [], "output_image": []}
@@ -217,13 +217,8 @@ class _Chat:
     def _in_order(self, kind: str, listed: list[Any], find: Find) -> Iterator[Any]:
         rest = iter(listed)
         for part in self.parts(kind):
-            own = _own(part)
+            own = picture_of_part(part)
             yield find(next(rest) if own is None else own)
-
-
-def _own(part: Row) -> Any:
-    """The image that a part carries, or None."""
-    return next((part[key] for key in PICTURE_KEYS if key in part), None)
 
 
 def _given(row: Mapping[str, Any]) -> Row:

@@ -5,7 +5,7 @@ import math
 import shutil
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from .readers import picture_columns, undecoded
 
 _STATE = "trainer_state.json"
 _LOSSES = ("loss", "text_loss", "output_image_loss")
@@ -36,18 +38,21 @@ def is_whole(folder: str | Path) -> bool:
         parts = [part for part in folder.iterdir() if part.is_dir()]  # weights in shards
         archives = [file for file in folder.iterdir() if file.suffix in (".pt", ".pth", ".bin") and file.name != "training_args.bin"]
         return bool(weights or parts) and all(map(_is_whole_safetensors, weights)) and all(map(zipfile.is_zipfile, archives))
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, ValueError):
         return False
 
 
 def _is_whole_safetensors(file: Path) -> bool:
     """Whether a file is as long as its head says: 8 bytes of the head's length, the head, the tensors."""
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        if length > file.stat().st_size:
-            return False
-        head = json.loads(opened.read(length))
-    ends = [tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"]
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > file.stat().st_size:
+                return False
+            head = json.loads(opened.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, struct.error):
+        return False
     return file.stat().st_size == 8 + length + max(ends, default=0)
 
 
@@ -70,37 +75,42 @@ def remove_half_checkpoints(output_dir: str | Path) -> None:
 
 
 class NamedRows(torch.utils.data.Dataset):
-    """The rows of a dataset; one that cannot be read is named in the error.
+    """The rows of a dataset, with their images opened; one that cannot be read is named in the error.
 
     Args:
-        rows: the dataset.
+        rows: the dataset, whose images are not opened yet (`readers.undecoded`).
+        open_pictures: makes RGB of a list of those, such as `VargptImageProcessor.fetch_images`, whose limits and checks then hold.
         sources: names of a mixture's sources, which a column `source` counts.
     """
 
-    def __init__(self, rows: Dataset, sources: Sequence[str] = ()):
-        self.rows, self.sources = rows, list(sources)
+    def __init__(self, rows: Dataset, open_pictures: Callable[[Any, str], Any], sources: Sequence[str] = ()):
+        self.rows, self.open_pictures, self.sources = undecoded(rows), open_pictures, list(sources)
+        self._pictures = picture_columns(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            return self.rows[index]
+            return self._opened(self.rows[index])
         except Exception as error:
             source = ""
             if self.sources and "source" in self.rows.column_names:
                 source = f" of the mixture, which comes from {self.sources[self.rows.select_columns('source')[index]['source']]},"
             raise TrainingStopped(
-                f"Row {index}{source} cannot be read: {type(error).__name__}: {error}. Mend the row or leave it out; `vargpt data "
+                f"Row {index}{source} cannot be read: {error_text(error)} Mend the row or leave it out; `vargpt data "
                 "check` looks through a whole dataset."
             ) from error
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         try:
             batch = self.rows[indices]
+            return [self._opened(dict(zip(batch, values))) for values in zip(*batch.values())]
         except Exception:  # which row it was, reading them one by one tells
             return [self[index] for index in indices]
-        return [dict(zip(batch, values)) for values in zip(*batch.values())]
+
+    def _opened(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, **{name: self.open_pictures(row[name], name) for name in self._pictures if row[name]}}
 
 
 class TrainingGuard:
@@ -143,7 +153,20 @@ class TrainingGuard:
         """Saves a folder that `from_pretrained` loads, also where checkpoints are written in shards; to be called by every process."""
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-        self.save_model(output_dir)
+        try:
+            self.save_model(output_dir)
+        except TrainingStopped:
+            raise
+        except Exception as error:
+            if self.args.should_save:
+                for file in Path(output_dir).glob("*.safetensors"):
+                    if not _is_whole_safetensors(file):
+                        file.unlink()
+            raise TrainingStopped(f"The model could not be written: {error_text(error)} {self._room(output_dir)} {self._kept()}") from error
+
+    def _room(self, folder: str | Path) -> str:
+        """How much may still be written."""
+        return f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB are free in {folder}."
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         if state_dict:
@@ -168,7 +191,9 @@ class TrainingGuard:
 
     def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> NamedRows:
         sources = self.source_names if description == "Training" else ()
-        return NamedRows(super()._remove_unused_columns(dataset, description), sources)
+        return NamedRows(
+            super()._remove_unused_columns(dataset, description), self.processing_class.output_image_processor.fetch_images, sources
+        )
 
     def _get_train_sampler(self, train_dataset=None):
         return super()._get_train_sampler(train_dataset.rows if isinstance(train_dataset, NamedRows) else train_dataset)
@@ -183,15 +208,14 @@ class TrainingGuard:
             (folder / _STATE).unlink(missing_ok=True)  # of an earlier run: it would call the folder whole before it is
         try:
             super()._save_checkpoint(model, trial)
-        except TrainingStopped:
-            raise
-        except Exception as error:
-            free = shutil.disk_usage(output_dir).free / 2**30
+        except BaseException as error:  # an interrupt, too, leaves no half checkpoint
             if self.args.should_save and not is_whole(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, TrainingStopped) or not isinstance(error, Exception):
+                raise
             raise TrainingStopped(
-                f"The checkpoint of step {self.state.global_step} could not be written: {error_text(error)} {free:.1f} GiB are free in "
-                f"{output_dir}; what was written of it is deleted. Make room, or set `save_total_limit`. {self._kept()}"
+                f"The checkpoint of step {self.state.global_step} could not be written: {error_text(error)} {self._room(output_dir)} "
+                f"What was written of it is deleted. Make room, or set `save_total_limit`. {self._kept()}"
             ) from error
 
     def _has_broken_weights(self) -> bool:

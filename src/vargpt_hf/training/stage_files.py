@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from filelock import FileLock, Timeout
@@ -93,6 +93,11 @@ def check_form(given: Mapping[str, Any], hints: Mapping[str, Any], where: str | 
         where: the file, for messages.
     """
     for key, value in given.items():
+        if get_origin(hints[key]) is Literal and type(value) is not str:
+            choices = get_args(hints[key])
+            if value not in choices or type(value) not in map(type, choices):
+                raise ValueError(f"{where}: `{key}` is {value!r}; it must be one of {', '.join(str(choice) for choice in choices)}.")
+            continue
         kinds = [get_origin(kind) or kind for kind in get_args(hints[key]) or (hints[key],)]
         if get_origin(hints[key]) in (list, dict):
             kinds = [get_origin(hints[key])]

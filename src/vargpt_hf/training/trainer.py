@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTConfig, SFTTrainer
 
+from ..hardware import is_fast, warn_if_slow
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.image_tokenizer_vargpt import NO_CODE, VargptImageTokenizer, code_log_probs, to_symbols
 from .collator import VargptDataCollator
@@ -25,16 +26,46 @@ GROUPING = ("group_by_length", "batch_rebalance")
 class AnyMachineDefaults:
     """Defaults of training, for a configuration of TRL to stand after it among the bases.
 
-    Gradient checkpointing and bfloat16 are off unless asked for (TRL: both on), rows have no limit of length (TRL: cut at 1024
-    tokens, also inside an image), nothing is reported to services.
+    Gradient checkpointing is off unless asked for (TRL: on), rows have no limit of length (TRL: cut at 1024 tokens, also inside an image),
+    nothing is reported to services. Without a GPU, training is on the CPU.
+
+    Args:
+        bf16: compute in bfloat16: True, False, or "auto", which is True where the device has units for it. Afterwards True or False.
+        gradient_checkpointing: another name of `activation_checkpointing`, which Transformers prefers.
+
+    Raises:
+        ValueError: another `bf16`.
     """
 
-    gradient_checkpointing: bool = False
-    bf16: bool | None = False
+    gradient_checkpointing: bool | None = None
+    # With "true" and "false" as on a command line, where `--bf16` alone means "true".
+    bf16: Literal["auto", "true", "false", True, False] = field(
+        default="auto", metadata={"help": "Compute in bfloat16: true, false or auto.", "nargs": "?", "const": "true"}
+    )
     max_length: int | None = None
     report_to: list[str] = field(default_factory=list)
     logging_steps: float = 20
     logging_nan_inf_filter: bool = False  # such a loss stops the run; looking for it in every step would wait for the device
+
+    def __post_init__(self):
+        self._choose_device_and_format()
+        for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):  # by the old names Transformers would warn
+            new = old.replace("gradient", "activation")
+            if getattr(self, new) is None:
+                setattr(self, new, getattr(self, old))
+                setattr(self, old, None)
+        super().__post_init__()
+
+    def _choose_device_and_format(self) -> None:
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.use_cpu:
+            self.dataloader_pin_memory = False  # memory from which a GPU reads
+        device, asked = "cpu" if self.use_cpu else torch.accelerator.current_accelerator().type, str(self.bf16).lower()
+        if asked not in ("auto", "none", "true", "false"):
+            raise ValueError(f"`bf16` must be True, False or 'auto', got {self.bf16!r}.")
+        if asked == "true":
+            warn_if_slow(device, torch.bfloat16, "bf16=True", "leave it out, or give 'auto'")
+        self.bf16 = asked == "true" or (asked != "false" and not self.fp16 and is_fast(device, torch.bfloat16))
 
 
 @dataclass
