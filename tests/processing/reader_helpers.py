@@ -67,11 +67,9 @@ def _paligemma():
 PINPOINTS = [[16, 32], [32, 16], [32, 32]]
 TILES = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}, "do_image_splitting": True}
 PATCHES = {"patch_size": 4, "temporal_patch_size": 1, "merge_size": 2, "size": {"shortest_edge": 256, "longest_edge": 1024}}
-ROWS_AND_COLUMNS = tuple(f"<row_{i}_col_{j}>" for i in (1, 2) for j in (1, 2)) + (
-    "<global-img>",
-    "<fake_token_around_image>",
-    "<end_of_utterance>",
-)
+CELLS = tuple(f"<row_{i}_col_{j}>" for i in (1, 2) for j in (1, 2))
+ROWS_AND_COLUMNS = (*CELLS, "<global-img>", "<fake_token_around_image>", "<end_of_utterance>")
+QWEN = ("<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 
 
 def _qwen():
@@ -132,14 +130,14 @@ READERS = {
         "Qwen2VLProcessor",
         _qwen,
         image="<|image_pad|>",
-        plain_tokens=("<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
+        plain_tokens=QWEN,
         needs_torchvision=True,
     ),
     "qwen2_5_vl": Reader(
         "Qwen2_5_VLProcessor",
         _qwen,
         image="<|image_pad|>",
-        plain_tokens=("<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
+        plain_tokens=QWEN,
         needs_torchvision=True,
     ),
     "internvl": Reader(

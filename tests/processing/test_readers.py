@@ -104,22 +104,21 @@ def test_assistant_masks(family, marked):
     processor = make_processor(family)
     if marked:
         template = processor.chat_template
-        start = template.index("{{ m['role'] }}")
-        turn = template[start : template.index("{% endfor %}{% if")]
-        processor.chat_template = template.replace(
-            turn, f"{{% if m['role'] == 'assistant' %}}{{% generation %}}{turn}{{% endgeneration %}}{{% else %}}{turn}{{% endif %}}"
-        )
+        turn = template[template.index("{{ m['role'] }}") : template.index("{% endfor %}{% if")]
+        marked_turn = "".join(["{% if m['role'] == 'assistant' %}{% generation %}", turn, "{% endgeneration %}{% else %}", turn, "{% endif %}"])
+        processor.chat_template = template.replace(turn, marked_turn)
     first, second = drawn_images()
     image = {"type": "image", "image": noise_picture(3, 40, 24)}
+    said = {"type": "text", "text": "here "}, {"type": "output_image", "image": first}, {"type": "text", "text": " yes"}
     chats = [
         [
             {"role": "user", "content": [image, {"type": "text", "text": "what ? "}, image]},
-            {"role": "assistant", "content": [{"type": "text", "text": "here "}, {"type": "output_image", "image": first}, {"type": "text", "text": " yes"}]},
+            {"role": "assistant", "content": list(said)},
             {"role": "user", "content": [{"type": "output_image", "image": second}, image]},
             {"role": "assistant", "content": [{"type": "text", "text": "blue"}]},
         ],
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
-    ]  # fmt: skip
+    ]
     out = processor.apply_chat_template(
         chats, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True, processor_kwargs={"padding": True}
     )
@@ -179,11 +178,11 @@ LOAD = """
 import sys
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
-folder, image_token = sys.argv[1:]
+folder, image_token, drawing = sys.argv[1:]
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 assert "vargpt_hf" not in sys.modules
 image = Image.new("RGB", (48, 48), (255, 0, 0))
-out = processor(text=f"{image_token} draw <|image_gen_start|><|image_gen_pad|><|image_gen_end|>", images=image, output_images=image, return_tensors="pt")
+out = processor(text=f"{image_token} draw {drawing}", images=image, output_images=image, return_tensors="pt")
 names = [type(auto.from_pretrained(folder, trust_remote_code=True)).__name__ for auto in (AutoImageProcessor, AutoTokenizer)]
 print(sorted(out), out["input_ids"].tolist(), names)
 """
@@ -196,7 +195,7 @@ def test_saved_code_works_without_the_package(family, tmp_path):
     processor.save_pretrained(folder)
     image = noise_picture(0, 48, 48)
     out = processor(text=f"{READERS[family].image} draw {DRAWING}", images=image, output_images=image, return_tensors="pt")
-    printed = run_without_package(LOAD, tmp_path, folder, READERS[family].image)
+    printed = run_without_package(LOAD, tmp_path, folder, READERS[family].image, DRAWING)
     name = type(processor.image_processor).__name__.removesuffix("Pil")
     assert printed.startswith(f"{sorted(out)} {out['input_ids'].tolist()} ['{name}")
 
@@ -231,7 +230,7 @@ def test_text_only(tmp_path):
         processor(text="a", images=drawn_images()[0])
 
 
-def test_our_template_without_images(processor=None):
+def test_our_template_without_images():
     rendered = text_only().apply_chat_template([{"role": "user", "content": "a"}, {"role": "assistant", "content": [{"type": "output_image"}]}])
     assert rendered == f"USER: a ASSISTANT:{DRAWING}</s>"
 
@@ -299,10 +298,20 @@ def test_parts_that_do_not_belong_together():
 
 
 def fitting_model(family: str) -> VargptForConditionalGeneration:
-    config = tiny_config()
-    tokenizer = {**config.image_tokenizer_config.to_dict(), "schedules": DRAWN["schedules"]}
+    """A tiny model that draws images of several schedules."""
+    tokenizer = {
+        "model_type": "vargpt_bsq",
+        "schedules": DRAWN["schedules"],
+        "latent_channels": 4,
+        "base_channels": 8,
+        "channel_multipliers": (1, 1, 2),
+        "num_res_blocks": 1,
+        "norm_num_groups": 4,
+    }
+    decoder = {"model_type": "vargpt_infinity_decoder", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    parts = {"image_tokenizer_config": tokenizer, "visual_decoder_config": {**decoder, "unconditional_context_size": 4}}
     torch.manual_seed(0)
-    return VargptForConditionalGeneration(tiny_config(vlm_config=backbone_config(family), image_tokenizer_config=tokenizer)).eval()
+    return VargptForConditionalGeneration(tiny_config(vlm_config=backbone_config(family), **parts)).eval()
 
 
 MODELS = [family for family in AT_HAND if family not in PREFIX]

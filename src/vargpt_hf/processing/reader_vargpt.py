@@ -32,9 +32,7 @@ def build_reader(settings: dict[str, Any], image_processor: Any, tokenizer: Any)
             kind = given.pop(next((key for key in given if key.endswith("_type")), ""), None)
             part_class = getattr(transformers, kind, None) if isinstance(kind, str) and kind.endswith("Processor") else None
             if part_class is None:
-                raise ValueError(
-                    f"A {name} needs the settings of its `{attribute}`, with the name of its class, got {options.get(attribute)!r}."
-                )
+                raise ValueError(f"A {name} needs the settings and class of its `{attribute}`, got {options.get(attribute)!r}.")
             options[attribute] = part_class(**given)
         return reader_class(image_processor=image_processor, tokenizer=tokenizer, **options)
     except ImportError as error:
