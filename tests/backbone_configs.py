@@ -146,8 +146,9 @@ def backbone_config(name: str) -> dict:
 
 
 def reading_inputs(name: str, input_ids: torch.LongTensor, seed: int = 0) -> dict[str, torch.Tensor]:
-    """What the family's processor would deliver beside tokens (B, T) and mask; each row reads one image."""
-    kind, num_images = FAMILIES[name].reading, len(input_ids)
+    """What the family's processor would deliver beside tokens (B, T) and mask; a row with placeholders reads one image."""
+    reads = (input_ids == IMAGE).any(1)
+    kind, num_images = FAMILIES[name].reading, int(reads.sum())
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> torch.Tensor:
@@ -162,7 +163,7 @@ def reading_inputs(name: str, input_ids: torch.LongTensor, seed: int = 0) -> dic
     if kind == "tiles":  # one overview and two tiles side by side: 4 places, then 2 rows of 4 and a row's end each
         return {"pixel_values": noise(num_images, 3, 3, 16, 16), "image_sizes": torch.tensor([[16, 32]]).expand(num_images, 2)}
     if kind == "tiles_of_rows":
-        return {"pixel_values": noise(num_images, 2, 3, 16, 16)}
+        return {"pixel_values": noise(len(reads), 2, 3, 16, 16) * reads.view(-1, 1, 1, 1, 1)}
     if kind == "sized_images":
         return {"pixel_values": noise(num_images, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]]).expand(num_images, 2)}
     if kind == "padded_patches":

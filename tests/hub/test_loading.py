@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptModel
+from vargpt_hf.cli import app
 from vargpt_hf.testing import tiny_model
 
 HEAD = "model.visual_decoder.head.weight"
@@ -156,3 +158,16 @@ def test_a_config_that_is_no_object_is_refused(folder):
     for content in ("[]", "5", "{", "\x00"):
         (folder / "config.json").write_text(content)
         assert "config.json" in refusal(folder, (ValueError, TypeError, OSError))
+
+
+@pytest.mark.parametrize("model_type", ["vargpt", "evil"])
+def test_code_of_a_foreign_folder_is_not_run_by_commands(folder, model_type, capfd):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Config"}}
+    config["text_config"] |= {"auto_map": {"AutoModel": "evil.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("print('code was run')\n")
+    found = CliRunner().invoke(app, ["info", "--model", str(folder)], input="y\ny\n")
+    assert found.exit_code != 0  # of the one kind, the folder has no processor
+    assert isinstance(found.exception, (ValueError, OSError, SystemExit))
+    assert "code was run" not in capfd.readouterr().out + found.output and "Do you wish to run" not in found.output

@@ -139,6 +139,35 @@ def test_generates_text_as_the_librarys_own_model(name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", READERS)
+def test_a_row_without_images_beside_one_that_reads(name):
+    model, text = model_of(name), [BOS, 5, 6, 7, 8]
+    inputs = batch(name, [[BOS, 5, 6, *image(name), 7, 8, 9], text])
+    logits, expected = model(**inputs).logits, library_model(model)(**inputs).logits
+    seen = inputs["attention_mask"].bool()
+    torch.testing.assert_close(logits[seen], expected[seen], **TOLERANCE)
+    types = {key: value[1:, -len(text) :] for key, value in inputs.items() if key == "token_type_ids"}
+    torch.testing.assert_close(logits[1, -len(text) :], model(torch.tensor([text]), **types).logits[0], **TOLERANCE)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("llava", range(7)), ("paligemma", range(1, 8)), ("qwen3", range(7))])
+def test_positions_count_tokens(name, expected):
+    """Padding takes none. Rotary positions being relative, an offset shows in no logit, but it is the library's."""
+    mask = torch.tensor([[0, 0] + [1] * 7])
+    positions, after = model_of(name).model.backbone.positions(torch.full((1, 9), 5), mask)
+    assert positions[0, 2:].tolist() == [*expected] and after.tolist() == [expected[-1] + 1]
+
+
+def test_positions_after_an_image_go_on_from_its_larger_side():
+    """A grid of 2 × 3 takes three positions of a row, in which it has six tokens."""
+    inputs = batch("qwen2_vl", [[BOS, *image("qwen2_vl"), 7, 8]])
+    ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    positions, after = model_of("qwen2_vl").model.backbone.positions(ids, mask, **inputs)
+    assert positions[:, 0].tolist() == [[0, 1, 1, 1, 1, 1, 1, 4, 5], [0, 1, 1, 1, 2, 2, 2, 4, 5], [0, 1, 2, 3, 1, 2, 3, 4, 5]]
+    assert after.tolist() == [6]
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["gemma2", "granite", "cohere2"])
 def test_logits_are_scaled_as_by_the_librarys_own_head(name):
     more = {"logits_scaling": 4.0} if name == "granite" else {"final_logit_softcapping": 3.0} if name == "gemma2" else {}
@@ -198,18 +227,22 @@ def test_rows_do_not_depend_on_their_neighbors(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_guidance_by_a_prompt(name):
-    """Both halves of every scale's scores are those of a forward over what was drawn: after the prompt, and after the unconditional one."""
+    """Both halves of every scale's scores are those of a forward over what was drawn: after all before it, and after the unconditional prompt.
+
+    Every row draws two images; the unconditional prompt of the second one does not see the first one.
+    """
     model, inputs = model_of(name), two_rows(name)
-    script = {0: START, 2: EOS}
+    script = {0: START, 2: START, 4: EOS}
     output, passes = draw(model, inputs, {9: script, 12: script}, output_image_guidance_type="prompt", output_image_guidance_ramp=False)
-    conditional, unconditional = (torch.cat(halves, dim=1) for halves in zip(*(logits.chunk(2) for logits in passes)))
+    halves = [torch.cat(part, dim=1) for part in zip(*(logits.chunk(2) for logits in passes))]
+    conditional, unconditional = (torch.stack(half.split(NUM_POSITIONS, 1), 1).flatten(0, 1) for half in halves)
     codes = output.output_image_codes
-    drawn = [START, *[DRAWN] * NUM_POSITIONS]
-    sequences = torch.cat([inputs["input_ids"], torch.tensor([drawn, drawn])], dim=1)
-    null, own = torch.full((2,), NULL_CONDITION), torch.full((2,), GENERATE_CONDITION)
-    full = model(**continued(name, inputs, sequences), output_image_codes=codes, output_image_condition_ids=own)
+    full = model(
+        **continued(name, inputs, output.sequences), output_image_codes=codes, output_image_condition_ids=torch.full((4,), GENERATE_CONDITION)
+    )
     torch.testing.assert_close(conditional, full.output_image_logits, **TOLERANCE)
-    alone = model(torch.tensor([[BOS, *drawn]] * 2), output_image_codes=codes, output_image_condition_ids=null)
+    row = torch.tensor([[BOS, START, *[DRAWN] * NUM_POSITIONS]])
+    alone = model(row.expand(4, -1), output_image_codes=codes, output_image_condition_ids=torch.full((4,), NULL_CONDITION))
     torch.testing.assert_close(unconditional, alone.output_image_logits, **TOLERANCE)
     assert (2.5 * conditional - 1.5 * unconditional).argmax(-1).squeeze(-1).tolist() == codes.tolist()
 
@@ -271,6 +304,18 @@ def test_saved_and_loaded(name, tmp_path):
     assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == model.config.tie_word_embeddings
 
 
+@pytest.mark.parametrize("of_text", [True, False])
+@pytest.mark.parametrize("of_vlm", [True, False])
+def test_head_is_tied_as_the_librarys_own(of_vlm, of_text):
+    """The two fields disagree in several families."""
+    config = backbone_config("llava")
+    config = {**config, "tie_word_embeddings": of_vlm, "text_config": {**config["text_config"], "tie_word_embeddings": of_text}}
+    model = tiny_model(vlm_config=config)
+    library = AutoModelForImageTextToText.from_config(model.config.vlm_config)
+    tied = library.get_output_embeddings().weight is library.get_input_embeddings().weight
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+
+
 def gradients(model: VargptForConditionalGeneration, name: str) -> dict[str, torch.Tensor]:
     """Of a training step with two rows that read an image each and draw one each."""
     inputs = two_rows(name)
@@ -295,6 +340,7 @@ def test_gradients_reach_what_draws_and_what_reads(name):
         assert found[key].abs().max() > 0, key
     checkpointed = fresh_model(name)
     checkpointed.activation_checkpointing_enable()
+    assert any(getattr(module, "gradient_checkpointing", False) for module in checkpointed.model.vlm.modules())
     again = gradients(checkpointed, name)
     assert again.keys() == found.keys()
     for key, gradient in found.items():

@@ -84,7 +84,7 @@ def check_model(model: str | None, dtype: str, device: str = "auto") -> tuple[st
     from .. import VargptConfig
 
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except OSError as error:
         if Path(model).is_dir():
             raise

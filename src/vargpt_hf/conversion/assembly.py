@@ -125,7 +125,8 @@ def assemble(
     with torch.device("meta"), said_of("The model that this configuration describes"):
         model = VargptForConditionalGeneration(config)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    kept_exact = re.compile(rf"(^|\.)({'|'.join(model._keep_in_fp32_modules_strict)})\.")
+    exact = "|".join(model._keep_in_fp32_modules_strict or ["(?!)"])  # a part may have none
+    kept_exact = re.compile(rf"(^|\.)({exact})\.")
     loaded = {name: tensor.to(dtype) for name, tensor in _initialised(model, fresh, seed)}
     origin: dict[str, str] = {}
     unexpected, twice, misshapen, faulty = [], [], [], []
@@ -252,6 +253,7 @@ def write_folder(
 
 __all__ = [
     "RELEASED_GENERATION",
+    "Adapt",
     "Part",
     "adapt_decoder",
     "assemble",

@@ -1,8 +1,9 @@
-"""Released VARGPT checkpoints (model_type `vargpt_llava`) to complete model folders of ours."""
+"""Released VARGPT checkpoints (v1: model_type `vargpt_llava`; v1.1: `vargpt_qwen2_vl`) to complete model folders of ours."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig
@@ -11,8 +12,10 @@ from transformers.utils import logging
 from ..modeling.checkpoint_vargpt import read_json
 from ..modeling.configuration_vargpt import VargptConfig
 from ..processing import VargptProcessor
+from . import vargpt_v1_1
 from .assembly import (
     RELEASED_GENERATION,
+    Adapt,
     Part,
     adapt_decoder,
     assemble,
@@ -35,12 +38,33 @@ LICENCE_NOTE = (
 )
 
 
+class ReleasedFormat(NamedTuple):
+    """A released format in our terms.
+
+    Args:
+        config: our configuration, of a released config, the tensors and what the caller says of scales.
+        names: table of the tensors.
+        adapt: how tensors become ours, of the tensors and our configuration.
+        generation: settings of the released system.
+        embeddings: released name of the token embeddings.
+        license_note: what users of the weights must know.
+    """
+
+    config: Callable[..., VargptConfig]
+    names: list[tuple[str, str | None]]
+    adapt: Callable[[dict[str, SourceTensor], VargptConfig], Adapt]
+    generation: dict[str, Any]
+    embeddings: str
+    license_note: str
+
+
 def convert_checkpoint(
     source: str | Path,
     destination: str | Path,
     scales: Sequence[int] | None = None,
     dtype: torch.dtype | str | None = None,
     max_shard_size: str = "5GB",
+    reference_grid: tuple[int, int] | None = None,
 ) -> None:
     """Writes a checkpoint in the released format as a complete model folder: config, generation config, weights, model card,
     and the processor where a tokenizer is there.
@@ -55,6 +79,7 @@ def convert_checkpoint(
         dtype: of the new weights, like `torch.bfloat16` or "bfloat16"; by default what the source's config says, else that
             of its token embeddings.
         max_shard_size: of the new weight files.
+        reference_grid: of v1.1 with `scales` of its own, the grid (height, width) that its rotary positions count on.
 
     Raises:
         ValueError: a source of another format; tensors that are missing, unexpected or twice there, of the wrong shape, no floating-point
@@ -65,17 +90,18 @@ def convert_checkpoint(
     source, destination = Path(source), Path(destination)
     check_destination(destination)
     source_config = read_released_config(source)
+    released = FORMATS[source_config["model_type"]]
     tensors = open_checkpoint(source)
     with said_of(source):
-        config = released_config(source_config, tensors, scales)
+        given = {"reference_grid": reference_grid} if reference_grid is not None else {}
+        config = released.config(source_config, tensors, scales, **given)
     processor = released_processor(source, config)
-    conditions = partial(released_conditions, generate_row=config.output_image_start_token_id)
-    part = Part(tensors, WHOLE_NAMES, adapt=partial(adapt_decoder, conditions=conditions))
+    part = Part(tensors, released.names, adapt=released.adapt(tensors, config))
     complaint = f"The tensors in {source} are not those of the released format."
-    model = assemble(config, [part], _target_dtype(source_config, tensors, dtype), complaint)
+    model = assemble(config, [part], _target_dtype(source_config, tensors.get(released.embeddings), dtype), complaint)
     ids = token_ids(source_config, source / "config.json", model.config.text_config)
-    model.generation_config = GenerationConfig(**ids, **RELEASED_GENERATION)
-    logger.warning(LICENCE_NOTE)
+    model.generation_config = GenerationConfig(**ids, **released.generation)
+    logger.warning(released.license_note)
     write_folder(model, processor, destination, max_shard_size)
 
 
@@ -92,8 +118,9 @@ def read_released_config(source: Path) -> dict:
     model_type = config.get("model_type")
     if model_type == VargptConfig.model_type:
         raise ValueError(f"{source} needs no conversion: it is a model of this package already (model_type {model_type!r}).")
-    if model_type != RELEASED_MODEL_TYPE:
-        raise ValueError(f"{source} is not a released VARGPT checkpoint: its model_type is {model_type!r}, not {RELEASED_MODEL_TYPE!r}.")
+    if model_type not in FORMATS:
+        known = " or ".join(map(repr, FORMATS))
+        raise ValueError(f"{source} is not a released VARGPT checkpoint: its model_type is {model_type!r}, not {known}.")
     return config
 
 
@@ -145,9 +172,27 @@ def released_conditions(table: torch.Tensor, generate_row: int) -> torch.Tensor:
     return table[[generate_row, -1]] if table.dim() == 2 and len(table) == generate_row + 2 else table
 
 
-def _target_dtype(source_config: dict, tensors: dict[str, SourceTensor], dtype: torch.dtype | str | None) -> torch.dtype:
+def _adapt_v1(tensors: dict[str, SourceTensor], config: VargptConfig) -> Adapt:
+    return partial(adapt_decoder, conditions=partial(released_conditions, generate_row=config.output_image_start_token_id))
+
+
+FORMATS = {
+    RELEASED_MODEL_TYPE: ReleasedFormat(
+        released_config, WHOLE_NAMES, _adapt_v1, RELEASED_GENERATION, "language_model.model.embed_tokens.weight", LICENCE_NOTE
+    ),
+    vargpt_v1_1.MODEL_TYPE: ReleasedFormat(
+        vargpt_v1_1.config_of,
+        vargpt_v1_1.NAMES,
+        vargpt_v1_1.adapt,
+        vargpt_v1_1.GENERATION,
+        vargpt_v1_1.EMBEDDINGS,
+        vargpt_v1_1.LICENSE_NOTE,
+    ),
+}
+
+
+def _target_dtype(source_config: dict, embeddings: SourceTensor | None, dtype: torch.dtype | str | None) -> torch.dtype:
     """What the caller wants, else what the source's config says, else the dtype of its token embeddings."""
-    embeddings = tensors.get("language_model.model.embed_tokens.weight")
     default = torch.float32 if embeddings is None else embeddings.tensor.dtype
     return floating_dtype(dtype or source_config.get("torch_dtype") or source_config.get("dtype"), default)
 

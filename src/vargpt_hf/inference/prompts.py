@@ -211,7 +211,7 @@ def draw_prompts(
     output, (rank, world_size, local_rank) = Path(output), _rank()
     if world_size > 1 and num_processes > 1:
         raise ValueError(f"A launcher has started {world_size} processes already; leave num_processes at 1, not {num_processes}.")
-    device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model)
+    device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model, trust_remote_code=False)
     dtype = loading_dtype(dtype, config.dtype, device)
     check_settings(settings, config.text_config.vocab_size)  # before the folder is claimed for them
     prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), config)

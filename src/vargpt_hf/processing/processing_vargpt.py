@@ -320,7 +320,7 @@ class VargptProcessor(ProcessorMixin):
         """Tokens of an image of each type of content part: exact where all images have as many, else those of a square of 448 pixels."""
         lengths = {"output_image": self.output_image_processor.num_positions[0] + 2}
         if self.reader is not None:
-            inputs = self.reader(images=[[Image.new("RGB", (448, 448))]], text=[self.image_token])
+            inputs = self.reader(images=[[Image.new("RGB", (448, 448))]], text=[self.image_token], add_special_tokens=False)
             lengths["image"] = len(inputs["input_ids"][0])
         return lengths
 

@@ -91,8 +91,8 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
     that accumulation, padding and the spread over ranks cannot change them. How they are weighed is in the model's configuration
     (`text_loss_weight`, `image_loss_weight`, `image_scale_power`).
 
-    Logged are `text_loss`, `output_image_loss`, `text_accuracy`, `image_accuracy` (shares of right tokens and codes), `image_accuracy_PxP` of each
-    scale by its side, `code_perplexity` (e to the plain cross-entropy of a code) and `num_tokens`, each over all targets since the last
+    Logged are `text_loss`, `output_image_loss`, `text_accuracy`, `image_accuracy` (shares of right tokens and codes), `image_accuracy_PxP`
+    of each scale by its side, `code_perplexity` (e to the plain cross-entropy of a code) and `num_tokens`, each over all targets since the last
     log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is the weighted sum of the losses.
 
     Of a mixture whose rows have a `source`, its number, `rows_of_NAME` tells how many rows of each of `source_names` have been trained on.
@@ -255,6 +255,20 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
             rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
             figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, rows)}
         return {**figures, "num_tokens": self._total_train_tokens}
+
+
+def both_losses(outputs: Any, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+    """The model's loss for trainers that score text by themselves, as TRL's `SFTTrainer` does: its `compute_loss_func`.
+
+    Args:
+        outputs: of the model, for one batch.
+        labels: its text targets, (B, T), -100 where a token is none.
+        num_items_in_batch: text targets of the whole accumulated batch; this batch then weighs its share of them, images included, which
+            is exact where all parts have as many codes for each text target.
+    """
+    if num_items_in_batch is None:
+        return outputs.loss
+    return outputs.loss * (labels[:, 1:] != IGNORE_INDEX).sum() / num_items_in_batch
 
 
 def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
