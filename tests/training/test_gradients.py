@@ -39,7 +39,7 @@ def gradient(base: str, out: str, case: str, accumulated: int, processes: int) -
     kinds = {"TRL": (SFTConfig, SFTTrainer), "TRL's own loss": (SFTConfig, SFTTrainer), "Transformers": (TrainingArguments, Trainer)}
     settings, trainer = kinds.get(case, (VargptSFTConfig, VargptSFTTrainer))
     options = {"bf16": False, "activation_checkpointing": False, "remove_unused_columns": case == "ours"}
-    more = {"compute_loss_func": both_losses} if case == "TRL" else {}
+    more = {"compute_loss_func": both_losses(model)} if case == "TRL" else {}
     if case.startswith("TRL"):
         options |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = settings(

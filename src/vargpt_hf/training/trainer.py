@@ -1,10 +1,12 @@
 """Supervised fine-tuning of text and images together, on TRL's trainer."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTConfig, SFTTrainer
@@ -12,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from ..hardware import is_fast, warn_if_slow
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.image_tokenizer_vargpt import NO_CODE, VargptImageTokenizer, code_log_probs, to_symbols
+from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from .collator import VargptDataCollator
 from .packing import IGNORE_INDEX, num_tokens
 from .readers import for_trainer, to_rows
@@ -257,18 +260,22 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         return {**figures, "num_tokens": self._total_train_tokens}
 
 
-def both_losses(outputs: Any, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-    """The model's loss for trainers that score text by themselves, as TRL's `SFTTrainer` does: its `compute_loss_func`.
+def both_losses(model: VargptForConditionalGeneration) -> Callable[..., torch.Tensor]:
+    """The `compute_loss_func` with which a trainer that scores text by itself, as TRL's `SFTTrainer` does, trains images, too.
 
-    Args:
-        outputs: of the model, for one batch.
-        labels: its text targets, (B, T), -100 where a token is none.
-        num_items_in_batch: text targets of the whole accumulated batch; this batch then weighs its share of them, images included, which
-            is exact where all parts have as many codes for each text target.
+    It is given the model's outputs for a batch without labels, the labels (B, T), and the number of text targets of the whole accumulated
+    batch. This batch then weighs its share of them, images included, which is exact where all parts have as many codes for each text target.
     """
-    if num_items_in_batch is None:
-        return outputs.loss
-    return outputs.loss * (labels[:, 1:] != IGNORE_INDEX).sum() / num_items_in_batch
+
+    def loss(outputs: Any, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+        targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
+        text = model.config.text_loss_weight * model.text_loss(outputs.logits, targets, num_items_in_batch)
+        if outputs.loss is None:
+            return text
+        own = (targets != IGNORE_INDEX).sum()
+        return text + outputs.loss * (1 if num_items_in_batch is None else own / num_items_in_batch)
+
+    return loss
 
 
 def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
