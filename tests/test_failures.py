@@ -1,12 +1,15 @@
-"""Commands that are interrupted: they end soon, and leave nothing half done."""
+"""Commands that are interrupted, or get no room, no rights, few file handles, or a folder in use: they end soon, in one line, and leave
+nothing half done."""
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -29,6 +32,13 @@ def start(*arguments: object, folder: Path, before: Callable[[], None] | None = 
     return subprocess.Popen(command, cwd=folder, start_new_session=True, preexec_fn=before, **pipes)
 
 
+def run(*arguments: object, folder: Path, before: Callable[[], None] | None = None) -> tuple[int, str]:
+    """Exit code of the command and what it said, bars left out."""
+    process = start(*arguments, folder=folder, before=before)
+    message = said(process)
+    return process.returncode, message
+
+
 def said(process: subprocess.Popen, timeout: float = SECONDS_TO_BEGIN) -> str:
     """Waits for the end; what the command wrote to stderr, bars left out."""
     _, errors = process.communicate(timeout=timeout)
@@ -42,6 +52,11 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "it does not begin"
         time.sleep(0.02)
+
+
+def is_one_line(message: str) -> bool:
+    """Whether all that was said is one line of the command's own."""
+    return message.startswith("vargpt: ") and len(message.splitlines()) == 1
 
 
 @pytest.fixture
@@ -62,6 +77,40 @@ def stage(folder: Path, output: Path, **keys: object) -> Path:
     file = folder / "stage.yaml"
     file.write_text("".join(f"{key}: {value}\n" for key, value in given.items()))
     return file
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[bool]:
+    """The folder as a small file system in memory, where this user may mount one; whether it is one."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", folder], capture_output=True)
+    try:
+        yield done.returncode == 0
+    finally:
+        if done.returncode == 0:
+            subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def small_disk(folder: Path, kib: int) -> Iterator[Callable[[], None] | None]:
+    """The folder with room for so much; where nothing can be mounted, what keeps a process from writing longer files."""
+    with mounted(folder, f"size={kib}k") as small:
+        limit = (kib * 1024, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+        yield None if small else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """The folder, in which nothing can be written: by its file system, or for users who cannot mount one by its mode."""
+    with mounted(folder, "ro", "size=64k"):
+        folder.chmod(0o555) if os.access(folder, os.W_OK) else None
+        yield
+
+
+def assert_pictures_are_whole(folder: Path) -> None:
+    for file in folder.glob("*.png"):
+        Image.open(file).load()
+    assert not list(folder.glob(".*")), "half an image is left"
 
 
 @SIGNALS
@@ -96,3 +145,83 @@ def test_training_that_is_stopped_leaves_whole_checkpoints(work, number, code):
     checkpoints = checkpoints_of(work / "out")
     assert checkpoints and is_whole(checkpoints[-1]), checkpoints
     assert not (work / "out/model.safetensors").exists() and not list((work / "out").glob(".*"))
+
+
+def test_a_full_disk_while_drawing(work):
+    with small_disk(work / "disk", 48) as before:
+        code, message = run("draw", "a red circle", "--enlarge", 60, "-o", "disk/circle.bmp", folder=work, before=before)
+        assert code == 1 and is_one_line(message) and "disk/circle.bmp" in message, message
+        assert not os.listdir(work / "disk")
+    with small_disk(work / "other", 256) as before:
+        prompts = ("draw", "--prompts", "prompts.txt", "--batch-size", 8)
+        enlarge = 8 if before is None else 150
+        code, message = run(*prompts, "--enlarge", enlarge, "-o", "other/pictures", folder=work, before=before)
+        assert code == 1 and is_one_line(message) and "pictures" in message, message
+        assert_pictures_are_whole(work / "other/pictures")
+
+
+@pytest.mark.parametrize("mib", [8, 40], ids=["before the first checkpoint", "before the second one"])
+def test_a_full_disk_while_training(work, mib):
+    with small_disk(work / "disk", mib * 1024) as before:
+        code, message = run("train", stage(work, work / "disk/out", max_steps=9, save_total_limit=9), folder=work, before=before)
+        if before is not None and mib == 40:  # each file has its room: only file systems fill up
+            assert code == 0, message
+        else:
+            assert code == 1 and is_one_line(message) and "could not be written" in message and "GiB are free" in message, message
+        checkpoints = checkpoints_of(work / "disk/out")
+        assert all(map(is_whole, checkpoints)) and bool(checkpoints) == (mib == 40)
+
+
+def test_a_full_disk_at_the_end_of_training(work):
+    with small_disk(work / "disk", 8 * 1024) as before:
+        keys = {"max_steps": 1, "save_strategy": '"no"'}
+        code, message = run("train", stage(work, work / "disk/out", **keys), folder=work, before=before)
+        assert code == 1 and is_one_line(message) and "The model could not be written" in message, message
+        assert not list((work / "disk/out").glob("*.safetensors"))
+
+
+def test_a_folder_that_cannot_be_written_to(work):
+    with read_only(work / "disk"):
+        for arguments in (
+            ("draw", "a red circle", "-o", "disk/circle.png"),
+            ("draw", "--prompts", "prompts.txt", "-o", "disk/pictures"),
+            ("train", stage(work, work / "disk/out")),
+            ("encode", "rows", "disk/codes"),
+        ):
+            code, message = run(*arguments, folder=work)
+            assert code == 1 and is_one_line(message) and "disk" in message, (arguments, message)
+        assert not os.listdir(work / "disk")
+
+
+@pytest.mark.parametrize("handles", [12, 24])
+def test_few_file_handles(work, handles):
+    """What they are enough for works; otherwise one line says what is wanting."""
+
+    def few():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
+
+    (work / "prompts.txt").write_text("a red circle\n" * 4)
+    for arguments in (
+        ("draw", "--prompts", "prompts.txt", "-o", "pictures"),
+        ("train", stage(work, work / "out", max_steps=2, dataloader_num_workers=2)),
+    ):
+        code, message = run(*arguments, folder=work, before=few)
+        # Above the line may stand what torch's loader says when it is deleted half made: Python prints it, no code of ours can.
+        *_, last = message.splitlines() or [""]
+        assert code == 0 or code == 1 and is_one_line(last) and "open files" in last, (arguments, message)
+    if (work / "pictures").exists():
+        assert_pictures_are_whole(work / "pictures")
+
+
+def test_a_second_training_into_a_folder_is_refused_while_the_first_goes_on(work):
+    first = start("train", stage(work, work / "out"), folder=work)
+    try:
+        wait_until(lambda: any(map(is_whole, checkpoints_of(work / "out"))), first)
+        code, message = run("train", work / "stage.yaml", folder=work)
+        assert code == 1 and is_one_line(message) and "Another run trains into" in message, message
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    code, message = run("train", stage(work, work / "out", max_steps=1, save_strategy='"no"'), folder=work)
+    assert code == 0, message

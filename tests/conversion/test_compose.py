@@ -105,7 +105,7 @@ def test_decoder_and_image_tokenizer_are_vars(model, golden_model):
     for name, tensor in golden_model.model.visual_decoder.state_dict().items():
         expected = conditions if name == "condition_embedding.weight" else tensor
         assert torch.equal(model.model.visual_decoder.state_dict()[name], expected), name
-    assert model.config.image_tokenizer_config.scales == (1, 2, 3, 4)
+    assert model.config.image_tokenizer_config.schedules == [[1, 2, 3, 4]]
     for name, tensor in golden_model.model.image_tokenizer.state_dict().items():
         assert torch.equal(model.model.image_tokenizer.state_dict()[name], tensor), name
 
@@ -199,7 +199,8 @@ def test_checkpoints_of_vars_own_training_are_read(own_sources, tmp_path, compos
 def test_tensors_are_not_copied(model):
     """What is handed to be written is the very memory that was read; mapped, it is that of the files."""
     inner = {"model.visual_decoder": part("vargpt_gen."), "model.image_tokenizer": part("vae_local.")}
-    llava = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith((*inner, *FRESH))}
+    others = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith((*inner, *FRESH))}
+    llava = {name.replace("model.vlm.", "model."): tensor for name, tensor in others.items()}
     tables = [LLAVA_NAMES, DECODER_NAMES, VQ_NAMES]
     prefixes = ["", *(f"{name}." for name in inner)]
     parts = [
@@ -347,6 +348,8 @@ def test_sizes_of_the_paper_are_read_off_its_shapes():
             found[name] = tensor[None] if name == "pos_1LC" else tensor[None, :, None, None] if name.endswith("scale_mul_1H11") else tensor
         shapes[released.prefix] = TensorShapes(found)
     scales = scales_of(shapes[decoder.prefix])
-    assert scales == paper.image_tokenizer_config.scales
-    assert decoder_config_of(shapes[decoder.prefix]).to_dict() == paper.visual_decoder_config.to_dict()
+    assert [list(scales)] == paper.image_tokenizer_config.schedules
+    decoder_config = decoder_config_of(shapes[decoder.prefix])
+    decoder_config.bind(paper.image_tokenizer_config)
+    assert decoder_config.to_dict() == paper.visual_decoder_config.to_dict()
     assert vq_config_of(shapes[image_tokenizer.prefix], scales).to_dict() == paper.image_tokenizer_config.to_dict()

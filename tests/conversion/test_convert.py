@@ -37,12 +37,12 @@ def test_sizes_are_read_off_the_shapes(golden_model):
     sizes, config = golden_json("config"), golden_model.config
     vq, decoder = config.image_tokenizer_config, config.visual_decoder_config
     assert (vq.codebook_size, vq.latent_channels, vq.base_channels) == (64, 8, 32)
-    assert vq.scales == tuple(sizes["var"]["patch_nums"])
+    assert vq.schedules == [list(sizes["var"]["patch_nums"])]
     assert vq.channel_multipliers == tuple(sizes["derived"]["vae_ch_mult"])
-    assert (vq.image_size, vq.num_res_blocks, vq.num_residual_convs, vq.quant_conv_kernel_size) == (64, 2, 4, 3)
+    assert (vq.image_size(), vq.num_res_blocks, vq.num_residual_convs, vq.quant_conv_kernel_size) == ((64, 64), 2, 4, 3)
     assert (decoder.hidden_size, decoder.num_hidden_layers, decoder.num_attention_heads, decoder.mlp_ratio) == (128, 2, 2, 4)
     assert (config.image_token_id, config.output_image_start_token_id) == (310, 311)
-    assert (config.output_image_end_token_id, config.output_image_token_id, config.image_seq_length) == (312, 313, 4)
+    assert (config.output_image_end_token_id, config.output_image_token_id, config.vlm_config.image_seq_length) == (312, 313, 4)
     assert config.text_config.num_key_value_heads == 2
     assert config.vision_config.hidden_act == "quick_gelu"
 
@@ -123,15 +123,15 @@ def without_scale_buffer(weights):
 
 
 def test_scales_must_be_given_where_nothing_tells_them(converted, weights, tmp_path):
-    with pytest.raises(ValueError, match=r"4 scales with 30 places in all.*give their side lengths as `scales`"):
+    with pytest.raises(ValueError, match=r"4 scales with 30 positions in all.*give their side lengths as `scales`"):
         converted(without_scale_buffer(weights))
     shutil.rmtree(tmp_path / "source")
     config = json.loads((converted(without_scale_buffer(weights), scales=[1, 2, 3, 4]) / "config.json").read_text())
-    assert config["image_tokenizer_config"]["scales"] == [1, 2, 3, 4]
+    assert config["image_tokenizer_config"]["schedules"] == [[1, 2, 3, 4]]
 
 
 def test_scales_that_do_not_fit_are_refused(converted):
-    with pytest.raises(ValueError, match=r"30 places in all, but the scales \(1, 2, 3, 5\) are 4 with 39 places"):
+    with pytest.raises(ValueError, match=r"30 positions in all, but the scales \(1, 2, 3, 5\) are 4 with 39 positions"):
         converted(scales=(1, 2, 3, 5))
 
 

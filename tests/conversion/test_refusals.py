@@ -84,10 +84,10 @@ def test_empty_and_flat_tensors_are_refused(tmp_path, weights, name, axes):
     assert name in said and str(tuple(shape)) in said
 
 
-@pytest.mark.parametrize("places", [torch.full((1, 30), -1), torch.full((1, 30), 2**40), torch.zeros(1, 30), torch.zeros(1, 30).long()])
-def test_hostile_places_of_scales_are_refused(tmp_path, weights, places):
-    write_released_folder(tmp_path / "source", {**weights, "vargpt_gen.lvl_1L": places})
-    assert "4 scales with 30 places in all, but" in refusal(tmp_path, ValueError)
+@pytest.mark.parametrize("positions", [torch.full((1, 30), -1), torch.full((1, 30), 2**40), torch.zeros(1, 30), torch.zeros(1, 30).long()])
+def test_hostile_positions_of_scales_are_refused(tmp_path, weights, positions):
+    write_released_folder(tmp_path / "source", {**weights, "vargpt_gen.lvl_1L": positions})
+    assert "4 scales with 30 positions in all, but" in refusal(tmp_path, ValueError)
 
 
 def test_missing_tensors_are_named_as_the_checkpoint_has_them(tmp_path, weights):

@@ -2,26 +2,30 @@ import pytest
 import torch
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptVARDecoderConfig, VargptVQConfig
+from vargpt_hf.modeling.scales_vargpt import ScaleSchedule
 from vargpt_hf.testing import tiny_config
 
 
 def test_paper_sizes_on_the_meta_device():
     with torch.device("meta"):
         model = VargptForConditionalGeneration(VargptConfig.v1())
-    sizes = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.model.named_children()}
+    parts = {**dict(model.model.named_children()), **dict(model.model.vlm.named_children())}
+    sizes = {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
     assert sizes["language_model"] == 6_607_605_760  # Vicuna-7B with 32064 token embeddings, without its head
     assert 2.0e9 < sizes["visual_decoder"] < 2.02e9
     assert sizes["image_tokenizer"] == pytest.approx(109e6, rel=0.01)
     assert sizes["vision_tower"] == pytest.approx(0.303e9, rel=0.01)
     assert model.config.schedules[0].num_positions == 680
-    assert model.config.image_seq_length == 576
+    assert model.config.vlm_config.image_seq_length == 576
 
 
 @pytest.mark.parametrize(
     ("config_class", "fields", "message"),
     [
-        (VargptVQConfig, {"scales": (1, 2, 3)}, "end at 3, but image_size / downsampling is 256 / 16 = 16"),
-        (VargptVQConfig, {"scales": (1, 4, 2, 16)}, "must be side lengths that rise"),
+        (VargptVQConfig, {"schedules": [(1, 4, 2, 16)]}, r"grow from 1 or more .* got \(\(1, 1\), \(4, 4\), \(2, 2\), \(16, 16\)\)"),
+        (VargptVQConfig, {"schedules": [(1, 2.5)]}, "both whole numbers; got 2.5"),
+        (VargptVQConfig, {"schedules": []}, "must be a list of one or more lists of scales"),
+        (VargptConfig, {"visual_decoder_config": {"schedules": [[1, 2, 3]]}}, r"`visual_decoder_config.schedules` is \[\[1, 2, 3\]\], but"),
         (VargptVQConfig, {"base_channels": 100}, "divisible by norm_num_groups=32"),
         (VargptVQConfig, {"residual_conv_ratio": 1.5}, r"must be in \[0, 1\], got 1.5"),
         (VargptVARDecoderConfig, {"hidden_size": 100}, "hidden_size 100 is not divisible by its 30"),
@@ -30,7 +34,11 @@ def test_paper_sizes_on_the_meta_device():
         (VargptConfig, {"output_image_start_token_id": 32_003}, "must differ from one another"),
         (VargptConfig, {"image_loss_weight": -1.0}, r"`image_loss_weight` must be in \[0, inf\), got -1.0"),
         (VargptConfig, {"image_scale_power": -1.0}, r"`image_scale_power` must be in \[0, inf\)"),
-        (VargptConfig, {"image_seq_length": 0}, "`image_seq_length` must be from 1 to"),
+        (VargptConfig, {"vlm_config": {"model_type": "llava", "image_seq_length": 0}}, "`vlm_config.image_seq_length` must be from 1 to"),
+        (VargptConfig, {"vlm_config": {"model_type": "lava"}}, "`vlm_config.model_type` is 'lava', which is none that Transformers .* knows"),
+        (VargptConfig, {"text_config": {"model_type": "llama"}}, "`text_config` belongs into `vlm_config`"),
+        (VargptConfig, {"image_seq_length": 576}, "`image_seq_length` belongs into `vlm_config`"),
+        (VargptConfig, {"image_token_id": 5}, "`image_token_id` belongs into `vlm_config`"),
     ],
 )
 def test_contradictions_raise(config_class, fields, message):
@@ -43,10 +51,10 @@ def test_round_trip(tmp_path):
     config.save_pretrained(tmp_path)
     loaded = VargptConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
-    assert loaded.image_tokenizer_config.scales == (1, 2, 4)
+    assert loaded.schedules == (ScaleSchedule.of((1, 2, 4)),)
     assert loaded.visual_decoder_config.drop_path_rate == config.visual_decoder_config.drop_path_rate
 
 
 def test_widths_of_the_language_model_are_checked_by_transformers():
     with pytest.raises(Exception, match="not a multiple of the number of attention heads"):
-        VargptConfig(text_config={"model_type": "llama", "hidden_size": 100, "vocab_size": 33_000})
+        VargptConfig(vlm_config={"model_type": "llava", "text_config": {"model_type": "llama", "hidden_size": 100, "vocab_size": 33_000}})

@@ -7,7 +7,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from vargpt_hf import VargptGenerationConfig, VargptImageStreamer
 from vargpt_hf.testing import drawing_model
 
-START, END, PLACE, L = 61, 62, 63, 21
+START, END, PLACEHOLDER, L = 61, 62, 63, 21
 PROMPTS = [[1, 5, 6, 7], [1, 9, 10, 11, 12, 13], [1, 20], [1, 33, 34, START], [1, 60, 60, 60, 60, 8]]
 SETTINGS = {
     "do_sample": False,
@@ -69,19 +69,19 @@ def test_pictures_stand_in_the_sequences(model):
     for row, position in zip(output.output_image_rows.tolist(), output.output_image_positions.tolist()):
         ids = output.sequences[row].tolist()
         assert ids[position] == START
-        assert ids[position + 1 : position + 1 + L] == [PLACE] * L
+        assert ids[position + 1 : position + 1 + L] == [PLACEHOLDER] * L
         assert ids[position + 1 + L] == END
     assert torch.equal(output.output_images, model.model.image_tokenizer.decode(output.output_image_codes))
 
 
 def test_what_was_generated_can_be_fed_back(model):
-    """Teacher forcing on a result predicts its own codes and tokens: places, positions and caches agree."""
+    """Teacher forcing on a result predicts its own codes and tokens: placeholders, positions and caches agree."""
     length, output = generate(model, PROMPTS[:1])
     assert len(output.output_image_codes) == 1
     again = model(input_ids=output.sequences, output_image_codes=output.output_image_codes)
-    assert torch.equal(again.output_image_logits.argmax(-1), output.output_image_codes)
+    assert torch.equal(again.output_image_logits.argmax(-1)[..., 0], output.output_image_codes)
     ids, predicted = output.sequences[0, 1:], again.logits[0, :-1].argmax(-1)
-    chosen = (ids != PLACE) & (ids != END)
+    chosen = (ids != PLACEHOLDER) & (ids != END)
     assert torch.equal(predicted[chosen][length - 1 :], ids[chosen][length - 1 :])
 
 
@@ -121,10 +121,10 @@ def test_text_one_picture_two_pictures_in_one_batch(model):
     plans[3] = [14, 15]
     length, output = generate(model, [[1, 5]] * 4, logits_processor=force(model, *plans), max_new_tokens=20)
     for row, plan in enumerate(plans):
-        ids = [token for token in generated(output, length, row) if token != PLACE]
+        ids = [token for token in generated(output, length, row) if token != PLACEHOLDER]
         assert ids == [*plan, 2]
     assert output.output_image_rows.tolist() == [1, 2, 2]
-    assert output.sequences[2].tolist().count(PLACE) == 2 * L
+    assert output.sequences[2].tolist().count(PLACEHOLDER) == 2 * L
 
 
 def test_pictures_take_one_call_for_each_scale(model):
@@ -140,7 +140,7 @@ def test_pictures_take_one_call_for_each_scale(model):
 def test_max_new_tokens_never_cuts_a_picture(model):
     for budget in range(1, 6):
         length, output = generate(model, [[1, 5]], logits_processor=force(model, [8, START, END, 9, 9, 9]), max_new_tokens=budget)
-        ids = [token for token in generated(output, length, 0) if token != PLACE]
+        ids = [token for token in generated(output, length, 0) if token != PLACEHOLDER]
         assert len(ids) <= budget
         assert ids.count(START) == ids.count(END) == len(output.output_images)
         assert (len(output.output_images) == 1) == (budget >= 3)
@@ -204,7 +204,7 @@ def test_stopping_criteria_and_eos(model):
 
     plan = [START, END, 9, 10]
     length, output = generate(model, [[1, 5]], logits_processor=force(model, plan), stopping_criteria=StoppingCriteriaList([StopAtNine()]))
-    assert [token for token in generated(output, length, 0) if token != PLACE] == [START, END, 9]
+    assert [token for token in generated(output, length, 0) if token != PLACEHOLDER] == [START, END, 9]
 
 
 class Notes(VargptImageStreamer):
@@ -245,7 +245,7 @@ def test_text_streamer(model):
     assert tokens.tokens == [1, 5, 8, START, END, 9, 2, "end"]
     tokens = Tokens()
     _, output = generate(model, [PROMPTS[4]], streamer=tokens)
-    assert tokens.tokens == [*(token for token in output.sequences[0].tolist() if token != PLACE), "end"]
+    assert tokens.tokens == [*(token for token in output.sequences[0].tolist() if token != PLACEHOLDER), "end"]
 
 
 def test_guidance_changes_the_picture_and_strength_zero_does_not(model):
@@ -264,7 +264,7 @@ def test_settings_come_from_the_generation_config(model, tmp_path):
     loaded = VargptGenerationConfig.from_pretrained(tmp_path)
     assert (loaded.generation_mode, loaded.output_image_top_k, loaded.output_image_top_p) == ("image", 3, None)
     output = model.generate(torch.tensor([[1, 5]]), generation_config=loaded)
-    assert output[0].tolist() == [1, 5, START, *[PLACE] * L, END]
+    assert output[0].tolist() == [1, 5, START, *[PLACEHOLDER] * L, END]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from transformers import DynamicCache
 
 from vargpt_hf.testing import drawing_model, tiny_config, tiny_model
 
-IMAGE, START, END, PLACE, L = 60, 61, 62, 63, 21
+IMAGE, START, END, PLACEHOLDER, L = 60, 61, 62, 63, 21
 READS = [1, *[IMAGE] * 4, 5, 6]
-HOLDS = [1, 8, START, *[PLACE] * L, END, 9, 10]
+HOLDS = [1, 8, START, *[PLACEHOLDER] * L, END, 9, 10]
 MODES = ["text", "auto"]
 VOCABULARY, LAYERS, HEADS, WIDTH = 64, 2, 4, 32
 
@@ -29,7 +29,7 @@ def prompt(*rows: list[int]) -> dict[str, torch.Tensor]:
         "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
     }
     generator = torch.Generator().manual_seed(5)
-    read, held = sum(row.count(IMAGE) for row in rows) // 4, sum(row.count(PLACE) for row in rows) // L
+    read, held = sum(row.count(IMAGE) for row in rows) // 4, sum(row.count(PLACEHOLDER) for row in rows) // L
     if read:
         inputs["pixel_values"] = torch.randn(read, 3, 16, 16, generator=generator)
     if held:
@@ -89,7 +89,7 @@ def test_dict_output(model, mode):
     for step, (scores, logits) in enumerate(zip(output.scores, output.logits)):
         assert scores.shape == logits.shape == (2, VOCABULARY)
         assert torch.equal(scores.argmax(-1), output.sequences[:, 7 + step])
-        assert torch.isinf(scores[:, [IMAGE, END, PLACE]]).all()  # never emitted
+        assert torch.isinf(scores[:, [IMAGE, END, PLACEHOLDER]]).all()  # never emitted
         assert torch.isfinite(logits).all()
     assert isinstance(output.past_key_values, DynamicCache)
     assert output.past_key_values.get_seq_length() == 14

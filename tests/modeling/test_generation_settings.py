@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor
 from vargpt_hf import VargptForConditionalGeneration, VargptGenerationConfig, VargptImageStreamer
 from vargpt_hf.testing import drawing_model, tiny_model
 
-IMAGE, START, END, PLACE, L, POSITIONS = 60, 61, 62, 63, 21, 512
+IMAGE, START, END, PLACEHOLDER, L, POSITIONS = 60, 61, 62, 63, 21, 512
 PROMPT = torch.tensor([[1, 5, 6, 7]])
 NAN, INF = math.nan, math.inf
 
@@ -147,7 +147,7 @@ def test_code_logits_that_are_no_numbers(value, do_sample):
     model = tiny_model()
     with torch.no_grad():
         model.model.visual_decoder.head.bias[3] = value
-    with pytest.raises(ValueError, match="logits of the codes of scale 0 are NaN or infinite, first in image 0 at place 0"):
+    with pytest.raises(ValueError, match="logits of the codes of scale 0 are NaN or infinite, first in image 0 at position 0"):
         generate(model, generation_mode="image", do_sample=do_sample)
 
 
@@ -185,13 +185,13 @@ def test_a_prompt_beyond_the_positions(model, settings):
 
 def test_a_prompt_without_room_for_a_picture(model):
     room = POSITIONS - L - 1
-    assert len(generate(model, row_of(room), generation_mode="image").images) == 1
+    assert len(generate(model, row_of(room), generation_mode="image").output_images) == 1
     started = torch.cat([row_of(room), torch.tensor([[START]])], dim=1)
-    assert len(generate(model, started, generation_mode="image").images) == 1
+    assert len(generate(model, started, generation_mode="image").output_images) == 1
     with pytest.raises(ValueError, match="has 491 tokens; beside an image the model has room for 490"):
         generate(model, row_of(room + 1), generation_mode="image")
     padded = torch.cat([torch.zeros(1, 30, dtype=torch.long), row_of(room)], dim=1)  # what pads takes no position
-    assert len(generate(model, padded, attention_mask=(padded != 0).long(), generation_mode="image").images) == 1
+    assert len(generate(model, padded, attention_mask=(padded != 0).long(), generation_mode="image").output_images) == 1
 
 
 def test_the_model_draws_no_picture_beyond_its_positions():
@@ -251,7 +251,7 @@ def test_a_call_wins_over_its_configuration_and_that_over_the_model_s():
     model = drawing_model()
     model.generation_config.generation_mode, model.generation_config.max_output_images = "image", 1
     config = VargptGenerationConfig(generation_mode="text", max_new_tokens=4)
-    assert len(model.generate(PROMPT, return_dict_in_generate=True).images) == 1
+    assert len(model.generate(PROMPT, return_dict_in_generate=True).output_images) == 1
     assert len(model.generate(PROMPT, generation_config=config)[0]) <= 8
     output = model.generate(PROMPT, generation_config=config, generation_mode="image", return_dict_in_generate=True)
     assert len(output.output_images) == 1
@@ -269,7 +269,9 @@ def test_pictures_need_no_length_and_give_no_warning(model, mode, recwarn):
 
 def test_the_signature_names_what_there_is():
     parameters = inspect.signature(VargptForConditionalGeneration.generate).parameters
-    own = {name for name in vars(VargptGenerationConfig()) if name.startswith(("image_", "generation_mode")) or name == "max_output_images"}
+    own = {
+        name for name in vars(VargptGenerationConfig()) if name.startswith(("output_image_", "generation_mode")) or name == "max_output_images"
+    }
     for name in {*own, "generator", "output_image_streamer", "output_image_noise"}:
         assert name in parameters and f"{name}:" in inspect.getdoc(VargptForConditionalGeneration.generate), name
     stock = set(inspect.signature(super(VargptForConditionalGeneration, VargptForConditionalGeneration).generate).parameters)

@@ -1,6 +1,6 @@
 """Losses, logits and gradients of training batches, against the released system.
 
-The released code takes all tokens of a row as text targets where the row has a image to draw; what it took is in the
+The released code takes all tokens of a row as text targets where the row has an image to draw; what it took is in the
 golden `text_targets`, which are passed as labels here.
 """
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from vargpt_hf import VargptForConditionalGeneration
-from vargpt_hf.modeling import vq_vargpt
+from vargpt_hf.modeling import image_tokenizer_vargpt
 from vargpt_hf.modeling.modeling_vargpt import IGNORE_INDEX
+from vargpt_hf.modeling.visual_decoder_vargpt import block_causal_mask
 from vargpt_hf.testing import tiny_config, tiny_model
 
-PAD, IMAGE, START, END, PLACE = 0, 60, 61, 62, 63
+PAD, IMAGE, START, END, PLACEHOLDER = 0, 60, 61, 62, 63
 L = 21
-READ, DRAWN = [IMAGE] * 4, [START, *[PLACE] * L, END]
+READ, DRAWN = [IMAGE] * 4, [START, *[PLACEHOLDER] * L, END]
 ROWS = {
     "text": [1, 5, 6, 7, 2],
     "reads": [1, *READ, 5, 6, 2],
@@ -73,12 +74,12 @@ def test_losses_are_weighted_means_over_targets():
     outputs = model(**inputs)
     logits = outputs.logits[:, :-1].log_softmax(-1)
     targets = inputs["labels"][:, 1:].clone()
-    targets[(targets == IMAGE) | (targets == PLACE)] = IGNORE_INDEX
+    targets[(targets == IMAGE) | (targets == PLACEHOLDER)] = IGNORE_INDEX
     kept = targets != IGNORE_INDEX
     by_hand = -logits[kept].gather(1, targets[kept][:, None]).mean()
     torch.testing.assert_close(outputs.text_loss, by_hand)
     code_logits = outputs.output_image_logits.log_softmax(-1)
-    torch.testing.assert_close(outputs.output_image_loss, -code_logits.gather(2, inputs["output_image_codes"][..., None]).mean())
+    torch.testing.assert_close(outputs.output_image_loss, -code_logits.gather(-1, inputs["output_image_codes"][..., None, None]).mean())
     torch.testing.assert_close(outputs.loss, 0.5 * outputs.text_loss + 2 * outputs.output_image_loss)
 
 
@@ -86,7 +87,7 @@ def test_coarse_scales_can_weigh_more():
     model = tiny_model(image_scale_power=0.5)
     inputs = batch(["draws"])
     outputs = model(**inputs)
-    losses = -outputs.output_image_logits.log_softmax(-1).gather(2, inputs["output_image_codes"][..., None]).squeeze(-1)
+    losses = -outputs.output_image_logits.log_softmax(-1).gather(-1, inputs["output_image_codes"][..., None, None])[..., 0, 0]
     sides = torch.tensor([side for side in (1, 2, 4) for _ in range(side * side)])
     weights = 4.0 / sides  # the root of the areas' ratio
     torch.testing.assert_close(outputs.output_image_loss, (losses * weights).sum() / weights.sum())
@@ -96,7 +97,7 @@ def test_coarse_scales_can_weigh_more():
 def test_labels_of_both_losses_can_be_smoothed(model):
     inputs = batch(["draws", "text"])
     plain, smoothed = model(**inputs), model(**inputs, label_smoothing=0.2)
-    targets = inputs["labels"][:, 1:].masked_fill(inputs["labels"][:, 1:] == PLACE, IGNORE_INDEX)
+    targets = inputs["labels"][:, 1:].masked_fill(inputs["labels"][:, 1:] == PLACEHOLDER, IGNORE_INDEX)
     even = -plain.logits[:, :-1].log_softmax(-1).mean(-1)[targets != IGNORE_INDEX].mean()
     torch.testing.assert_close(smoothed.text_loss, 0.8 * plain.text_loss + 0.2 * even)
     even = -plain.output_image_logits.log_softmax(-1).mean()
@@ -128,10 +129,10 @@ def test_pixels_to_draw_are_encoded(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pixel_values": None}, "4 places of images to read, but no images were given: pass `pixel_values`"),
-        ({"output_image_codes": None}, "21 places of images to draw, but no images were given: pass `output_pixel_values`"),
-        ({"pixel_values": torch.zeros(2, 3, 16, 16)}, "4 places of images to read, but 2 images were given, which fill 8"),
-        ({"output_image_codes": torch.zeros(2, L, dtype=torch.long)}, "21 places of images to draw, but 2 .* which fill 42"),
+        ({"pixel_values": None}, "4 placeholders of images to read, but no images were given: pass `pixel_values`"),
+        ({"output_image_codes": None}, "21 placeholders of images to draw, but no images were given: pass `output_pixel_values`"),
+        ({"pixel_values": torch.zeros(2, 3, 16, 16)}, "do not match, tokens: 4, features: 256"),
+        ({"output_image_codes": torch.zeros(2, L, dtype=torch.long)}, "21 placeholders of images to draw, but 2 .* which fill 42"),
         ({"output_image_codes": torch.full((1, L), 24)}, r"Codes must lie in \[0, 24\)"),
         ({"output_image_codes": torch.zeros(1, 5, dtype=torch.long)}, "must have shape"),
         ({"output_pixel_values": torch.zeros(1, 3, 16, 16)}, "not as both"),
@@ -139,14 +140,14 @@ def test_pixels_to_draw_are_encoded(model):
         ({"inputs_embeds": torch.zeros(1, 2, 32)}, "exactly one of `input_ids` and `inputs_embeds`"),
     ],
 )
-def test_pictures_and_places_must_agree(model, change, message):
+def test_images_and_placeholders_must_agree(model, change, message):
     row = [1, *READ, 5, *DRAWN]
     read, codes = pictures(row, 0)
     with pytest.raises(ValueError, match=message):
         model(**{"input_ids": torch.tensor([row]), "pixel_values": read, "output_image_codes": codes, **change})
 
 
-def test_inputs_embeds_find_their_places(model):
+def test_inputs_embeds_find_their_placeholders(model):
     inputs = batch(["both"])
     embeds = model.get_input_embeddings()(inputs["input_ids"])
     expected = model(**inputs).logits
@@ -237,7 +238,7 @@ def test_another_language_model():
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    model = tiny_model(text_config=text)
+    model = tiny_model(vlm_config={**tiny_config().vlm_config.to_dict(), "text_config": text})
     outputs = model(**batch(["both", "text"]))
     assert torch.isfinite(outputs.loss)
     drawn = model.generate(torch.tensor([[1, 5, 6]]), generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
@@ -245,8 +246,8 @@ def test_another_language_model():
 
 
 def test_block_causal_mask(model):
-    """A place sees its own and coarser scales: the drawing of `block_causal_mask`, for sides 1, 2, 4."""
-    mask = model.model.visual_decoder.block_causal_mask(torch.zeros(1, L, 24))[0, 0].bool()
+    """A position sees its own and coarser scales: the drawing of `block_causal_mask`, for sides 1, 2, 4."""
+    mask = block_causal_mask(model.model.visual_decoder.config, torch.zeros(1, L, 24), model.config.schedules[0])[0, 0].bool()
     scale = torch.tensor([0, *[1] * 4, *[2] * 16])
     assert torch.equal(mask, scale[:, None] >= scale[None])
 
@@ -264,7 +265,7 @@ def test_the_image_tokenizer_takes_a_batch_in_parts(monkeypatch):
     pixels = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     codes = model.encode(pixels)
     pictures = model.decode(codes)
-    monkeypatch.setattr(vq_vargpt, "PIXELS_AT_ONCE", 2 * 16**2)
+    monkeypatch.setattr(image_tokenizer_vargpt, "PIXELS_AT_ONCE", 2 * 16**2)
     assert torch.equal(model.encode(pixels), codes)
     torch.testing.assert_close(model.decode(codes), pictures)
     assert model.decode(codes[:0]).shape == (0, 3, 16, 16)

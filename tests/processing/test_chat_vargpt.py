@@ -6,8 +6,8 @@ from processing_helpers import PICTURE_TOKENS, make_tokenizer, noise_picture
 
 from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT, VargptImageProcessor, VargptProcessor, make_chat_template
 
-IMAGE, START, PLACE, END = PICTURE_TOKENS
-DRAWING = START + PLACE + END
+IMAGE, START, PLACEHOLDER, END = PICTURE_TOKENS
+DRAWING = START + PLACEHOLDER + END
 
 
 def user(content):

@@ -13,8 +13,8 @@ from transformers.utils import ModelOutput
 
 from vargpt_hf.processing import VargptImageProcessor, VargptProcessor
 
-IMAGE, START, PLACE, END = PICTURE_TOKENS
-DRAWING = START + PLACE + END
+IMAGE, START, PLACEHOLDER, END = PICTURE_TOKENS
+DRAWING = START + PLACEHOLDER + END
 
 
 def user(*parts):
@@ -65,7 +65,7 @@ def output_pixels(processor, *seeds):
 def test_places_of_both_kinds(processor):
     out = processor(text=f"a {IMAGE} b {DRAWING} c", images=noise_picture(0), output_images=noise_picture(1), return_tensors="pt")
     expanded = processor.decode(out["input_ids"][0])
-    assert expanded == f"a {IMAGE * PLACES} b {START}{PLACE * CODES}{END} c"
+    assert expanded == f"a {IMAGE * PLACES} b {START}{PLACEHOLDER * CODES}{END} c"
     assert set(out) == {"input_ids", "attention_mask", "pixel_values", "output_pixel_values"}
     assert out["pixel_values"].shape == (1, 3, SIDE, SIDE)
     assert torch.equal(out["output_pixel_values"], output_pixels(processor, 1))
@@ -139,10 +139,10 @@ def test_forced_picture_needs_none(processor):
         (dict(text=DRAWING, output_image_codes=[codes_of(0)[:-1]]), r"output_image_codes\[0\] has shape \(5,\).*has 6 codes"),
         (dict(text=DRAWING, output_image_codes=[codes_of(0) - 99]), "integers of at least 0"),
         (dict(text=DRAWING, output_image_codes=[codes_of(0).float()]), "dtype float32; an image has 6 codes, integers"),
-        (dict(text=["a", PLACE]), "Row 1 of the text has a stray"),
+        (dict(text=["a", PLACEHOLDER]), "Row 1 of the text has a stray"),
         (dict(text=START + END), "Row 0 of the text has a stray"),
         (dict(text=START + " a"), "Row 0 of the text has a stray"),
-        (dict(text=START + PLACE * 2 + END), "2 <|image_gen_pad|>; expected 1, or all 6"),
+        (dict(text=START + PLACEHOLDER * 2 + END), "2 <|image_gen_pad|>; expected 1, or all 6"),
         (dict(text=[1]), "must be a string or a list"),
         (dict(text=[]), "at least one string"),
         (dict(text=5), "`text` is a int; it must be a string or a list"),
@@ -276,7 +276,7 @@ def test_assistant_mask_is_aligned_after_expansion(with_bos, return_tensors):
         processor.decode([i for i, mask in zip(ids, masks, strict=True) if mask])
         for ids, masks in zip(out["input_ids"], out["assistant_masks"], strict=True)
     ]
-    whole = START + PLACE * CODES + END
+    whole = START + PLACEHOLDER * CODES + END
     assert marked == [f" Here:{whole} done</s> hello</s>", f"{whole}</s>", ""]
 
 
@@ -353,7 +353,7 @@ def generated(processor, rows, pad_to=None):
     return out
 
 
-WHOLE = START + PLACE * CODES + END
+WHOLE = START + PLACEHOLDER * CODES + END
 
 
 def same(part, seed):

@@ -13,11 +13,11 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.stages import apply_stage
-from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
+from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer, both_losses
 
 # Eight rows of unequal lengths. Those that a trainer can weigh which counts no codes have as many codes for each text target.
 ALIKE = [row(["image"] * (index % 2) + [f"draw {'very ' * index}noise"], ["output_image", "so"], 10 * index) for index in range(8)]
-CASES = {"ours": ROWS, "TRL": ALIKE, "Transformers": ALIKE}
+CASES = {"ours": ROWS, "TRL": ALIKE, "TRL's own loss": ALIKE, "Transformers": ALIKE}
 ACCUMULATED = (1, 2, 4)
 RANKS = """
 from test_gradients import save_gradients
@@ -36,10 +36,11 @@ def gradient(base: str, out: str, case: str, accumulated: int, processes: int) -
     """What a step of plain gradient descent takes off the weights."""
     model, processor = loaded(base), VargptProcessor.from_pretrained(base)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    kinds = {"TRL": (SFTConfig, SFTTrainer), "Transformers": (TrainingArguments, Trainer)}
+    kinds = {"TRL": (SFTConfig, SFTTrainer), "TRL's own loss": (SFTConfig, SFTTrainer), "Transformers": (TrainingArguments, Trainer)}
     settings, trainer = kinds.get(case, (VargptSFTConfig, VargptSFTTrainer))
     options = {"bf16": False, "activation_checkpointing": False, "remove_unused_columns": case == "ours"}
-    if case == "TRL":
+    more = {"compute_loss_func": both_losses(model)} if case == "TRL" else {}
+    if case.startswith("TRL"):
         options |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = settings(
         out,
@@ -58,7 +59,7 @@ def gradient(base: str, out: str, case: str, accumulated: int, processes: int) -
         **options,
     )
     rows = Dataset.from_list(CASES[case], features=ROW_FEATURES)
-    trainer(model, args, data_collator=VargptDataCollator(processor), train_dataset=rows, processing_class=processor).train()
+    trainer(model, args, data_collator=VargptDataCollator(processor), train_dataset=rows, processing_class=processor, **more).train()
     return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
 
 
@@ -83,15 +84,15 @@ def of_two_processes(base, tmp_path_factory):
 @pytest.mark.parametrize("accumulated", ACCUMULATED)
 @pytest.mark.parametrize("case", CASES)
 def test_the_gradient_is_that_of_all_rows_at_once(base, tmp_path, request, case, accumulated, processes):
-    """TRL's own trainer leaves the model's forward out, and with it the images' loss: there, the gradient is that of the text."""
+    """TRL's own loss leaves the model's forward out, and with it the images: there, the gradient is that of the text, and a warning says so."""
     if processes == 1:
         found = gradient(str(base), str(tmp_path), case, accumulated, 1)
     else:
         found = load_file(request.getfixturevalue("of_two_processes") / f"{case} {accumulated}.safetensors")
     model = loaded(base)
     outputs = model(**VargptDataCollator(VargptProcessor.from_pretrained(base))(CASES[case]))
-    (outputs.text_loss if case == "TRL" else outputs.loss).backward()
+    (outputs.text_loss if case == "TRL's own loss" else outputs.loss).backward()
     wanted = {name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in model.named_parameters()}
-    assert wanted["model.visual_decoder.head.weight"].abs().max() > 1e-3 or case == "TRL"
+    assert wanted["model.visual_decoder.head.weight"].abs().max() > 1e-3 or case == "TRL's own loss"
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, atol=2e-6, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")

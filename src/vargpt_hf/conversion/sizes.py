@@ -78,33 +78,34 @@ def decoder_config_of(shapes: TensorShapes) -> VargptVARDecoderConfig:
     )
 
 
-def scales_of(shapes: TensorShapes, scale_of_place: torch.Tensor | None = None, given: Sequence[int] | None = None) -> tuple[int, ...]:
+def scales_of(shapes: TensorShapes, scale_of_position: torch.Tensor | None = None, given: Sequence[int] | None = None) -> tuple[int, ...]:
     """Side lengths of the code maps.
 
     Args:
         shapes: of the visual decoder's tensors.
-        scale_of_place: the buffer `lvl_1L`, (1, L) or (L,), where the checkpoint has it: the scale of each place.
+        scale_of_position: the buffer `lvl_1L`, (1, L) or (L,), where the checkpoint has it: the scale of each position.
         given: what the caller says.
 
     Raises:
         ValueError: sides that do not fit the tensors, or none given where they cannot be known.
     """
-    num_scales, num_places = shapes.of("lvl_embed.weight", 2)[0], shapes.of("pos_1LC", 3)[-2]
-    what = f"{shapes.where} has {num_scales} scales with {num_places} places in all"
+    num_scales, num_positions = shapes.of("lvl_embed.weight", 2)[0], shapes.of("pos_1LC", 3)[-2]
+    what = f"{shapes.where} has {num_scales} scales with {num_positions} positions in all"
     if given is not None:
         if not all(type(side) is int for side in given):
             raise TypeError(f"`scales` must be whole numbers, the side lengths of the code maps, got {given!r}.")
         scales = tuple(given)
-    elif scale_of_place is not None:
-        places = scale_of_place.flatten()
-        if places.is_floating_point() or places.is_complex() or not all(0 <= scale < num_scales for scale in places[: num_places + 1].tolist()):
-            raise ValueError(f"{what}, but its tensor lvl_1L does not hold the number of its scale for each place.")
-        scales = tuple(math.isqrt(places.eq(scale).sum()) for scale in range(num_scales))
-    elif (num_scales, num_places) == (len(VAR_SIDES), ScaleSchedule.of(VAR_SIDES).num_positions):
+    elif scale_of_position is not None:
+        positions = scale_of_position.flatten()
+        are_whole = not (positions.is_floating_point() or positions.is_complex())
+        if not are_whole or not all(0 <= scale < num_scales for scale in positions[: num_positions + 1].tolist()):
+            raise ValueError(f"{what}, but its tensor lvl_1L does not hold the number of its scale for each position.")
+        scales = tuple(math.isqrt(positions.eq(scale).sum()) for scale in range(num_scales))
+    elif (num_scales, num_positions) == (len(VAR_SIDES), ScaleSchedule.of(VAR_SIDES).num_positions):
         scales = VAR_SIDES
     else:
         raise ValueError(f"{what}, which is not VAR's schedule {VAR_SIDES}: give their side lengths as `scales`.")
-    found = ScaleSchedule.of(scales).num_positions
-    if (len(scales), found) != (num_scales, num_places):
-        raise ValueError(f"{what}, but the scales {scales} are {len(scales)} with {found} places: give others as `scales`.")
+    found = sum(side * side for side in scales)
+    if (len(scales), found) != (num_scales, num_positions) or min(scales) < 1:
+        raise ValueError(f"{what}, but the scales {scales} are {len(scales)} with {found} positions: give others as `scales`.")
     return scales

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -176,8 +177,8 @@ class VargptBackbone:
         if self.counts_grids:
             counted = self._positions_by_grids(counted, input_ids, attention_mask, inputs)
         seen = attention_mask.bool()
-        last = (counted.amax(0) if counted.ndim == 3 else counted).masked_fill(~seen, -1).amax(-1)
-        return counted, last + 1
+        last = (counted.amax(0) if counted.ndim == 3 else counted).masked_fill(~seen, -1)
+        return counted, F.pad(last, (1, 0), value=-1).amax(-1) + 1  # also of an empty row
 
     @property
     def counts_grids(self) -> bool:
@@ -225,6 +226,8 @@ class VargptBackbone:
         kwargs |= self._token_types(inputs_embeds if input_ids is None else input_ids, drawn, kwargs)
         if drawn_embeds is None:
             return self.vlm(input_ids=input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if torch.compiler.is_compiling() and input_ids is not None:  # a hook would break the graph
+            input_ids, inputs_embeds = None, self.vlm.get_input_embeddings()(input_ids)
         if input_ids is None:
             written = inputs_embeds.masked_scatter(drawn.unsqueeze(-1), drawn_embeds.to(inputs_embeds))
             return self.vlm(inputs_embeds=written, **kwargs)

@@ -1,7 +1,8 @@
 """Configuration of VARGPT: which model reads, which image tokenizer and visual decoder draw, and the tokens between them."""
 
+import transformers
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
@@ -141,8 +142,7 @@ class VargptConfig(VargptBaseConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):
-        for name in {"text_config", "vision_config"} & kwargs.keys():
-            raise ValueError(f"`{name}` belongs into `vlm_config`, the configuration of the model that reads.")
+        _check_misplaced(kwargs, self.vlm_config)
         _check_foreign("vlm_config", self.vlm_config)
         self.image_tokenizer_config = _part_config(self.image_tokenizer_config, IMAGE_TOKENIZERS, "image_tokenizer_config")
         self.visual_decoder_config = _part_config(self.visual_decoder_config, VISUAL_DECODERS, "visual_decoder_config")
@@ -265,12 +265,25 @@ def _part_config(given: dict | PreTrainedConfig | None, parts: dict, name: str) 
     return parts[kind].config_class(**fields)
 
 
+def _check_misplaced(fields: dict, vlm_config: dict | PreTrainedConfig | None) -> None:
+    """Refuses fields of the model that reads where they would be stored and never looked at; and a kind of model that nobody knows."""
+    kind = type(vlm_config)
+    if not isinstance(vlm_config, PreTrainedConfig):
+        model_type = (vlm_config or {}).get("model_type", "llava")
+        if model_type not in CONFIG_MAPPING:
+            raise ValueError(f"`vlm_config.model_type` is {model_type!r}, which is none that Transformers {transformers.__version__} knows.")
+        kind = CONFIG_MAPPING[model_type]
+    own = {"image_token_id"} | kind.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+    for name in sorted(own & fields.keys()):
+        raise ValueError(f"`{name}` belongs into `vlm_config`, the configuration of the model that reads.")
+
+
 def _check_foreign(part: str, config: dict | PreTrainedConfig | None) -> None:
     """Refuses sizes of another kind of configuration, by the names that it has in ours, and inside of it."""
     fields = config if isinstance(config, dict) else {} if config is None else config.to_dict()
     for name, largest in _FOREIGN_SIZES.items():
         value = fields.get(name)
-        if value is not None and not isinstance(value, (list, tuple, dict)):
+        if value is not None and not (isinstance(value, (list, tuple, dict)) and value):  # some kinds have a number for each layer or axis
             check_size(f"{part}.{name}", value, largest)
     for name in ("text_config", "vision_config"):
         if isinstance(fields.get(name), (dict, PreTrainedConfig)):

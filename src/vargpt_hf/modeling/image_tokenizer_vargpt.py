@@ -12,10 +12,10 @@ from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
 from transformers.utils import torch_compilable_check
 
 from .base_configuration_vargpt import VargptBaseConfig
+from .base_modeling_vargpt import VargptBaseModel
 from .scales_vargpt import ScaleSchedule, schedules_of
 
 # A batch goes through the convolutions in parts of so many pixels: four images of 256×256, which keep any machine busy.
@@ -96,7 +96,7 @@ def _hashable(scale):
     return tuple(scale) if isinstance(scale, list) else scale
 
 
-class VargptImageTokenizer(PreTrainedModel):
+class VargptImageTokenizer(VargptBaseModel):
     """Base of image tokenizers.
 
     A subclass has a configuration of its own `model_type` and supplies [`encode_latents`], [`decode_latents`], [`quantize`],
@@ -105,11 +105,6 @@ class VargptImageTokenizer(PreTrainedModel):
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    # Its own attention, if any, is the same whatever is chosen; without these flags, choosing one for the whole VARGPT would fail here.
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     # ---- what a kind supplies
 

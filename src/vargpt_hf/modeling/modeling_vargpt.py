@@ -186,29 +186,33 @@ class VargptModel(VargptPreTrainedModel):
             return None
         if schedule_ids is None:
             schedule_ids = torch.zeros(len(given), dtype=torch.long, device=given.device)
-        self._check_schedule_ids(schedule_ids, len(given))
+        else:
+            self._check_schedule_ids(schedule_ids, len(given))
         if condition_ids is None:
             condition_ids = self.visual_decoder.sample_condition_ids(len(given), given.device)
         groups = self.schedule_groups(schedule_ids)
+        images = VargptOutputImages(schedule_ids=schedule_ids, condition_ids=condition_ids)
+        if len(groups) == 1:
+            images.codes, embeds = self._embed_output_images(given, codes is None, groups[0][0], condition_ids)
+            return images, embeds.flatten(0, 1)
         longest = max(schedule.num_positions for schedule, _ in groups)
-        all_codes = torch.full((len(given), longest), NO_CODE, dtype=torch.long, device=given.device)
-        parts, order = [], []
+        images.codes = torch.full((len(given), longest), NO_CODE, dtype=torch.long, device=given.device)
+        embeds_of_image = {}
         for schedule, chosen in groups:
             group_codes, embeds = self._embed_output_images(given[chosen], codes is None, schedule, condition_ids[chosen])
-            all_codes[chosen, : schedule.num_positions] = group_codes
-            parts += embeds
-            order += chosen.tolist()
-        in_order = [parts[index] for index in sorted(range(len(order)), key=order.__getitem__)]
-        embeds = torch.cat(in_order) if len(groups) > 1 else embeds.flatten(0, 1)
-        return VargptOutputImages(codes=all_codes, schedule_ids=schedule_ids, condition_ids=condition_ids), embeds
+            images.codes[chosen, : schedule.num_positions] = group_codes
+            embeds_of_image |= zip(chosen.tolist(), embeds)
+        return images, torch.cat([embeds_of_image[index] for index in range(len(given))])
 
     def _check_schedule_ids(self, schedule_ids: torch.LongTensor, num_images: int) -> None:
-        out_of_range = num_images and not 0 <= int(schedule_ids.min()) <= int(schedule_ids.max()) < len(self.schedules)
-        if schedule_ids.shape != (num_images,) or out_of_range:
-            raise ValueError(
-                f"`output_image_schedule_ids` must be ({num_images},) of indices in [0, {len(self.schedules)}), the schedules of the image "
-                f"tokenizer; got {tuple(schedule_ids.shape)} with values {schedule_ids.unique().tolist()}."
-            )
+        expected = (
+            f"`output_image_schedule_ids` must be ({num_images},) of indices in [0, {len(self.schedules)}), the image tokenizer's schedules"
+        )
+        if schedule_ids.shape != (num_images,):
+            raise ValueError(f"{expected}; got the shape {tuple(schedule_ids.shape)}.")
+        torch_compilable_check(
+            ((schedule_ids >= 0) & (schedule_ids < len(self.schedules))).all(), lambda: f"{expected}; got {schedule_ids.tolist()}."
+        )
 
     def _embed_output_images(
         self, images: torch.Tensor, are_pixels: bool, schedule: ScaleSchedule, condition_ids: torch.LongTensor
@@ -230,7 +234,7 @@ class VargptModel(VargptPreTrainedModel):
         groups = self.schedule_groups(images.schedule_ids)
         if len(groups) == 1:
             (schedule, _) = groups[0]
-            hidden_states = images.hidden_states.view(-1, schedule.num_positions, images.hidden_states.shape[-1])
+            hidden_states = images.hidden_states.view(*images.codes.shape, images.hidden_states.shape[-1])
             return self._decode_group(hidden_states, images, slice(None), schedule)
         hidden_of_image = images.hidden_states.split(self.num_positions(images.schedule_ids).tolist())
         tokenizer = self.config.image_tokenizer_config
@@ -309,6 +313,7 @@ class VargptModel(VargptPreTrainedModel):
         output_image_condition_ids: torch.LongTensor | None = None,
         output_image_schedule_ids: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        scores_images: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | VargptModelOutputWithPast:
         """Hidden states of a batch in which any row may read images, draw images, both or neither.
@@ -325,6 +330,7 @@ class VargptModel(VargptPreTrainedModel):
             output_image_condition_ids: condition of each image to draw, (N,); drawn by `condition_dropout` by default.
             output_image_schedule_ids: scale schedule of each image to draw, (N,); the first one by default.
             mm_encoder_outputs: result of `get_image_features` under "image", in place of `pixel_values`.
+            scores_images: whether the caller goes on to the scores of images to draw, as the whole model does.
 
         A tensor of no images, such as `pixel_values` (0, 3, height, width), says what None does, but the parts that images of
         this kind go through run all the same: see [`at_least_one`].
@@ -349,6 +355,12 @@ class VargptModel(VargptPreTrainedModel):
         elif several and input_ids is not None:
             self._check_no_placeholders(input_ids, self.config.output_image_token_id, "draw", "`output_pixel_values` or `output_image_codes`")
         reading = {"pixel_values": pixel_values, "mm_encoder_outputs": mm_encoder_outputs, **kwargs}
+        if images is not None and self.training and not scores_images:
+            logger.warning_once(
+                "Images to draw were given to the inner model, which scores none of them: nothing about drawing is learned from this. TRL's "
+                "SFTTrainer trains so unless it is given `compute_loss_func=both_losses(model)` of vargpt_hf.training.trainer; VargptSFTTrainer "
+                "trains both."
+            )
         outputs = self._read(input_ids, inputs_embeds, drawn, embeds, attention_mask, position_ids, past_key_values, reading)
         if images is not None:
             images.hidden_states = outputs.last_hidden_state[drawn]
@@ -586,6 +598,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             output_image_condition_ids=output_image_condition_ids,
             output_image_schedule_ids=output_image_schedule_ids,
             mm_encoder_outputs=mm_encoder_outputs,
+            scores_images=True,
             **kwargs,
         )
         images = outputs.output_images

@@ -201,7 +201,7 @@ def _rows(output: VargptGenerateOutput, first: int, count: int) -> VargptGenerat
         output_image_codes=output.output_image_codes[chosen],
         output_image_rows=output.output_image_rows[chosen] - first,
         output_image_positions=output.output_image_positions[chosen],
-        images=output.output_images[chosen],
+        output_images=output.output_images[chosen],
     )
 
 

@@ -6,9 +6,10 @@ import os
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from .adapters_vargpt import VargptAdapterMixin
+from .base_modeling_vargpt import VargptBaseModel
 from .checkpoint_vargpt import WEIGHT_DTYPES, WEIGHT_FORMATS, TensorHeader, fault_of, headers_of
 from .configuration_vargpt import VargptConfig
 from .visual_decoder_vargpt import VargptProjector, VargptVisualDecoder
@@ -30,7 +31,7 @@ REPOSITORY_PIPELINES = {
 MOST_MISSING = 2**27
 
 
-class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
+class VargptPreTrainedModel(VargptAdapterMixin, VargptBaseModel):
     """What all VARGPT models share: configuration, flags, initialisation."""
 
     config: VargptConfig
@@ -38,10 +39,6 @@ class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values", "state"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
     _can_compile_fullgraph = True
 
     def post_init(self) -> None:
@@ -103,15 +100,6 @@ class VargptPreTrainedModel(VargptAdapterMixin, PreTrainedModel):
             if not options.get("ignore_mismatched_sizes"):
                 _check_size(source, config, headers)
         return headers
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """No: what that says to Transformers is that `_init_weights` may write over weights just loaded.
-
-        Ours does not, since it goes through `transformers.initialization`. Were it True, modules without weights of their own
-        would be passed over, and layers that a checkpoint lacks, theirs among them, left as memory was found.
-        """
-        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

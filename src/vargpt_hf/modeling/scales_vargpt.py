@@ -5,7 +5,7 @@ Shapes: N images, L positions of one image over all scales, l positions of one s
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import torch
 
@@ -31,7 +31,8 @@ class ScaleSchedule:
         sides = [side for grid in self.grids for side in grid]
         if not sides or min(sides) < 1 or max(sides) > LARGEST_SIDE or shrinking:
             raise ValueError(
-                f"A scale schedule needs (height, width) grids that grow from 1 or more to {LARGEST_SIDE} at most, coarse to fine; got {self.grids}."
+                f"A scale schedule needs (height, width) grids that grow from 1 or more to {LARGEST_SIDE} at most, coarse to fine; got "
+                f"{self.grids}."
             )
 
     @classmethod
@@ -61,12 +62,12 @@ class ScaleSchedule:
         """Number of scales S."""
         return len(self.grids)
 
-    @cached_property
+    @property
     def areas(self) -> tuple[int, ...]:
         """Positions l of each scale."""
         return tuple(height * width for height, width in self.grids)
 
-    @cached_property
+    @property
     def num_positions(self) -> int:
         """Positions L of one image over all scales."""
         return sum(self.areas)

@@ -182,7 +182,7 @@ def max_positions(config: VargptConfig) -> float:
 
 
 def image_tokens(config: VargptConfig, schedule_ids: list[int], start_is_there: bool = False) -> int:
-    """Positions that the longest of these images takes: image-start, unless the prompt ends in it, and its own; image-end is fed to no model."""
+    """Positions that the longest of these images takes: its own, and image-start unless the prompt ends in it; no model is fed image-end."""
     return max(config.schedules[index].num_positions for index in schedule_ids) + (not start_is_there)
 
 

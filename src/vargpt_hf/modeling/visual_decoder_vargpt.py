@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
 
 from .base_configuration_vargpt import VargptBaseConfig
+from .base_modeling_vargpt import VargptBaseModel
 from .scales_vargpt import ScaleSchedule, schedules_of
 
 GENERATE_CONDITION = 0
@@ -104,7 +104,7 @@ class VargptVisualDecoderConfig(VargptBaseConfig):
                 )
 
 
-class VargptVisualDecoder(PreTrainedModel):
+class VargptVisualDecoder(VargptBaseModel):
     """Base of visual decoders.
 
     A subclass has a configuration of its own `model_type` and supplies [`embed_scale`], [`begin`] and [`forward`].
@@ -115,10 +115,6 @@ class VargptVisualDecoder(PreTrainedModel):
     uses_context = False  # whether it attends to hidden states of the text before an image
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["state"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     @abstractmethod
     def embed_scale(self, inputs: torch.Tensor | None, condition_ids: torch.LongTensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:

@@ -6,7 +6,6 @@ latent grid (the last scale), h w the grid of one scale. Codes run coarse to fin
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -101,7 +100,7 @@ class VargptVQOutput(ModelOutput):
 
     Args:
         reconstruction (`torch.Tensor` of shape `(B, 3, image_size, image_size)`): decoded pixels, not clamped.
-        codes (`torch.LongTensor` of shape `(B, L)`): codes of the pictures.
+        codes (`torch.LongTensor` of shape `(B, L)`): codes of the images.
         quantization_loss (`torch.Tensor`, scalar): codebook term plus β times commitment term, mean over the scales.
     """
 
@@ -110,7 +109,6 @@ class VargptVQOutput(ModelOutput):
     quantization_loss: torch.Tensor | None = None
 
 
-@lru_cache
 def residual_conv_index(scale_index: int, num_scales: int, num_convs: int) -> int:
     """Which shared convolution φ a scale uses: the one whose tick lies nearest to `scale_index / (num_scales - 1)`.
 
@@ -136,6 +134,10 @@ class VargptResidualQuantizer(nn.Module):
         self.residual_convs = nn.ModuleList(
             nn.Conv2d(config.latent_channels, config.latent_channels, kernel_size=3, padding=1) for _ in range(config.num_residual_convs)
         )
+        self.conv_of_scale = {  # by the number of scales
+            num_scales: [residual_conv_index(scale, num_scales, config.num_residual_convs) for scale in range(num_scales)]
+            for num_scales in {len(schedule) for schedule in config.scale_schedules}
+        }
 
     def nearest_codes(self, latents: torch.Tensor) -> torch.LongTensor:
         """Codes (N, h·w) of the codebook rows nearest in squared L2 to latents (N, Cz, h, w)."""
@@ -150,7 +152,7 @@ class VargptResidualQuantizer(nn.Module):
         latents = F.embedding(codes, self.codebook.weight.float()).transpose(1, 2).unflatten(2, grid)
         if grid != schedule.final_grid:
             latents = F.interpolate(latents, size=schedule.final_grid, mode="bicubic")
-        conv = self.residual_convs[residual_conv_index(scale, len(schedule), len(self.residual_convs))]
+        conv = self.residual_convs[self.conv_of_scale[len(schedule)][scale]]
         convolved = F.conv2d(latents, conv.weight.float(), conv.bias.float(), padding=1)
         return latents.mul(1 - self.residual_conv_ratio).add(convolved, alpha=self.residual_conv_ratio)
 

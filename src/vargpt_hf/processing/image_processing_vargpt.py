@@ -69,7 +69,7 @@ class VargptImageProcessor(PilBackend):
     """Prepares images to read and images to draw; turns generated pixels into PIL images.
 
     Settings (all saved with the processor): CLIP's own `size`, `crop_size`, `resample`, `image_mean`, `image_std`,
-    `do_*`; and `output_size` (side of a image to draw), `output_resize_factor` (short side before the crop, as
+    `do_*`; and `output_size` (side of an image to draw), `output_resize_factor` (short side before the crop, as
     a multiple of `output_size`, at least 1), `output_resample` (Lanczos), `max_pixels` (larger images are refused
     before they are decoded).
     """

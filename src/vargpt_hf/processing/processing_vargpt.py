@@ -1,9 +1,9 @@
 """Chats and images to the tensors that VARGPT reads, and what it generated back to chat content.
 
-Three kinds of content parts: `text`; `image`, a image to read; `output_image`, a image to draw or generated
+Three kinds of content parts: `text`; `image`, an image to read; `output_image`, an image to draw or generated
 before (its own kind, because Transformers and TRL take every `image` part of any turn for an input).
 
-In text a image to read is `<image>`, repeated `image_seq_length` times for the model; a image to draw is
+In text an image to read is `<image>`, repeated `image_seq_length` times for the model; an image to draw is
 `<|image_gen_start|><|image_gen_pad|><|image_gen_end|>`, whose middle is repeated `num_image_gen_tokens` (L) times.
 """
 
@@ -73,7 +73,7 @@ class VargptProcessor(ProcessorMixin):
         self.image_token_id, self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id = ids
         self._picture_pattern = re.compile(
             f"(?P<image>{re.escape(image_token)})|"
-            f"(?P<image_gen>{re.escape(output_image_start_token)}((?:{re.escape(output_image_token)})+){re.escape(output_image_end_token)})"
+            f"(?P<output_image>{re.escape(output_image_start_token)}((?:{re.escape(output_image_token)})+){re.escape(output_image_end_token)})"
         )
 
     def _single_token_id(self, token: str) -> int:
@@ -219,19 +219,19 @@ class VargptProcessor(ProcessorMixin):
             forced = row.endswith(start)
             if (row.count(start) - forced, row.count(place), row.count(end)) != (len(found), sum(found), len(found)):
                 raise ValueError(
-                    f"Row {index} of the text has a stray {start}, {place} or {end}. A image to draw is "
+                    f"Row {index} of the text has a stray {start}, {place} or {end}. An image to draw is "
                     f"{start}{place}{end}; a {start} alone may only end the text."
                 )
             wrong = [num for num in found if num not in (1, self.num_image_gen_tokens)]
             if wrong:
                 raise ValueError(
-                    f"Row {index} of the text has a image to draw with {wrong[0]} {place}; expected 1, or all {self.num_image_gen_tokens}."
+                    f"Row {index} of the text has an image to draw with {wrong[0]} {place}; expected 1, or all {self.num_image_gen_tokens}."
                 )
             counts.append(len(found))
         return counts
 
     def _check_not_truncated(self, num_drawings: list[int], input_ids: Any) -> None:
-        """Raises if truncation has cut a image to draw (the base class looks after images to read)."""
+        """Raises if truncation has cut an image to draw (the base class looks after images to read)."""
         expected = sum(num_drawings) * self.num_image_gen_tokens
         found = sum(int(np.count_nonzero(np.asarray(ids) == self.output_image_token_id)) for ids in input_ids)
         if found != expected:
@@ -407,7 +407,7 @@ class VargptProcessor(ProcessorMixin):
 
     def _generated_pictures(self, output: Any) -> list[tuple[int, int, Image.Image | None, torch.Tensor]]:
         """(row, index of image-start, image, codes) of all images, by row and place; no image without pixels."""
-        codes, pixels = output.get("output_image_codes"), output.get("images")  # a ModelOutput leaves out what is None
+        codes, pixels = output.get("output_image_codes"), output.get("output_images")  # a ModelOutput leaves out what is None
         if codes is None or len(codes) == 0:
             return []
         codes = codes.cpu()

@@ -60,8 +60,9 @@ def encode_rows(
 ) -> None:
     """Writes rows whose images to draw have become codes, as parquet files of `rows_per_shard` rows each.
 
-    Columns are `messages`, `images` (as they were), `output_image_codes`, `image_hashes` (SHA-256 of each encoded image's file) and `image_tokenizer_fingerprint`
-    (`VargptImageTokenizer.fingerprint`). A file appears when it is whole; a run that was stopped goes on with the files that are missing.
+    Columns are `messages`, `images` (as they were), `output_image_codes`, `image_hashes` (SHA-256 of each encoded image's file) and
+    `image_tokenizer_fingerprint` (`VargptImageTokenizer.fingerprint`). A file appears when it is complete; a run that was stopped resumes
+    with the files that are missing.
 
     Args:
         rows: rows with `output_images`.

@@ -36,10 +36,10 @@ class VargptDataCollator:
         random_crop: cut images to draw at a random place, as in the paper's training, not in the middle.
         seed: of the two.
 
-    The trainer sets `image_tokenizer_fingerprint`, that of its model's image tokenizer: codes of another one are refused; and `pack_in_one_row`, for
-    flash attention, which keeps packed rows apart only in a batch of one. Where weights are sharded over processes, it sets `no_pictures`,
-    too, the tensors of no images of each kind: they stand in for kinds that a batch lacks, so that each process runs every part of the
-    model in every batch.
+    The trainer sets `image_tokenizer_fingerprint`, that of its model's image tokenizer: codes of another one are refused; and
+    `pack_in_one_row`, for flash attention, which keeps packed rows apart only in a batch of one. Where weights are sharded over
+    processes, it sets `no_pictures`, too, the tensors of no images of each kind: they stand in for kinds that a batch lacks, so that each
+    process runs every part of the model in every batch.
 
     Raises:
         ValueError: rows without messages, with codes of another image tokenizer, or with other numbers of images than their
@@ -83,8 +83,8 @@ class VargptDataCollator:
             made_by = row.get("image_tokenizer_fingerprint")
             if None not in (made_by, self.image_tokenizer_fingerprint) and made_by != self.image_tokenizer_fingerprint:
                 raise ValueError(
-                    f"Row {index} of the batch has codes of another image tokenizer ({made_by}) than the model's ({self.image_tokenizer_fingerprint}): "
-                    "encode the images again with this model (`vargpt encode`)."
+                    f"Row {index} of the batch has codes of another image tokenizer ({made_by}) than the model's "
+                    f"({self.image_tokenizer_fingerprint}): encode the images again with this model (`vargpt encode`)."
                 )
         rng = np.random.default_rng([self.seed, fingerprint(rows)])
         options: dict[str, Any] = {"padding": True, "padding_side": "right"}

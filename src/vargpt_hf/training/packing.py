@@ -52,7 +52,7 @@ def parts_of_rows(input_ids: torch.LongTensor, lengths: Sequence[int], processor
 def cut(part: RowPart, input_ids: torch.LongTensor, max_length: int, processor: "VargptProcessor") -> RowPart:
     """The longest start of a row of at most `max_length` tokens that ends before or after an image, never inside.
 
-    A image to draw begins with its image-start token and ends with image-end.
+    An image to draw begins with its image-start token and ends with image-end.
 
     Args:
         input_ids: the row's tokens, (T,).
@@ -60,7 +60,7 @@ def cut(part: RowPart, input_ids: torch.LongTensor, max_length: int, processor: 
     if part.length <= max_length:
         return part
     ids, end = input_ids[: part.length], max_length
-    # Around the placeholders of an image: the tokens image-start and image-end, of a image to draw.
+    # Around the placeholders of an image: the tokens image-start and image-end, of an image to draw.
     kinds = ((processor.image_token_id, processor.image_seq_length, 0), (processor.output_image_token_id, processor.num_image_gen_tokens, 1))
     ends = []
     for token_id, places_each, around in kinds:

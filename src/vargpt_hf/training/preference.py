@@ -38,8 +38,8 @@ class VargptPreferenceCollator:
 
     A row has `prompt`, `chosen` and `rejected`, each a list of messages, or a text. `images` are the prompt's images to read (parts of
     type "image"). The images to draw of either answer (parts of type "output_image") are in `chosen_images` and `rejected_images`, or as
-    codes in `chosen_codes` and `rejected_codes`, then with the `image_tokenizer_fingerprint` of the image tokenizer that made them. A column that is
-    missing, None or empty has none.
+    codes in `chosen_codes` and `rejected_codes`, then with the `image_tokenizer_fingerprint` of the image tokenizer that made them. A
+    column that is missing, None or empty has none.
 
     Of N pairs come 2N rows, the chosen answers first. Labels are the tokens of the answer alone, also where the assistant has spoken before.
 

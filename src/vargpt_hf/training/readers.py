@@ -35,8 +35,8 @@ def to_rows(
 ) -> AnyDataset:
     """Rows `{"messages", "images", "output_images"}`, of parts, from whatever the columns tell: see [`rows.read_row`].
 
-    Images are opened when they are read. `output_image_codes` and `image_tokenizer_fingerprint` (`vargpt encode`) are kept; so are whole numbers in `source` and
-    `length`, which mixtures and batches of like lengths need; other columns go.
+    Images are opened when they are read. `output_image_codes` and `image_tokenizer_fingerprint` (`vargpt encode`) are kept; so are whole
+    numbers in `source` and `length`, which mixtures and batches of like lengths need; other columns go.
 
     Args:
         dataset: rows of any columns; also a list of dicts.

@@ -92,7 +92,7 @@ def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
         raise ValueError("a pair needs a `prompt`, or answers that begin with the same messages.")
     read = _Chat(prompt).sorted(_listed(given, PICTURE_COLUMNS), None, None, find)
     if read["output_images"]:
-        raise ValueError("the prompt of a pair draws (type 'output_image'); only answers may draw. Show it as a image to read.")
+        raise ValueError("the prompt of a pair draws (type 'output_image'); only answers may draw. Show it as an image to read.")
     pair = {"prompt": read["messages"], "images": read["images"]}
     used = {"prompt", *SIDES, *PICTURE_COLUMNS}
     for side in SIDES:

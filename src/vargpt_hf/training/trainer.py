@@ -1,10 +1,12 @@
 """Supervised fine-tuning of text and images together, on TRL's trainer."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTConfig, SFTTrainer
@@ -12,6 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from ..hardware import is_fast, warn_if_slow
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.image_tokenizer_vargpt import NO_CODE, VargptImageTokenizer, code_log_probs, to_symbols
+from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from .collator import VargptDataCollator
 from .packing import IGNORE_INDEX, num_tokens
 from .readers import for_trainer, to_rows
@@ -91,8 +94,8 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
     that accumulation, padding and the spread over ranks cannot change them. How they are weighed is in the model's configuration
     (`text_loss_weight`, `image_loss_weight`, `image_scale_power`).
 
-    Logged are `text_loss`, `output_image_loss`, `text_accuracy`, `image_accuracy` (shares of right tokens and codes), `image_accuracy_PxP` of each
-    scale by its side, `code_perplexity` (e to the plain cross-entropy of a code) and `num_tokens`, each over all targets since the last
+    Logged are `text_loss`, `output_image_loss`, `text_accuracy`, `image_accuracy` (shares of right tokens and codes), `image_accuracy_PxP`
+    of each scale by its side, `code_perplexity` (e to the plain cross-entropy of a code) and `num_tokens`, each over all targets since the last
     log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is the weighted sum of the losses.
 
     Of a mixture whose rows have a `source`, its number, `rows_of_NAME` tells how many rows of each of `source_names` have been trained on.
@@ -255,6 +258,24 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
             rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
             figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, rows)}
         return {**figures, "num_tokens": self._total_train_tokens}
+
+
+def both_losses(model: VargptForConditionalGeneration) -> Callable[..., torch.Tensor]:
+    """The `compute_loss_func` with which a trainer that scores text by itself, as TRL's `SFTTrainer` does, trains images, too.
+
+    It is given the model's outputs for a batch without labels, the labels (B, T), and the number of text targets of the whole accumulated
+    batch. This batch then weighs its share of them, images included, which is exact where all parts have as many codes for each text target.
+    """
+
+    def loss(outputs: Any, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+        targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
+        text = model.config.text_loss_weight * model.text_loss(outputs.logits, targets, num_items_in_batch)
+        if outputs.loss is None:
+            return text
+        own = (targets != IGNORE_INDEX).sum()
+        return text + outputs.loss * (1 if num_items_in_batch is None else own / num_items_in_batch)
+
+    return loss
 
 
 def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:

@@ -22,7 +22,7 @@ modeling_auto.MODEL_MAPPING_NAMES.update({"vargpt": "VargptModel", "vargpt_vq": 
 modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES["vargpt"] = "VargptForConditionalGeneration"
 
 # Low ids, which stay in vocabularies that the common tests make smaller.
-IMAGE, START, END, PLACE = 3, 4, 5, 6
+IMAGE, START, END, PLACEHOLDER = 3, 4, 5, 6
 
 
 random_ids = test_modeling_common.ids_tensor
@@ -31,7 +31,7 @@ random_ids = test_modeling_common.ids_tensor
 def random_text(shape, vocab_size, **kwargs):
     """What some common tests draw at random, without the placeholders of images that they do not bring: the model refuses those."""
     ids = random_ids(shape, vocab_size, **kwargs)
-    return ids.masked_fill((ids >= IMAGE) & (ids <= PLACE), 1)
+    return ids.masked_fill((ids >= IMAGE) & (ids <= PLACEHOLDER), 1)
 
 
 test_modeling_common.ids_tensor = random_text
@@ -45,7 +45,7 @@ class VargptModelTester:
     is_training = True
     batch_size = 7
     picture = [IMAGE] * 4
-    drawing = [START, *[PLACE] * 21, END]
+    drawing = [START, *[PLACEHOLDER] * 21, END]
 
     def __init__(self, parent):
         self.parent = parent
@@ -68,7 +68,7 @@ class VargptModelTester:
             "image_token_id": IMAGE,
             "output_image_start_token_id": START,
             "output_image_end_token_id": END,
-            "output_image_token_id": PLACE,
+            "output_image_token_id": PLACEHOLDER,
         }
         return tiny_config(**tokens, **kwargs)
 
