@@ -7,15 +7,11 @@ the end. Steps whose folder is there are skipped, so a run that was stopped goes
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-# torch's convolutions ask the allocator for large blocks at every step; glibc gives those back to the system each time
-# unless told at start-up not to, which costs more than the convolutions themselves.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
 VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
 DRAWING = {"draw": 6.0, "draw_digit": 2.0, "draw_and_say": 1.0}
 READING = {"ask": 1.2, "look_up": 4.0, "read_digit": 1.2, "talk": 0.4}
@@ -64,8 +60,9 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the data to train on")
     parser.add_argument("--evaluate", type=int, default=400, help="rows of each group that the judges look at")
     arguments = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
+    from vargpt_hf.hardware import keep_freed_memory
+
+    keep_freed_memory()
     folder, scale = arguments.output, arguments.scale
     make_parts(folder, scale)
     for seed, (stage, datasets) in enumerate(STAGES.items(), start=1):

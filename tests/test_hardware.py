@@ -116,3 +116,32 @@ def test_commands_draw_and_ask_in_a_format_that_fits(speed, tmp_path, monkeypatc
     for run in (drawn, asked, listed):
         assert (f"Loading in float32: {told}." in run.stderr.splitlines()) == (not fits)
     assert (f"--dtype bfloat16: {told}; give float32, or leave it out." in chosen.stderr.splitlines()) == (not fits)
+
+
+FAULTS = """
+import resource, sys, torch
+from vargpt_hf.hardware import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+torch.zeros(2**24).add_(1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.zeros(2**24).add_(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_freed_memory_is_kept():
+    """Large pieces that are freed and taken again cost no new pages; with the allocator as it comes they do, every time."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = {
+        kind: subprocess.run([sys.executable, "-c", FAULTS, kind], env=environment, capture_output=True, text=True, check=True).stdout
+        for kind in ("kept", "as it comes")
+    }
+    assert 5 * int(done["kept"]) < int(done["as it comes"])
+
+
+@pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "LD_PRELOAD", "GLIBC_TUNABLES"])
+def test_an_allocator_that_was_chosen_is_left_alone(monkeypatch, name):
+    monkeypatch.setenv(name, "")
+    assert not hardware.keep_freed_memory()

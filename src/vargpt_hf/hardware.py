@@ -1,6 +1,9 @@
 """What a device computes fast: which number format to take where nobody chose one."""
 
+import ctypes
 import math
+import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,6 +16,26 @@ _PROBE_SECONDS = 0.05  # that a measurement may take
 _SIDES = (64, 4096)  # of matrices: from a fraction of a millisecond on any device to what fills a GPU
 _COMPARED_SIDE = 256  # of those that formats are compared with: large enough for units to tell, and 15 ms where there are none
 _AS_FAST = 0.75  # of float32's rate: formats without units reach 0.6 of it at most, those with units 0.85 at least
+
+
+# mallopt's parameters, as glibc's malloc.h numbers them.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process keep memory that it frees, where glibc would hand every large piece back and ask for it anew.
+
+    Convolutions of a CPU free and take hundreds of MB at every layer, and otherwise spend much of their time in the kernel. Costs memory:
+    what was freed stays with the process. Whoever has set the allocator in the environment, or has another one, is left alone.
+
+    Returns:
+        Whether anything was set.
+    """
+    chosen = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ or "LD_PRELOAD" in os.environ
+    if chosen or not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def product_rate(device: str | torch.device, dtype: torch.dtype) -> float:

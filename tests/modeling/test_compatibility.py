@@ -14,7 +14,7 @@ from vargpt_hf.testing import drawing_model, tiny_config, tiny_model
 from vargpt_hf.tiny import TINY_FOLDER
 
 # One row reads an image; beside it, padded on the left, two that do not, of which one asks for an image at once.
-IDS = torch.tensor([[1, *[60] * 4, 5, 6, 7], [0, 0, 0, 0, 1, 9, 10, 11], [0, 0, 0, 0, 1, 33, 34, 61]])
+IDS = torch.tensor([[1, *[60] * 4, 5, 6, 7], [0, 0, 0, 0, 1, 5, 6, 7], [0, 0, 0, 0, 1, 33, 34, 61]])
 PIXELS = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(7))
 PROMPTS = {"input_ids": IDS, "attention_mask": (IDS != 0).long(), "pixel_values": PIXELS}
 SETTINGS = {"do_sample": False, "max_new_tokens": 12, "return_dict_in_generate": True, "eos_token_id": None}
@@ -164,11 +164,11 @@ def test_text_iterator_streamer(tiny):
     assert "".join(pieces).strip() == "a red circle"
 
 
-WIDER = {**tiny_config().text_config.to_dict(), "hidden_size": 64}
+WIDER = {**tiny_config().vlm_config.to_dict(), "text_config": {**tiny_config().text_config.to_dict(), "hidden_size": 64}}
 ASSISTANTS = {
     "vargpt": lambda: tiny_model(seed=3),
     "itself": drawing_model,
-    "wider vargpt": lambda: tiny_model(seed=3, text_config=WIDER),
+    "wider vargpt": lambda: tiny_model(seed=3, vlm_config=WIDER),
     "language model": lambda: LlamaForCausalLM(tiny_config().text_config).eval(),
 }
 

@@ -58,8 +58,11 @@ def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple
     import torch
 
     from .. import VargptForConditionalGeneration, VargptProcessor
+    from ..hardware import keep_freed_memory
 
     device = check_device(device)
+    if device == "cpu":
+        keep_freed_memory()
     loaded = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
     return loaded.to(device).eval(), VargptProcessor.from_pretrained(model)
 

@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from ..hardware import default_device, loading_dtype
+from ..hardware import default_device, keep_freed_memory, loading_dtype
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..modeling.settings_vargpt import check_room, check_settings, picture_tokens, user_turn
@@ -278,8 +278,11 @@ _loaded: dict[str, Any] = {}  # of a process that draws
 
 def _load(model: str, device: str, dtype: str, local_rank: int, number: int) -> None:
     """Makes a process ready: the model on its device."""
+    device = device_of(device, local_rank + number)
+    if str(device) == "cpu":
+        keep_freed_memory()
     vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype)
-    _loaded.update(model=vargpt.to(device_of(device, local_rank + number)).eval(), processor=VargptProcessor.from_pretrained(model))
+    _loaded.update(model=vargpt.to(device).eval(), processor=VargptProcessor.from_pretrained(model))
 
 
 def _draw_missing(batch: Sequence[Prompt], output: Path, enlarge: int, settings: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
+from ..hardware import keep_freed_memory
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..processing.image_processing_vargpt import read_string
 from ..processing.processing_vargpt import VargptProcessor
@@ -118,6 +119,8 @@ _loaded: dict[str, Any] = {}  # of a process that encodes
 def _load(model: str, device: str, number: int = 0) -> None:
     """Makes a process ready: the image tokenizer on its device."""
     device = device_of(device, number)
+    if device == "cpu":
+        keep_freed_memory()
     if _loaded.get("device") == device:  # for the fingerprint, a moment ago
         return
     vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype="float32")

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, get_type_hints
 
+import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import ProgressCallback
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
+from ..hardware import keep_freed_memory
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..peft import PRESETS, lora_config
@@ -83,6 +85,8 @@ def train(config: str | Path, overrides: Sequence[str] = (), dry_run: bool = Fal
     Raises:
         ValueError: a file, key, stage, dataset or model folder that is not there or not right.
     """
+    if not torch.accelerator.is_available():
+        keep_freed_memory()
     if dry_run:
         return _try_one_step(config, overrides)
     script, training, model_config = parse(config, overrides)
