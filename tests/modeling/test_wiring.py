@@ -21,6 +21,8 @@ PART_MODULES = {part.__module__.rpartition(".")[2] for part in PARTS}
 # Names that only a line which asks for a kind needs: of parts, of their configurations, and of kinds of guidance.
 KINDS = {kind.__name__ for part in PARTS for kind in (part, part.config_class)}
 KINDS |= {kind.__name__ for kind in GUIDANCE_TYPES.values() if kind is not Guidance}
+# Where the wiring holds its parts.
+PART_NAMES = {"image_tokenizer", "visual_decoder", "vlm", "backbone", "image_tokenizer_config", "visual_decoder_config", "vlm_config"}
 MODEL_TYPES = {part.config_class.model_type for part in PARTS} | set(CONFIG_MAPPING_NAMES) - {"vargpt"}
 # Configurations of the released models name their backbones; what a backbone needs is said in its own file.
 NAMES_BACKBONES = {"backbone_vargpt", "configuration_vargpt", *PART_MODULES}
@@ -55,15 +57,7 @@ def questions(source: str) -> list[str]:
             if names_in(asked) & {"model_type", "__class__"}:
                 found.append(line + "asks for a model_type")
         elif isinstance(node, ast.Call) and names_in(node.func) & {"hasattr", "isinstance", "issubclass", "type"}:
-            if names_in(node) & {
-                "image_tokenizer",
-                "visual_decoder",
-                "vlm",
-                "backbone",
-                "image_tokenizer_config",
-                "visual_decoder_config",
-                "vlm_config",
-            }:
+            if names_in(node) & PART_NAMES:
                 found.append(line + "asks a part for its class or for what it has")
         elif isinstance(node, ast.Constant) and id(node) not in told and node.value in MODEL_TYPES:
             found.append(line + f"names the model_type {node.value!r}")
