@@ -160,7 +160,7 @@ def draw_batch(
         )
     except torch.OutOfMemoryError as error:
         raise ValueError(f"A batch of {len(prompts)} does not fit into the memory of {model.device}: take a smaller batch size.") from error
-    return [enlarged(picture, enlarge) for picture in processor.image_processor.post_process(output.output_images)]
+    return [enlarged(picture, enlarge) for picture in processor.output_image_processor.post_process(output.output_images)]
 
 
 def enlarged(picture: Image.Image, times: int) -> Image.Image:
@@ -214,7 +214,9 @@ def draw_prompts(
     device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model, trust_remote_code=False)
     dtype = loading_dtype(dtype, config.dtype, device)
     check_settings(settings, config.text_config.vocab_size)  # before the folder is claimed for them
-    prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), config)
+    processor = VargptProcessor.from_pretrained(model)
+    processor.check_fits(config)
+    prompts = check_prompts(read_prompts(file, seed), processor, config)
     claim_pictures(output, prompts, model, device, dtype, enlarge, **settings)
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)][rank::world_size]
     there = {path.name for path in output.iterdir()}
