@@ -106,7 +106,7 @@ def make_pairs(model, processor, asked: list[dict], judge: DigitJudge) -> list[d
         inputs = processor.apply_chat_template([row["messages"][:1] for row in batch], **options, processor_kwargs={"padding": True})
         settings = {"output_image_temperature": TEMPERATURE, "num_return_sequences": DRAWINGS, "generator": generator}
         output = model.generate(**inputs, **settings, generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
-        pictures = processor.image_processor.post_process(output.output_images)
+        pictures = processor.output_image_processor.post_process(output.output_images)
         for picture, codes, index in zip(pictures, output.output_image_codes.tolist(), output.output_image_rows.tolist()):
             row = batch[index // DRAWINGS]
             found[words(row)][right(picture, row, judge)].append(codes)

@@ -42,14 +42,14 @@ def main() -> None:
         generator=[torch.Generator().manual_seed(arguments.seed) for _ in chats],
         return_dict_in_generate=True,
     )
-    drawn = processor.image_processor.post_process(output.output_images)
+    drawn = processor.output_image_processor.post_process(output.output_images)
     scales = model.config.schedules[0].grids
     grown = [model.decode_image_codes(output.output_image_codes[:1], num_scales=count) for count in range(1, len(scales) + 1)]
     rows = [
         list(zip(drawn, SENTENCES, strict=True)),
         [
             (picture, f"after scale {rows_}x{columns}")
-            for (rows_, columns), picture in zip(scales, processor.image_processor.post_process(torch.cat(grown)))
+            for (rows_, columns), picture in zip(scales, processor.output_image_processor.post_process(torch.cat(grown)))
         ],
     ]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

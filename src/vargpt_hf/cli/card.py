@@ -39,7 +39,7 @@ def card(
 
         inputs = prompt_inputs(processor, user_turn(draw), vargpt.device)
         output = vargpt.generate(**inputs, generation_mode="image", do_sample=False, return_dict_in_generate=True)
-        processor.image_processor.post_process(output.output_images)[0].save(folder / DRAWING)
+        processor.output_image_processor.post_process(output.output_images)[0].save(folder / DRAWING)
         example = (draw, DRAWING)
     from ..modeling.card_vargpt import make_card
 

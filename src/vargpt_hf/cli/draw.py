@@ -91,11 +91,11 @@ def draw(
             return_dict_in_generate=True,
             **settings,
         )
-    save(processor.image_processor.post_process(result.output_images)[0], output, enlarge)
+    save(processor.output_image_processor.post_process(result.output_images)[0], output, enlarge)
     if scales_strip is not None:
         scales = range(1, len(vargpt.config.schedules[0]) + 1)
         steps = [vargpt.model.image_tokenizer.decode(result.output_image_codes, num_scales=count) for count in scales]
-        save(processor.image_processor.post_process(torch.cat(steps, dim=3))[0], scales_strip, enlarge)
+        save(processor.output_image_processor.post_process(torch.cat(steps, dim=3))[0], scales_strip, enlarge)
 
 
 def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device: str, **options) -> None:

@@ -74,7 +74,7 @@ def draw_rows(
             return_dict_in_generate=True,
             **settings,
         )
-        pictures += processor.image_processor.post_process(output.output_images)
+        pictures += processor.output_image_processor.post_process(output.output_images)
     return pictures
 
 

@@ -160,7 +160,7 @@ def draw_batch(
         )
     except torch.OutOfMemoryError as error:
         raise ValueError(f"A batch of {len(prompts)} does not fit into the memory of {model.device}: take a smaller batch size.") from error
-    return [enlarged(picture, enlarge) for picture in processor.image_processor.post_process(output.output_images)]
+    return [enlarged(picture, enlarge) for picture in processor.output_image_processor.post_process(output.output_images)]
 
 
 def enlarged(picture: Image.Image, times: int) -> Image.Image:

@@ -191,7 +191,9 @@ class TrainingGuard:
 
     def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> NamedRows:
         sources = self.source_names if description == "Training" else ()
-        return NamedRows(super()._remove_unused_columns(dataset, description), self.processing_class.image_processor.fetch_images, sources)
+        return NamedRows(
+            super()._remove_unused_columns(dataset, description), self.processing_class.output_image_processor.fetch_images, sources
+        )
 
     def _get_train_sampler(self, train_dataset=None):
         return super()._get_train_sampler(train_dataset.rows if isinstance(train_dataset, NamedRows) else train_dataset)
