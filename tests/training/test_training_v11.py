@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.modeling.bsq_vargpt import VargptBSQConfig, VargptBSQModel
-from vargpt_hf.peft import lora_config, unquantized_modules
+from vargpt_hf.peft import lora_config
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.codes import encode_rows
 from vargpt_hf.training.collator import VargptDataCollator
@@ -164,11 +164,12 @@ def test_the_released_schedule(base, tmp_path):
 
 def test_mixed_rows_train(model, processor, tmp_path):
     apply_stage(model, "v1_1_stage4")
-    trainer = trainer_of(model, processor, tmp_path, max_steps=20)
+    trainer = trainer_of(model, processor, tmp_path, max_steps=60, learning_rate=5e-3)
     trainer.train()
     images, texts = losses(trainer), losses(trainer, "text_loss")
     assert images[0] == pytest.approx(math.log(2), rel=0.3)  # a mean over bits
-    assert sum(images[-4:]) < 0.8 * sum(images[:4]) and sum(texts[-4:]) < 0.8 * sum(texts[:4])
+    assert sum(images[-8:]) / 8 < 0.66 < math.log(2)  # of noise: better than chance
+    assert sum(texts[-8:]) < 0.2 * sum(texts[:8])
 
 
 def test_rows_do_not_depend_on_their_order(qwen):
@@ -385,10 +386,3 @@ def test_adapters_reach_the_cross_attention(qwen):
     adapted(**mixed_batch(adapted)).loss.backward()
     missing = [name for name, parameter in adapted.named_parameters() if ".cross_attn." in name and "lora_" in name and parameter.grad is None]
     assert not missing
-
-
-def test_what_is_not_quantized_covers_the_drawing_side(qwen):
-    kept = unquantized_modules()
-    linears = [name for name, module in qwen.named_modules() if isinstance(module, torch.nn.Linear)]
-    quantized = [name for name in linears if not any(name == each or name.startswith(f"{each}.") for each in kept)]
-    assert quantized and all(name.startswith("model.vlm.language_model.") for name in quantized)

@@ -122,9 +122,7 @@ def _describe_drawings(model: nn.Module, rows: AnyDataset, shape: RowShape) -> d
         return {}
     if "output_image_codes" in (rows.column_names or ()):
         return {"draws": NO_SELF_CORRECTION}
-    return {
-        "draws": f"with self-correction: of each scale's bits up to {tokenizer.config.max_flip_rate:.0%} are inverted in what is fed forward"
-    }
+    return {"draws": "with self-correction: in every step the image tokenizer inverts other bits in what is fed forward"}
 
 
 def rows_of_a_step(args: TrainingArguments) -> int:
