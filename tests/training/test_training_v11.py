@@ -168,7 +168,7 @@ def test_mixed_rows_train(model, processor, tmp_path):
     trainer.train()
     images, texts = losses(trainer), losses(trainer, "text_loss")
     assert images[0] == pytest.approx(math.log(2), rel=0.3)  # a mean over bits
-    assert sum(images[-8:]) / 8 < 0.66 < math.log(2)  # of noise: better than chance
+    assert sum(images[-8:]) / 8 < 0.68 < math.log(2)  # of noise: better than chance
     assert sum(texts[-8:]) < 0.2 * sum(texts[:8])
 
 
