@@ -188,5 +188,6 @@ def make_reader_tokenizer(reader: Reader | None = None) -> PreTrainedTokenizerFa
 def make_reader(family: str) -> ProcessorMixin:
     """The library's processor of a family, small."""
     reader = READERS[family]
-    template = READER_TEMPLATE.replace("IMAGE", repr(reader.image))
+    image = f"<|vision_start|>{reader.image}<|vision_end|>" if QWEN == reader.plain_tokens else reader.image
+    template = READER_TEMPLATE.replace("IMAGE", repr(image))
     return getattr(transformers, reader.name)(tokenizer=make_reader_tokenizer(reader), chat_template=template, **reader.make())

@@ -1,5 +1,6 @@
 """The processors of many backbones as readers: what they make passes through unread, and what is drawn stands beside it."""
 
+import functools
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from transformers.utils import is_torchvision_available
 from vargpt_hf import ScaleSchedule, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.processing import VargptImageProcessor
 from vargpt_hf.testing import tiny_config
+from vargpt_hf.training.collator import VargptDataCollator
 
 DRAWING = "".join(DRAWN_TOKENS)
 START, END, PLACE = 61, 62, 63
@@ -377,3 +379,65 @@ def test_readers_of_other_sizes_do_not_fit(family, change, message):
         setattr(processor.reader, name, value)
     with pytest.raises(ValueError, match=message):
         processor.check_fits(fitting_model(family).config)
+
+
+# ---- batches for training
+
+
+def rows_of(family: str) -> list[dict]:
+    """Rows for training: with images of both kinds, of several sizes, and without."""
+    drawn = drawn_images()
+
+    def row(said: str, images: list, outputs: list) -> dict:
+        seen = [{"type": "image"} for _ in images]
+        answer = [part for _ in outputs for part in ({"type": "output_image"}, {"type": "text", "text": " yes "})]
+        turns = [{"role": "user", "content": [*seen, {"type": "text", "text": said}]}, {"role": "assistant", "content": [*answer]}]
+        return {"messages": turns, "images": images, "output_images": outputs}
+
+    image = functools.partial(noise_picture, width=24, height=40)
+    return [row("what ?", [image(3)], [*drawn]), row("a b c", [image(4), image(5)], [drawn[1]]), row("draw a", [], [drawn[0]])]
+
+
+# Of LLaVA-OneVision an image has other tokens alone than beside others, and none of its rows is the start of a longer one.
+CUT = [family for family in AT_HAND if family not in (*PREFIX, "llava_onevision")]
+
+
+@pytest.mark.parametrize("family", CUT)
+def test_a_cut_batch_is_that_of_its_rows_cut_alone(family):
+    """Wherever rows are cut, what is read and what is drawn is what the kept tokens have places for."""
+    processor, rows, model = make_processor(family), rows_of(family), fitting_model(family)
+    whole = VargptDataCollator(processor)(rows)
+    for max_length in range(4, int(whole["attention_mask"].sum(1).max()) + 1, 5):
+        cut = VargptDataCollator(processor, max_length=max_length)(rows)
+        alone = [VargptDataCollator(processor, max_length=max_length)([row]) for row in rows]
+        for index, single in enumerate(alone):
+            mask = cut["attention_mask"][index].bool()
+            assert torch.equal(cut["input_ids"][index][mask], single["input_ids"][0][single["attention_mask"][0].bool()])
+            assert mask.sum() <= max_length and torch.equal(cut["labels"][index][mask], single["labels"][0][single["attention_mask"][0].bool()])
+        ids = torch.cat([single["output_image_schedule_ids"] for single in alone if "output_image_schedule_ids" in single] or [torch.zeros(0)])
+        assert cut.get("output_image_schedule_ids", torch.zeros(0)).tolist() == ids.tolist()
+        assert (cut["input_ids"] == PLACE).sum() == sum(LENGTHS[int(index)] for index in ids)
+        if max_length % 4 == 0:  # the model counts what is read
+            assert torch.isfinite(model(**cut).text_loss)
+
+
+PACKED = [family for family in AT_HAND if family in ("llava", "llava_siglip", "llava_next", "idefics3", "smolvlm", "internvl", "mistral3")]
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_packed_rows_have_the_losses_of_padded_ones(family):
+    processor, rows, model = make_processor(family), rows_of(family), fitting_model(family)
+    collator, padded = VargptDataCollator(processor, packing=True), VargptDataCollator(processor)(rows)
+    collator.pack_in_one_row = True
+    packed = collator([rows[2], rows[0], rows[1]])
+    assert len(packed["input_ids"]) == 1 and "position_ids" in packed
+    with torch.no_grad():
+        ours, theirs = model(**packed), model(**padded)
+    torch.testing.assert_close(ours.text_loss, theirs.text_loss, atol=1e-4, rtol=1e-4)
+    assert (packed["input_ids"] == PLACE).sum() == (padded["input_ids"] == PLACE).sum()
+
+
+@pytest.mark.parametrize("family", [family for family in AT_HAND if family in ("gemma3", "qwen2_vl", "qwen2_5_vl")])
+def test_what_cannot_be_packed_says_so(family):
+    with pytest.raises(ValueError, match="cannot be packed: .*token_type_ids.*`packing` off"):
+        VargptDataCollator(make_processor(family), packing=True)(rows_of(family))

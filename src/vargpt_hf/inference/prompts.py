@@ -214,7 +214,9 @@ def draw_prompts(
     device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model, trust_remote_code=False)
     dtype = loading_dtype(dtype, config.dtype, device)
     check_settings(settings, config.text_config.vocab_size)  # before the folder is claimed for them
-    prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), config)
+    processor = VargptProcessor.from_pretrained(model)
+    processor.check_fits(config)
+    prompts = check_prompts(read_prompts(file, seed), processor, config)
     claim_pictures(output, prompts, model, device, dtype, enlarge, **settings)
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)][rank::world_size]
     there = {path.name for path in output.iterdir()}

@@ -283,6 +283,9 @@ class VargptProcessor(ProcessorMixin):
         replaces = return_image_spans or kwargs.get("return_text_replacement_offsets", False)
         options = {**kwargs, "return_text_replacement_offsets": True} if replaces else kwargs
         options = {**options, "return_offsets_mapping": True} if return_image_spans else options
+        if replaces and (tensors := options.get("return_tensors")) is not None:  # some readers would make tensors of replacements, too
+            options = {name: value for name, value in options.items() if name != "return_tensors"}
+            options["images_kwargs"] = {**options.get("images_kwargs", {}), "return_tensors": tensors}
         replacements = [[] for _ in texts]
         if suffix is None:
             texts, replacements = self.output_image_tokens.write_out(texts, iter(lengths))

@@ -131,9 +131,9 @@ def _load(model: str, device: str, number: int = 0) -> None:
     if _loaded.get("device") == device:  # for the fingerprint, a moment ago
         return
     vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype="float32")
-    _loaded.update(
-        image_tokenizer=vargpt.model.image_tokenizer.to(device).eval(), processor=VargptProcessor.from_pretrained(model), device=device
-    )
+    processor = VargptProcessor.from_pretrained(model)
+    processor.check_fits(vargpt.config)
+    _loaded.update(image_tokenizer=vargpt.model.image_tokenizer.to(device).eval(), processor=processor, device=device)
 
 
 def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size: int, skip_broken: bool) -> list[str]:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..processing.processing_vargpt import VargptProcessor
 from .readers import picture_columns, undecoded
 
 _STATE = "trainer_state.json"
@@ -126,6 +127,8 @@ class TrainingGuard:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if isinstance(self.processing_class, VargptProcessor):
+            self.processing_class.check_fits(self.accelerator.unwrap_model(self.model).config)
         self._exact: dict[str, torch.Tensor] = {}
         if self.is_deepspeed_enabled and self.args.should_save:
             # DeepSpeed rounds all weights to the format that it computes in. Those of the image tokenizer must stay to the last bit: rounded,
