@@ -30,6 +30,10 @@ FEATURES = Features(
     }
 )
 _SHOWN_BROKEN = 20
+NO_SELF_CORRECTION = (
+    "Codes made ahead carry no self-correction: for that, training needs the images themselves, of which the image tokenizer then inverts "
+    "other bits in every step."
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def encode_rows(
 
     Columns are `messages`, `images` (as they were), `output_image_codes`, `output_image_schedule_ids` (the scale schedule of each image),
     `image_hashes` (SHA-256 of each encoded image's file) and `image_tokenizer_fingerprint` (`VargptImageTokenizer.fingerprint`). A file
-    appears when it is complete; a run that was stopped resumes with the files that are missing.
+    appears when it is complete; a run that was stopped resumes with the files that are missing. Where the image tokenizer corrects itself
+    in training from pixels, as Infinity's does, a line says that it cannot from codes.
 
     Args:
         rows: rows with `output_images`.
@@ -83,6 +88,8 @@ def encode_rows(
     _load(str(model), "cpu" if num_processes > 1 else device)
     job = _Job(_loaded["image_tokenizer"].fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows))
     claim_folder(output, MANIFEST, asdict(job), "codes")
+    if _loaded["image_tokenizer"].corrects_itself:
+        print(NO_SELF_CORRECTION)
     remove_unfinished(output, ".parquet")
     missing = [shard for shard in range(job.num_shards) if not job.file(output, shard).exists()]
     broken: list[str] = []
