@@ -1,4 +1,4 @@
-"""LoRA presets: which linear layers get adapters, what is trained whole beside them, and what quantizers should leave alone."""
+"""LoRA presets: which linear layers get adapters, what is fully trained beside them, and what quantizers should leave alone."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +14,7 @@ class Preset(NamedTuple):
 
     Args:
         adapts: every linear layer in these modules gets an adapter.
-        trains: these small modules are trained whole and saved with the adapter (`modules_to_save`).
+        trains: these small modules are fully trained and saved with the adapter (`modules_to_save`).
     """
 
     adapts: tuple[str, ...]
@@ -33,7 +33,7 @@ def lora_config(preset: str, model: "nn.Module | None" = None, **overrides) -> "
 
     Needs `vargpt-hf[train]`.
 
-    | preset | adapters on every linear layer of | trained whole |
+    | preset | adapters on every linear layer of | fully trained |
     |---|---|---|
     | `"understand"` | the language model | the projector of images that are read |
     | `"draw"` | the visual decoder | both projectors of drawn images, the decoder's head |
@@ -49,7 +49,7 @@ def lora_config(preset: str, model: "nn.Module | None" = None, **overrides) -> "
         preset: "understand", "draw" or "all".
         model: the VARGPT to be trained, whose backbone says how its language model and projector are called; a LLaVA's by default.
         overrides: any field of `LoraConfig`. `target_modules` then chooses among the linear layers of the preset's modules. With
-            `modules_to_save=None` nothing is trained whole, and what would be gets adapters too.
+            `modules_to_save=None` nothing is fully trained, and what would be gets adapters too.
 
     Raises:
         ValueError: an unknown preset.

@@ -47,7 +47,7 @@ class VargptScriptArguments:
         random_crop: cut images to draw at a random place, not in the middle.
         text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
         sample_prompts: what to draw before, at evaluations and at the end; by default the first such prompts in the data, [] for nothing.
-        lora_preset: with `use_peft`, where adapters go and what is trained whole beside them, as in `vargpt_hf.peft.lora_config`: "draw",
+        lora_preset: with `use_peft`, where adapters go and what is fully trained beside them, as in `vargpt_hf.peft.lora_config`: "draw",
             "understand" or "all"; it, not the stage, then says what is trained. By default adapters go on the linear layers of the stage.
     """
 
@@ -125,7 +125,7 @@ def make_trainer(
     sources = sources_of(script.train_data)
     train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
     if script.streaming:
-        train_rows = train_rows.repeat(None)  # one endless pass, since a run that goes on finds its place in the first pass alone
+        train_rows = train_rows.repeat(None)  # one endless pass, since a resumed run finds its place in the first pass alone
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
     model = load_model(model_config)
     for name in LOSS_SETTINGS:
@@ -325,7 +325,7 @@ def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_confi
 
 
 def resume_point(training: SFTConfig) -> str | None:
-    """The checkpoint to go on from: the one asked for, or, where "true" is, the last complete one, if there is any."""
+    """The checkpoint to resume from: the one asked for, or, where "true" is, the last complete one, if there is any."""
     asked = training.resume_from_checkpoint
     if asked is None or str(asked).lower() == "false":
         return None
