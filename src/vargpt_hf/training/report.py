@@ -35,7 +35,7 @@ class LossProgressCallback(ProgressCallback):
 
 
 def describe_log(logs: dict[str, Any]) -> str:
-    """The figures of one log that people look at first, in one line."""
+    """The metrics of one log that people look at first, in one line."""
     parts = []
     for prefix in sorted(
         {key.removesuffix("text_loss").removesuffix("output_image_loss") for key in logs if key.endswith(("text_loss", "output_image_loss"))}

@@ -49,7 +49,7 @@ class VargptVQTrainer(Trainer):
     with the encoder may know light and dark alone for thousands of steps, while [`fit_quantizer`] among latents that distinguish colors
     keeps them apart. The noise, and a penalty on large latents, leave only differences that a codebook can keep.
 
-    Codes that no place has used for `revive_every` steps are put where the current batch leaves something to code. A share
+    Codes that no position has used for `revive_every` steps are put where the current batch leaves something to code. A share
     `coarse_share` of the images is decoded from a random number of its first scales only, where coarse images matter more than the
     last bit of fidelity.
     """
@@ -164,8 +164,8 @@ def fit_quantizer(
 
 @torch.no_grad()
 def residuals_of(quantizer: VargptResidualQuantizer, schedule: ScaleSchedule, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the codebook had to code at every place of every scale, (places, Cz), of latents (B, Cz, H, W), and the squared
-    distance of each from its code, (places,)."""
+    """What the codebook had to code at every position of every scale, (positions, Cz), of latents (B, Cz, H, W), and the squared
+    distance of each from its code, (positions,)."""
     residuals, errors = [], []
     for residual, codes, _ in quantizer.residuals(latents, schedule):
         residuals.append(residual.flatten(2).transpose(1, 2).flatten(0, 1))
