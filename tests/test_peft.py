@@ -27,7 +27,7 @@ from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 READS, DRAWS = [60] * 4, [61, *[63] * 21, 62]
 PROJECTORS = ("projector_to_llm", "projector_to_decoder")
-# Of each preset: modules whose linear layers get adapters, modules that are trained whole.
+# Of each preset: modules whose linear layers get adapters, modules that are fully trained.
 WANTED = {
     "understand": (("language_model",), ("multi_modal_projector",)),
     "draw": (("visual_decoder",), (*PROJECTORS, "visual_decoder.head")),
@@ -88,7 +88,7 @@ def adapted(model) -> set[str]:
 
 
 def whole(model) -> set[str]:
-    """Names, in the plain model, of the parameters that are trained whole."""
+    """Names, in the plain model, of the parameters that are fully trained."""
     names = (name.removeprefix("base_model.model.") for name in trained(model) if ".lora_" not in name)
     return {name.replace(".modules_to_save.default", "") for name in names}
 

@@ -1,4 +1,4 @@
-"""LoRA presets: which linear layers get adapters, what is trained whole beside them, and what quantizers should leave alone."""
+"""LoRA presets: which linear layers get adapters, what is fully trained beside them, and what quantizers should leave alone."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +11,7 @@ class Preset(NamedTuple):
 
     Args:
         adapts: every linear layer in these modules gets an adapter.
-        trains: these small modules are trained whole and saved with the adapter (`modules_to_save`).
+        trains: these small modules are fully trained and saved with the adapter (`modules_to_save`).
     """
 
     adapts: tuple[str, ...]
@@ -29,7 +29,7 @@ def lora_config(preset: str, **overrides) -> "LoraConfig":
 
     Needs `vargpt-hf[train]`.
 
-    | preset | adapters on every linear layer of | trained whole |
+    | preset | adapters on every linear layer of | fully trained |
     |---|---|---|
     | `"understand"` | the language model | CLIP's projector |
     | `"draw"` | the visual decoder | both generation projectors, the decoder's head |
@@ -44,7 +44,7 @@ def lora_config(preset: str, **overrides) -> "LoraConfig":
     Args:
         preset: "understand", "draw" or "all".
         overrides: any field of `LoraConfig`. `target_modules` then chooses among the linear layers of the preset's modules. With
-            `modules_to_save=None` nothing is trained whole, and what would be gets adapters too.
+            `modules_to_save=None` nothing is fully trained, and what would be gets adapters too.
 
     Raises:
         ValueError: an unknown preset.

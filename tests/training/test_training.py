@@ -372,7 +372,7 @@ def test_adapters_are_trained_saved_and_merged_by_the_next_stage(base, tmp_path)
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_plan_counts_each_parameter_once(model, preset):
-    """A module that is trained whole, in a copy, is not frozen as well; where adapters are, the weights beneath are."""
+    """A module that is fully trained, in a copy, is not frozen as well; where adapters are, the weights beneath are."""
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.model.named_children()}
     head = sum(p.numel() for p in model.model.visual_decoder.head.parameters())
     parts = parameters_of_parts(get_peft_model(model, lora_config(preset, r=2)))

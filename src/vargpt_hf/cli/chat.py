@@ -85,7 +85,7 @@ def _show(parts: list[dict], output_dir: Path, drawn: int) -> int:
             typer.echo(part["text"].strip())
         else:
             drawn += 1
-            file = output_dir / f"picture-{drawn}.png"
+            file = output_dir / f"image-{drawn}.png"
             part["image"].save(file)
             typer.echo(f"[{file}]")
     return drawn

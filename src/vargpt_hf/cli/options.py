@@ -149,5 +149,5 @@ def hide_bars_of_small(model: str) -> None:
 
 
 def prompt_inputs(processor: "VargptProcessor", chat: list[dict], device) -> dict:
-    """Model inputs of a conversation that the model is to go on with."""
+    """Model inputs of a conversation that the model is to continue."""
     return processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt").to(device)

@@ -114,10 +114,18 @@ class VargptBackbone:
         """A fresh model that can be the reading side.
 
         Raises:
-            ValueError: a model that cannot, with the reason.
+            ValueError: a model that cannot, with the reason; fields that Transformers cannot build it from.
         """
         check_vlm_config(config)
-        backbone = cls(AutoModel.from_config(config))
+        try:
+            backbone = cls(AutoModel.from_config(config))
+        except (ImportError, MemoryError, NotImplementedError):
+            raise
+        except Exception as error:  # a model of Transformers raises nearly anything at fields that do not fit
+            raise ValueError(
+                f"Transformers cannot build a {config.model_type!r} model from `vlm_config` ({type(error).__name__}: {error}). "
+                "Check the fields that it is about."
+            ) from error
         if backbone.reads_images and backbone.vlm.get_decoder() is backbone.vlm:
             _refuse(config.model_type, "it has no language model of its own")
         for part, name in ((backbone.vlm, "it"), (backbone.decoder, "its language model")):

@@ -27,12 +27,12 @@ REPOSITORY_PIPELINES = {
 }
 
 
-# Numbers that a checkpoint may lack so that the tensors can be told by name, for which Transformers first makes room.
+# Numbers that a checkpoint may lack and the missing tensors still be named, for which Transformers first makes room.
 MOST_MISSING = 2**27
 
 
 class VargptPreTrainedModel(VargptAdapterMixin, VargptBaseModel):
-    """What all VARGPT models share: configuration, flags, initialisation."""
+    """What all VARGPT models share: configuration, flags, initialization."""
 
     config: VargptConfig
     base_model_prefix = "model"
@@ -151,7 +151,7 @@ def _check_size(source: str, config: VargptConfig, headers: dict[str, TensorHead
 def _check_values(model: nn.Module, source: str, headers: dict[str, TensorHeader]) -> None:
     """Raises one `ValueError` that names every weight with NaN or infinity, from its file or by the format in which it was loaded.
 
-    Passed over is what is not here (other processes' shares, other devices' memory to come) or not plain numbers (quantised weights).
+    Skipped is what is not here (other processes' shards, memory of other devices) or not plain numbers (quantized weights).
     """
     faults = []
     for name, tensor in model.named_parameters():

@@ -112,7 +112,7 @@ class VargptDataCollator:
         )
         inputs = self._cut_and_packed(self._with_labels(dict(inputs)), rows)
         if self.no_pictures is not None:
-            # Which kind is drawn from is told by the columns, which are those of the whole dataset: the same in all processes.
+            # Whether pixels or codes are used follows from the columns, which are those of the whole dataset: the same in all processes.
             drawn_from = "output_image_codes" if any("output_image_codes" in row for row in rows) else "output_pixel_values"
             drawn_from = next((name for name in ("output_image_codes", "output_pixel_values") if name in inputs), drawn_from)
             inputs = {name: self.no_pictures[name] for name in ("pixel_values", drawn_from)} | inputs

@@ -42,7 +42,7 @@ def to_rows(
         dataset: rows of any columns; also a list of dicts.
         folder: to which paths of images are relative.
         pictures: another folder, or parquet files with a column of images whose paths end in the names that rows have.
-        task: of captioned pictures: "draw" them from their captions, or "describe" them in these.
+        task: of captioned images: "draw" them from their captions, or "describe" them in these.
         prompt: what the user says of a captioned image; "{}" stands for the caption where it is to be drawn.
         name: what to call the dataset in errors.
         keep_faults: add a column `fault`: what is wrong with a row, which then is an empty one, or None. By default it is raised.

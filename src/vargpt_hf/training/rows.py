@@ -51,7 +51,7 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
     Args:
         row: its columns.
         find: makes of what the row has for an image one that `datasets.Image` takes; `stored_picture` by default.
-        task: of captioned pictures: "draw" them from their captions, or "describe" them in these.
+        task: of captioned images: "draw" them from their captions, or "describe" them in these.
         prompt: what the user says of a captioned image; "{}" stands for the caption where it is to be drawn.
 
     Returns:
@@ -284,7 +284,7 @@ def _listed(given: Row, columns: tuple[str, ...]) -> list[Any]:
     """The images of the one of several columns that has some."""
     having = [name for name in columns if name in given]
     if len(having) > 1:
-        raise ValueError(f"the columns {' and '.join(map(repr, having))} both hold pictures: put all into one, in reading order.")
+        raise ValueError(f"the columns {' and '.join(map(repr, having))} both hold images: put all into one, in reading order.")
     if not having:
         return []
     value = given[having[0]]
@@ -323,7 +323,7 @@ def _captioned(given: Row, find: Find, task: str, prompt: str) -> Row:
     column = next((name for name in CAPTION_COLUMNS if name in given), None)
     pictures = _listed(given, CAPTIONED_COLUMNS)
     if len(pictures) != 1:
-        raise ValueError(f"a captioned image is one, but there are {len(pictures)} images.")
+        raise ValueError(f"a captioned row has one image, but there are {len(pictures)} images.")
     if column is None:
         raise ValueError(f"there is no caption in any of the columns {', '.join(CAPTION_COLUMNS)}.")
     words = given[column]

@@ -45,7 +45,7 @@ class PreferenceArguments:
         train_modules: regular expressions of parameters to train in place of the stage's.
         image_budget: pixels of images to draw from this stage on, of a model with Infinity's schedules: "0.06M" (256×256), "0.25M" (512×512),
             "0.60M" or "1M"; by default the model's own.
-        lora_preset: with `use_peft`, where adapters go and what is trained whole beside them, as in `vargpt_hf.peft.lora_config`: "draw",
+        lora_preset: with `use_peft`, where adapters go and what is fully trained beside them, as in `vargpt_hf.peft.lora_config`: "draw",
             "understand" or "all"; it, not the stage, then says what is trained. By default adapters go on the linear layers of the stage.
     """
 
@@ -143,7 +143,7 @@ def make_trainer(
         return _make_preference_trainer(script, training, model_config, sources), sources
     train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
     if script.streaming:
-        train_rows = train_rows.repeat(None)  # one endless pass, since a run that goes on finds its place in the first pass alone
+        train_rows = train_rows.repeat(None)  # one endless pass, since a resumed run finds its place in the first pass alone
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
     model, processor = load_model(model_config, script.image_budget), load_processor(model_config, script.image_budget)
     for name in LOSS_SETTINGS:
@@ -386,7 +386,7 @@ def _check_supervised(script: VargptScriptArguments, training: VargptSFTConfig) 
 
 
 def resume_point(training: SFTConfig) -> str | None:
-    """The checkpoint to go on from: the one asked for, or, where "true" is, the last complete one, if there is any."""
+    """The checkpoint to resume from: the one asked for, or, where "true" is, the last complete one, if there is any."""
     asked = training.resume_from_checkpoint
     if asked is None or str(asked).lower() == "false":
         return None

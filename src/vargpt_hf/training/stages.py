@@ -60,7 +60,7 @@ STAGES = {
         schedule={"learning_rate": 2e-5, "num_train_epochs": 1, "per_device_train_batch_size": 16, **_COSINE},
     ),
     "stage3": Stage(
-        "Teaches to draw what an instruction asks for (schedule as released; also released, and left to the machine at hand: rows of at "
+        "Teaches to draw what an instruction asks for (schedule as released; also released, and left to the machine in use: rows of at "
         "most 2048 tokens, bfloat16, ZeRO-3).",
         trains=(*_GENERATION_PROJECTORS, *_DECODER),
         schedule={

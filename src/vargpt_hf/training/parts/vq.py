@@ -24,11 +24,11 @@ def pixels_of(rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def reconstruction_loss(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Squared errors of images (B, 3, height, width) in [-1, 1], a scalar: of the pixels, of their colour less their brightness, and
+    """Squared errors of images (B, 3, height, width) in [-1, 1], a scalar: of the pixels, of their color minus their brightness, and
     of the finite differences along both sides.
 
-    The differences keep edges sharp, where a perceptual network would; none is at hand that was trained on other data. Squares, since
-    an absolute error is content with one middling colour for all.
+    The differences keep edges sharp, where a perceptual network would; none trained on other data is available. Squares, since
+    an absolute error settles for one average color everywhere.
     """
     error = reconstruction.float() - pixels
     colour = error - error.mean(1, keepdim=True)
@@ -46,7 +46,7 @@ class VargptVQTrainer(Trainer):
     """Trains a `VargptVQModel`: [`reconstruction_loss`], by `reconstruction_weight`, plus the quantizer's own loss.
 
     For the first `continuous_steps` steps latents are decoded without the quantizer, with noise added: a codebook that learns together
-    with the encoder may know light and dark alone for thousands of steps, while [`fit_quantizer`] among latents that tell colours apart
+    with the encoder may know light and dark alone for thousands of steps, while [`fit_quantizer`] among latents that distinguish colors
     keeps them apart. The noise, and a penalty on large latents, leave only differences that a codebook can keep.
 
     Codes that no place has used for `revive_every` steps are put where the current batch leaves something to code. A share
