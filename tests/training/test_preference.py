@@ -87,7 +87,7 @@ def log_prob_by_hand(model, processor, given: dict, side: str, weights: torch.Te
             count += 1
     for number in range(drawn):
         for place, code in enumerate(output.output_image_codes[number]):
-            total += weights[place].item() * output.output_image_logits[number, place].log_softmax(-1)[code].item()
+            total += weights[place].item() * output.output_image_logits[number, place, 0].log_softmax(-1)[code].item()
             count += 1
     return total, count
 

@@ -24,7 +24,7 @@ from transformers import AutoConfig
 from ..hardware import default_device, keep_freed_memory, loading_dtype
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
-from ..modeling.settings_vargpt import check_room, check_settings, picture_tokens, user_turn
+from ..modeling.settings_vargpt import check_room, check_settings, image_tokens, user_turn
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
 
@@ -119,7 +119,7 @@ def check_prompts(prompts: Sequence[Prompt], processor: VargptProcessor, config:
             return prompt
         try:
             user_turn(prompt.text)
-            check_room(config, len(_inputs(processor, [prompt])["input_ids"][0]), picture_tokens(config))
+            check_room(config, len(_inputs(processor, [prompt])["input_ids"][0]), image_tokens(config, [0]))
         except ValueError as error:
             return replace(prompt, error=str(error))
         return prompt
@@ -239,7 +239,7 @@ def claim_pictures(
 ) -> None:
     """Notes in a new folder what its images are made of; a ValueError for one with other images. Arguments as of `draw_prompts`."""
     job = {"prompts": _fingerprint(prompts), "model": _model_fingerprint(model), "device": device.split(":")[0], "dtype": dtype}
-    claim_folder(output, MANIFEST, {**job, "enlarge": enlarge, "settings": settings}, "pictures")
+    claim_folder(output, MANIFEST, {**job, "enlarge": enlarge, "settings": settings}, "images")
 
 
 def write_results(output: Path, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:

@@ -55,7 +55,12 @@ class VargptPreTrainedModel(VargptAdapterMixin, VargptBaseModel):
         return self.is_activation_checkpointing
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package."""
+        """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package.
+
+        Tensors keep the names that they have in the model, unless `save_original_format=True`: many a backbone would be written in names
+        of its past, which `from_pretrained` knows, but neither trainers that go on from a checkpoint nor people who open a file.
+        """
+        kwargs.setdefault("save_original_format", False)
         self.config.auto_map = dict(REPOSITORY_CLASSES)
         self.config.custom_pipelines = copy.deepcopy(REPOSITORY_PIPELINES)  # `pipeline` writes classes into the one that it reads
         super().save_pretrained(save_directory, *args, **kwargs)

@@ -100,6 +100,10 @@ class VargptDataCollator:
                 "Some rows of the batch have images to draw, others codes of such. Turn the images into codes, too "
                 "(`vargpt encode`), or train on all of them as images."
             )
+        if "output_image_codes" in options:
+            schedules = [pictures_of(row, "output_image_schedule_ids") for row in rows]
+            if list(map(len, schedules)) == [len(codes) for codes in options["output_image_codes"]]:
+                options["output_image_schedule_ids"] = [index for row in schedules for index in row]
         if self.random_crop and "output_images" in options:
             options.update(random_crop=True, generator=int(rng.integers(2**31)))
         inputs = self.processor.apply_chat_template(

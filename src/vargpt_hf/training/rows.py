@@ -55,7 +55,7 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
         prompt: what the user says of a captioned image; "{}" stands for the caption where it is to be drawn.
 
     Returns:
-        Parts have a `type` and a `text`, None of images. `output_image_codes` and `image_tokenizer_fingerprint` are kept, where there are some.
+        Parts have a `type` and a `text`, None of images. `output_image_codes` and what belongs to them are kept, where there are some.
 
     Raises:
         ValueError: columns of none of these kinds, other numbers of images than places for them, or a column with images that nothing uses.
@@ -70,7 +70,7 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
     pictures, drawn = _listed(given, CAPTIONED_COLUMNS), _listed(given, DRAWN_COLUMNS)
     _refuse_unused(given, {*used, *CAPTIONED_COLUMNS, *DRAWN_COLUMNS})
     read = _Chat(turns).sorted(pictures, drawn, given.get("output_image_codes"), find or stored_picture)
-    return read | _fingerprint(given)
+    return read | _schedules(given) | _fingerprint(given)
 
 
 def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
@@ -344,6 +344,17 @@ def _captioned(given: Row, find: Find, task: str, prompt: str) -> Row:
     return {"messages": [{"role": role, "content": parts} for role, parts in turns], "images": shown, "output_images": []}
 
 
+def _schedules(given: Row) -> Row:
+    """The scale schedules of a row's codes, where it says them."""
+    found = given.get("output_image_schedule_ids")
+    if found is None:
+        return {}
+    ids = _as_list(found, "output_image_schedule_ids")
+    if not all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**15 for number in ids):
+        raise ValueError(f"`output_image_schedule_ids` must be numbers of schedules from 0, one for each image, got {str(ids)[:80]}.")
+    return {"output_image_schedule_ids": ids}
+
+
 def _fingerprint(given: Row) -> Row:
     """Of the image tokenizer that made a row's codes."""
     found = given.get("image_tokenizer_fingerprint")
@@ -357,8 +368,8 @@ def _checked_codes(codes: Any, name: str) -> list[list[int]]:
     checked = []
     for each in _as_list(codes, name):
         numbers = _as_list(each, f"{name}[{len(checked)}]")
-        if not all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31 for number in numbers):
-            raise ValueError(f"{name}[{len(checked)}] must be whole numbers from 0 to 2**31 - 1.")
+        if not all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**32 for number in numbers):
+            raise ValueError(f"{name}[{len(checked)}] must be whole numbers from 0 to 2**32 - 1.")
         checked.append(numbers)
     return checked
 

@@ -9,13 +9,14 @@ from typing import NoReturn, get_type_hints
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import ProgressCallback
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 from ..hardware import keep_freed_memory
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
-from ..peft import PRESETS, lora_config
+from ..peft import PRESETS, find_preset, lora_config
 from ..processing.processing_vargpt import VargptProcessor
 from ..tiny import TINY_FOLDER, TINY_NAME
 from .collator import VargptDataCollator
@@ -153,7 +154,7 @@ def make_trainer(
         train_rows = add_lengths(train_rows, processor, training.length_column_name)
         eval_rows = eval_rows and add_lengths(eval_rows, processor, training.length_column_name)
     model = with_adapters(model, script, model_config)
-    apply_stage(model, script.stage, modules_of(script))
+    apply_stage(model, script.stage, modules_of(script, model))
     collator = VargptDataCollator(
         processor,
         assistant_only=script.assistant_only,
@@ -184,7 +185,7 @@ def _make_preference_trainer(
     (source,) = sources
     eval_rows = load_pairs(*sources_of(script.eval_data)) if script.eval_data else None
     model = with_adapters(load_model(model_config, script.image_budget), script, model_config)
-    apply_stage(model, script.stage, modules_of(script))
+    apply_stage(model, script.stage, modules_of(script, model))
     return VargptDPOTrainer(
         model,
         args=training,
@@ -263,7 +264,7 @@ def with_adapters(
         return model
     if script.lora_preset is not None:
         kept = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
-        return get_peft_model(model, lora_config(script.lora_preset, **{name: getattr(peft_config, name) for name in kept}))
+        return get_peft_model(model, lora_config(script.lora_preset, model, **{name: getattr(peft_config, name) for name in kept}))
     targets = model_config.lora_target_modules
     if targets in (None, [], "all-linear", ["all-linear"]):
         # PEFT's own "all-linear" takes those of every part, also of the frozen vision tower.
@@ -271,11 +272,11 @@ def with_adapters(
     return get_peft_model(model, peft_config)
 
 
-def modules_of(script: PreferenceArguments) -> list[str] | None:
+def modules_of(script: PreferenceArguments, model: nn.Module) -> list[str] | None:
     """Regular expressions of the parameters to train, where they are not the stage's: those given, or those of the preset."""
     if script.lora_preset is None:
         return script.train_modules
-    preset = PRESETS[script.lora_preset]
+    preset = find_preset(script.lora_preset, model)
     return [rf"model\.{re.escape(name)}\." for name in preset.adapts + preset.trains]
 
 
