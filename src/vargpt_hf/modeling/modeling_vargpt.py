@@ -365,7 +365,7 @@ class VargptModel(VargptPreTrainedModel):
                 where their schedules differ.
             output_image_codes: the same images as codes, (N, L), in place of `output_pixel_values`.
             attention_mask: 1 where a token counts, (B, T), padding on either side.
-            position_ids: (B, T), or (3, B, T) for backbones with positions in time, height and width; worked out by default.
+            position_ids: (B, T), or (3, B, T) for backbones with positions in time, height and width; computed by default.
             past_key_values, inputs_embeds: as in every causal model.
             output_image_condition_ids: condition of each image to draw, (N,); drawn by `condition_dropout` by default.
             output_image_schedule_ids: scale schedule of each image to draw, (N,); the first one by default.
