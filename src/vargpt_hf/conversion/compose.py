@@ -206,7 +206,7 @@ def _composed_config(
     rows: int,
     scales: Sequence[int] | None,
 ) -> VargptConfig:
-    """Our configuration: LLaVA's for what reads, sizes read off the tensors for what draws."""
+    """Our configuration: LLaVA's for what reads, sizes inferred from the tensors for what draws."""
     opened = [{name: source.tensor for name, source in tensors.items()} for _, tensors in (decoder, image_tokenizer)]
     decoder_shapes, vq_shapes = (TensorShapes(part, where=str(path)) for part, (path, _) in zip(opened, (decoder, image_tokenizer)))
     scales = scales_of(decoder_shapes, opened[0].get("lvl_1L"), scales)

@@ -1,1 +1,1 @@
-"""Judges of drawings and answers, and the figures they give."""
+"""Judges of drawings and answers, and the metrics they give."""

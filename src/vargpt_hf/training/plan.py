@@ -1,4 +1,4 @@
-"""What a run will do, in words, before it does it."""
+"""What a run will do, printed before it starts."""
 
 import math
 import time

@@ -144,7 +144,7 @@ def make_trainer(
         return _make_preference_trainer(script, training, model_config, sources), sources
     train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
     if script.streaming:
-        train_rows = train_rows.repeat(None)  # one endless pass, since a resumed run finds its place in the first pass alone
+        train_rows = train_rows.repeat(None)  # one endless pass, since a resumed run finds its position in the first pass alone
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
     model, processor = load_model(model_config, script.image_budget), load_processor(model_config, script.image_budget)
     for name in LOSS_SETTINGS:
