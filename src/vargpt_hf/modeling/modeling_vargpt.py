@@ -120,6 +120,8 @@ def num_inputs(schedule: ScaleSchedule) -> int:
 class VargptModel(VargptPreTrainedModel):
     """What reads, what draws, and the projectors between them; no head for text."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # a whole model's checkpoint serves this one too
+
     def __init__(self, config: VargptConfig):
         super().__init__(config)
         self.vlm = VargptBackbone.build(config.vlm_config)
