@@ -65,7 +65,7 @@ class VargptModelTester:
 
     def get_config(self, **kwargs) -> VargptConfig:
         tokens = {
-            "image_token_id": IMAGE,
+            "vlm_config": {**tiny_config().vlm_config.to_dict(), "image_token_index": IMAGE},
             "output_image_start_token_id": START,
             "output_image_end_token_id": END,
             "output_image_token_id": PLACEHOLDER,
@@ -134,7 +134,7 @@ class VargptVQModelTester:
 
     def __init__(self, parent):
         self.parent = parent
-        self.image_size = self.get_config().image_size
+        self.image_size = self.get_config().image_size()[0]
 
     def get_config(self) -> VargptVQConfig:
         return tiny_config().image_tokenizer_config
