@@ -10,6 +10,7 @@ model, C width of the visual decoder, P tokens of context before an image.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -157,7 +158,8 @@ class VargptModel(VargptPreTrainedModel):
     @property
     def get_image_features(self) -> Callable[..., tuple | BaseModelOutputWithPooling]:
         """Features of images that are read: the backbone's own method, from whose signature `generate` sees what goes with the pixels."""
-        return self.vlm.get_image_features
+        method = self.vlm.get_image_features
+        return method if self.config.return_dict else partial(method, return_dict=False)
 
     # ---- images to draw
 
