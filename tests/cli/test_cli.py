@@ -62,7 +62,7 @@ def test_chat_goes_on_after_what_cannot_be(tmp_path):
     assert result.exit_code == 0, result.output
     for said in ("the prompt is empty", "words.png", "the model has room for 1024"):
         assert said in result.output
-    assert Image.open(tmp_path / "picture-1.png").size == (48, 48)
+    assert Image.open(tmp_path / "image-1.png").size == (48, 48)
 
 
 def test_a_progress_bar_decodes_no_pixels(tmp_path, monkeypatch):
@@ -79,8 +79,8 @@ def test_chat_keeps_pictures(tmp_path):
     result = run("chat", "-o", tmp_path, text="hello\n/draw a red circle\n/image nothing.png\n/new\n/quit\n")
     assert result.exit_code == 0
     assert "There is no file nothing.png" in result.output
-    assert f"[{tmp_path / 'picture-1.png'}]" in result.output
-    assert Image.open(tmp_path / "picture-1.png").size == (48, 48)
+    assert f"[{tmp_path / 'image-1.png'}]" in result.output
+    assert Image.open(tmp_path / "image-1.png").size == (48, 48)
 
 
 def test_info():

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import hf_hub_download
 from PIL import Image
 from tqdm.auto import tqdm
@@ -24,9 +23,10 @@ from transformers import AutoConfig
 from ..hardware import default_device, keep_freed_memory, loading_dtype
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
-from ..modeling.settings_vargpt import check_room, check_settings, picture_tokens, user_turn
+from ..modeling.settings_vargpt import check_room, check_settings, image_tokens, user_turn
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
+from .drawing import answer, prompt_inputs
 
 MANIFEST = "draw.manifest"
 RESULTS = "results.jsonl"
@@ -118,20 +118,12 @@ def check_prompts(prompts: Sequence[Prompt], processor: VargptProcessor, config:
         if prompt.error is not None:
             return prompt
         try:
-            user_turn(prompt.text)
-            check_room(config, len(_inputs(processor, [prompt])["input_ids"][0]), picture_tokens(config))
+            check_room(config, prompt_inputs(processor, [prompt.text])["input_ids"].shape[1], image_tokens(config, [0]))
         except ValueError as error:
             return replace(prompt, error=str(error))
         return prompt
 
     return [checked(prompt) for prompt in prompts]
-
-
-def _inputs(processor: VargptProcessor, prompts: Sequence[Prompt], tensors: str | None = None):
-    chats = [[{"role": "user", "content": prompt.text}] for prompt in prompts]
-    return processor.apply_chat_template(
-        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors=tensors, processor_kwargs={"padding": bool(tensors)}
-    )
 
 
 def draw_batch(
@@ -149,18 +141,8 @@ def draw_batch(
     """
     if not prompts:
         return []
-    inputs = _inputs(processor, prompts, tensors="pt").to(model.device)
-    try:
-        output = model.generate(
-            **inputs,
-            generation_mode="image",
-            generator=[torch.Generator(model.device).manual_seed(prompt.seed) for prompt in prompts],
-            return_dict_in_generate=True,
-            **settings,
-        )
-    except torch.OutOfMemoryError as error:
-        raise ValueError(f"A batch of {len(prompts)} does not fit into the memory of {model.device}: take a smaller batch size.") from error
-    return [enlarged(picture, enlarge) for picture in processor.image_processor.post_process(output.output_images)]
+    texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
+    return [enlarged(image, enlarge) for image in answer(model, processor, texts, "image", seeds=seeds, **settings).images]
 
 
 def enlarged(picture: Image.Image, times: int) -> Image.Image:
