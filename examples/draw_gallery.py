@@ -39,7 +39,7 @@ def main() -> None:
         list(zip(drawn.images, SENTENCES, strict=True)),
         [
             (picture, f"after scale {rows_}x{columns}")
-            for (rows_, columns), picture in zip(scales, processor.image_processor.post_process(torch.cat(grown)))
+            for (rows_, columns), picture in zip(scales, processor.output_image_processor.post_process(torch.cat(grown)))
         ],
     ]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

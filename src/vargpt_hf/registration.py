@@ -13,7 +13,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .modeling.configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DECODERS, VargptConfig
 from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
-from .processing.image_processing_vargpt import VargptImageProcessor
+from .modeling.vq_vargpt import VargptVQConfig
+from .processing.image_processing_vargpt import VargptCLIPImageProcessor, VargptImageProcessor
 from .processing.processing_vargpt import VargptProcessor
 
 AutoConfig.register("vargpt", VargptConfig)
@@ -23,7 +24,9 @@ for part in (*IMAGE_TOKENIZERS.values(), *VISUAL_DECODERS.values()):
     AutoModel.register(part.config_class, part)
 for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_class.register(VargptConfig, VargptForConditionalGeneration)
-AutoImageProcessor.register(VargptConfig, image_processor_classes={"pil": VargptImageProcessor})
+AutoImageProcessor.register(VargptConfig, image_processor_classes={"pil": VargptCLIPImageProcessor})
+# Of images to draw, for folders of models that read none: what an image tokenizer takes.
+AutoImageProcessor.register(VargptVQConfig, image_processor_classes={"pil": VargptImageProcessor})
 AutoProcessor.register(VargptConfig, VargptProcessor)
 
 # Named, since to import pipelines takes a while. What is there stands for all other models. (`register_pipeline` would warn of replacing it.)

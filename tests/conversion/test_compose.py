@@ -132,7 +132,7 @@ def test_processor_and_settings(model, processor):
         318,
         319,
     )
-    assert (processor.image_processor.output_size, list(processor.image_processor.image_mean)) == (64, [0.1, 0.2, 0.3])
+    assert (processor.output_image_processor.sizes, list(processor.image_processor.image_mean)) == ([(64, 64)], [0.1, 0.2, 0.3])
     empty = processor(text=f"{RELEASED_SYSTEM_PROMPT} USER: ASSISTANT:")
     assert settings.output_image_unconditional_ids == empty["input_ids"][0]
     assert (settings.output_image_guidance_type, settings.pad_token_id, settings.eos_token_id) == ("prompt", 0, 2)

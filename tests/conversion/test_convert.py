@@ -281,8 +281,8 @@ def test_processor_comes_along_with_a_tokenizer(tmp_path, weights):
     (source / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     convert_checkpoint(source, tmp_path / "ours")
     processor = AutoProcessor.from_pretrained(tmp_path / "ours")
-    assert (processor.image_seq_length, processor.num_image_gen_tokens) == (4, 30)
-    assert processor.image_processor.output_size == 64
+    assert (processor.typical_lengths()["image"], processor.output_image_processor.num_positions[0]) == (4, 30)
+    assert processor.output_image_processor.sizes == [(64, 64)]
     assert processor.image_processor.size["shortest_edge"] == 32
     assert list(processor.image_processor.image_mean) == [0.1, 0.2, 0.3]
     rendered = processor.apply_chat_template([{"role": "user", "content": "w5"}], add_generation_prompt=True)

@@ -12,7 +12,7 @@ from vargpt_hf.tiny import TINY_FOLDER
 PROCESSOR = VargptProcessor.from_pretrained(TINY_FOLDER)
 PICTURE = Image.new("RGB", (8, 8), "red")
 TOKENS = [PROCESSOR.image_token, PROCESSOR.output_image_start_token, PROCESSOR.output_image_token, PROCESSOR.output_image_end_token]
-CODES = [0] * PROCESSOR.num_image_gen_tokens
+CODES = [0] * PROCESSOR.output_image_processor.num_positions[0]
 
 TEXTS = st.one_of(
     st.text(max_size=20),
@@ -64,9 +64,11 @@ CODE_LISTS = st.recursive(st.just(CODES) | st.just(torch.tensor([CODES])) | SCAL
 def fits(inputs):
     """As many images as places for them, in tensors of the shapes that the model takes."""
     ids = inputs["input_ids"]
-    assert (ids == PROCESSOR.image_token_id).sum() == PROCESSOR.image_seq_length * len(inputs.get("pixel_values", ()))
+    assert (ids == PROCESSOR.image_token_id).sum() == PROCESSOR.typical_lengths()["image"] * len(inputs.get("pixel_values", ()))
     drawn = [inputs[name] for name in ("output_pixel_values", "output_image_codes") if name in inputs]
-    assert (ids == PROCESSOR.output_image_token_id).sum() == PROCESSOR.num_image_gen_tokens * sum(map(len, drawn)) and len(drawn) < 2
+    assert (ids == PROCESSOR.output_image_token_id).sum() == PROCESSOR.output_image_processor.num_positions[0] * sum(map(len, drawn)) and len(
+        drawn
+    ) < 2
 
 
 @fuzzed(

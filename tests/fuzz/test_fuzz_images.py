@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from vargpt_hf.processing import VargptImageProcessor
+from vargpt_hf.processing import VargptCLIPImageProcessor, VargptImageProcessor
 
-PROCESSOR = VargptImageProcessor(
-    size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, output_size=16, output_resize_factor=1.0, max_pixels=1_000_000
-)
+PROCESSOR = VargptImageProcessor(schedules=[[1, 2]], downsampling=8, resize_factor=1.0, max_pixels=1_000_000)
+READER = VargptCLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "RGBa", "La", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF", "EPS", "PCX", "SGI", "DDS", "PDF")
 DTYPES = [
@@ -43,8 +42,8 @@ def look(given):
     found = PROCESSOR.fetch_images(given)
     if isinstance(found, Image.Image):
         assert found.mode == "RGB" and 0 < found.width * found.height <= PROCESSOR.max_pixels
-        assert np.isfinite(PROCESSOR(given, return_tensors="np")["pixel_values"]).all()
-        pixels = PROCESSOR.preprocess_output(given, return_tensors="pt")["output_pixel_values"]
+        assert np.isfinite(READER(found, return_tensors="np")["pixel_values"]).all()
+        pixels = PROCESSOR(given, return_tensors="pt")["output_pixel_values"]
         assert pixels.shape == (1, 3, 16, 16) and pixels.abs().max() <= 1
 
 
@@ -143,4 +142,4 @@ ANYTHING = st.recursive(
 def test_what_is_no_picture(given):
     with policy():
         look(given)
-        PROCESSOR.preprocess_output(given)
+        PROCESSOR(given)

@@ -5,7 +5,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vargpt_hf.processing import VargptImageProcessor, VargptProcessor
+from vargpt_hf.processing import VargptCLIPImageProcessor, VargptProcessor
 
 SENTENCES = [
     "A chat between a curious user and an artificial intelligence assistant.",
@@ -14,7 +14,7 @@ SENTENCES = [
     "USER: what is in the image? ASSISTANT: a green triangle. hello, hi",
 ]
 PICTURE_TOKENS = ["<image>", "<|image_gen_start|>", "<|image_gen_pad|>", "<|image_gen_end|>"]
-SIDE, PLACES, CODES = 48, 4, 6  # of an image, to understand, to generate
+SIDE, PLACES, CODES = 48, 4, 5  # of an image, to understand, to generate
 
 
 def make_tokenizer(with_bos: bool = False, metaspace: bool = False) -> PreTrainedTokenizerFast:
@@ -47,14 +47,14 @@ def make_tokenizer(with_bos: bool = False, metaspace: bool = False) -> PreTraine
     )
 
 
-def make_processor(**tokenizer_options) -> VargptProcessor:
-    image_processor = VargptImageProcessor(
-        size={"shortest_edge": SIDE},
-        crop_size={"height": SIDE, "width": SIDE},
-        output_size=SIDE,
-        output_resize_factor=1.0,
-    )
-    return VargptProcessor(image_processor, make_tokenizer(**tokenizer_options), image_seq_length=PLACES, num_image_gen_tokens=CODES)
+LLAVA = {"processor_class": "LlavaProcessor", "patch_size": SIDE // 2, "vision_feature_select_strategy": "full"}
+DRAWN = {"schedules": [[1, 2]], "downsampling": SIDE // 2, "resize_factor": 1.0}
+
+
+def make_processor(output_image_settings: dict | None = None, **tokenizer_options) -> VargptProcessor:
+    image_processor = VargptCLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    tokenizer = make_tokenizer(**tokenizer_options)
+    return VargptProcessor(image_processor, tokenizer, reader=LLAVA, output_image_settings={**DRAWN, **(output_image_settings or {})})
 
 
 def noise_picture(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from processing_helpers import PICTURE_TOKENS, make_tokenizer, noise_picture
+from processing_helpers import LLAVA, PICTURE_TOKENS, make_tokenizer, noise_picture
 
-from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT, VargptImageProcessor, VargptProcessor, make_chat_template
+from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT, VargptCLIPImageProcessor, VargptProcessor, make_chat_template
 
 IMAGE, START, PLACEHOLDER, END = PICTURE_TOKENS
 DRAWING = START + PLACEHOLDER + END
@@ -57,7 +57,7 @@ def test_generation_prompt_and_continuation(processor):
 
 
 def test_released_system_line():
-    processor = VargptProcessor(VargptImageProcessor(), make_tokenizer(), make_chat_template(RELEASED_SYSTEM_PROMPT))
+    processor = VargptProcessor(None, make_tokenizer(), make_chat_template(RELEASED_SYSTEM_PROMPT))
     assert processor.apply_chat_template(HI) == (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the user's questions. USER: hi ASSISTANT: hello</s>"
@@ -69,10 +69,12 @@ def test_released_system_line():
 def test_template_takes_the_processors_tokens():
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["<look>"], special_tokens=True)
-    processor = VargptProcessor(VargptImageProcessor(), tokenizer, image_token="<look>")
+    processor = VargptProcessor(VargptCLIPImageProcessor(), tokenizer, reader={**LLAVA, "image_token": "<look>"})
     assert processor.apply_chat_template([user([{"type": "image"}])]) == "USER: <look>"
     with pytest.raises(ValueError, match="has no token '<draw>'.*add_tokens"):
-        VargptProcessor(VargptImageProcessor(), tokenizer, output_image_start_token="<draw>")
+        VargptProcessor(None, tokenizer, output_image_start_token="<draw>")
+    with pytest.raises(ValueError, match="has no token '<see>'.*add_tokens"):
+        VargptProcessor(VargptCLIPImageProcessor(), tokenizer, reader={**LLAVA, "image_token": "<see>"})
 
 
 def test_conversation_is_left_as_it_was(processor):
@@ -121,7 +123,7 @@ def test_special_token_spread_over_parts_is_refused(processor):
         ([user("a\ud800b")], "half a character, .*, at place 1 of its text"),
         ([[user("a")], []], "conversation is empty"),
         ([{"role": "tool", "content": "a"}], "role 'tool'; roles are user, assistant and system"),
-        ([user([{"type": "video"}])], "type 'video'; types are text, image and image_gen"),
+        ([user([{"type": "video"}])], "type 'video'; types are text, image and output_image"),
         ([user(["a"])], "must be a dict, got str"),
         ([user([{"type": "text"}])], "text part without a text"),
         ([user([{"type": "image", "codes": [1]}])], "part of type image with codes"),

@@ -15,15 +15,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processing_helpers import SIDE, noise_picture
+from processing_helpers import SIDE, make_processor, noise_picture
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from vargpt_hf.processing import VargptImageProcessor, image_processing_vargpt
+from vargpt_hf import ScaleSchedule
+from vargpt_hf.modeling.scales_vargpt import nearest_schedule
+from vargpt_hf.processing import VargptCLIPImageProcessor, VargptImageProcessor, pictures_vargpt
+from vargpt_hf.processing.pictures_vargpt import fetch_images
 
 
 @pytest.fixture(scope="module")
 def image_processor() -> VargptImageProcessor:
-    return VargptImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, output_size=SIDE)
+    return VargptImageProcessor(schedules=[[1, 3]], downsampling=16)  # of 48 pixels
 
 
 def encode(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -38,35 +41,35 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0\0\0\0IDAT"
 
 
-def test_understanding_equals_clip(image_processor):
+def test_reading_is_clips_by_pillow():
     pictures = [noise_picture(0, 71, 50), noise_picture(1, 30, 90), noise_picture(2, 32, 32)]
-    reference = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    reference = CLIPImageProcessorPil(**sizes)
     expected = reference(pictures, return_tensors="pt")["pixel_values"]
-    found = image_processor(pictures, return_tensors="pt")["pixel_values"]
+    found = VargptCLIPImageProcessor(**sizes)(pictures, return_tensors="pt")["pixel_values"]
     assert found.shape == (3, 3, 32, 32) and found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_default_sizes():
+def test_default_size():
     image_processor = VargptImageProcessor()
-    assert image_processor(noise_picture(0, 500, 400), return_tensors="pt")["pixel_values"].shape == (1, 3, 336, 336)
-    output = image_processor.preprocess_output(noise_picture(0, 500, 400), return_tensors="pt")
+    output = image_processor(noise_picture(0, 500, 400), return_tensors="pt")
     assert output["output_pixel_values"].shape == (1, 3, 256, 256)
 
 
-def test_output_is_resized_then_centre_cropped(image_processor):
+def test_output_is_resized_then_center_cropped(image_processor):
     picture = noise_picture(3, 100, 80)
     resized = picture.resize((int(54 * 100 / 80), 54), Image.Resampling.LANCZOS)  # 54 = 1.125 * 48, width 67
     expected = np.asarray(resized.crop((10, 3, 58, 51)), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
-    found = image_processor.preprocess_output(picture, return_tensors="pt")["output_pixel_values"]
+    found = image_processor(picture, return_tensors="pt")["output_pixel_values"]
     assert found.dtype == torch.float32 and found.min() >= -1 and found.max() <= 1
     np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-6)
 
 
 def test_output_of_right_size_is_untouched_and_comes_back():
-    image_processor = VargptImageProcessor(output_size=SIDE, output_resize_factor=1.0)
+    image_processor = VargptImageProcessor(schedules=[[1, 3]], resize_factor=1.0)
     pictures = [noise_picture(0), noise_picture(1)]
-    pixels = image_processor.preprocess_output(pictures, return_tensors="pt")["output_pixel_values"]
+    pixels = image_processor(pictures, return_tensors="pt")["output_pixel_values"]
     for picture, returned in zip(pictures, image_processor.post_process(pixels), strict=True):
         assert returned.mode == "RGB" and returned.tobytes() == picture.tobytes()
 
@@ -75,7 +78,7 @@ def test_random_crop_is_seeded(image_processor):
     picture = noise_picture(4, 100, 100)
 
     def crop(**options):
-        return image_processor.preprocess_output(picture, **options)["output_pixel_values"]
+        return image_processor(picture, **options)["output_pixel_values"]
 
     assert np.array_equal(crop(random_crop=True, generator=5), crop(random_crop=True, generator=5))
     generator = torch.Generator().manual_seed(5)
@@ -109,9 +112,9 @@ def test_every_form_gives_the_same_picture(image_processor, tmp_path):
     forms = [picture, path, str(path), data, bytearray(data), text, f"data:image/png;base64,{text}", {"bytes": data}]
     forms += [{"bytes": None, "path": str(path)}, array, array.transpose(2, 0, 1), array / 255.0, tensor, tensor / 255]
     forms += [array.astype(np.int64), array.astype(np.uint16) * 257, tensor.permute(1, 2, 0)]
-    for index, found in enumerate(image_processor.fetch_images(forms)):
+    for index, found in enumerate(fetch_images(forms)):
         assert found.mode == "RGB" and found.tobytes() == picture.tobytes(), index
-    batch = image_processor.fetch_images([torch.stack([tensor, tensor])])
+    batch = fetch_images([torch.stack([tensor, tensor])])
     assert [len(batch), len(batch[0])] == [1, 2]
 
 
@@ -128,9 +131,9 @@ def test_url(image_processor, tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         address = f"http://127.0.0.1:{server.server_port}"
-        assert image_processor.fetch_images(f"{address}/picture.png").tobytes() == picture.tobytes()
+        assert fetch_images(f"{address}/picture.png").tobytes() == picture.tobytes()
         with pytest.raises(ValueError, match=r"images \('http.*absent.png'\) cannot be fetched: .*404"):
-            image_processor.fetch_images(f"{address}/absent.png")
+            fetch_images(f"{address}/absent.png")
     finally:
         server.shutdown()
         server.server_close()
@@ -152,7 +155,7 @@ def test_addresses_that_do_not_end(image_processor, monkeypatch, path, message):
     """Bodies have a limit of bytes and of time, redirections stay with http."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     for name, value in (("MAX_FILE_BYTES", 1_000_000), ("URL_SECONDS_IN_ALL", 0.5), ("URL_TIMEOUT_SECONDS", 1)):
-        monkeypatch.setattr(image_processing_vargpt, name, value)
+        monkeypatch.setattr(pictures_vargpt, name, value)
     stopped = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -183,7 +186,7 @@ def test_addresses_that_do_not_end(image_processor, monkeypatch, path, message):
     start = time.monotonic()
     try:
         with pytest.raises(ValueError, match=message) as caught:
-            image_processor.fetch_images(f"http://127.0.0.1:{server.server_port}{path}")
+            fetch_images(f"http://127.0.0.1:{server.server_port}{path}")
         assert type(caught.value) is ValueError and time.monotonic() - start < 4
     finally:
         stopped.set()
@@ -191,13 +194,13 @@ def test_addresses_that_do_not_end(image_processor, monkeypatch, path, message):
         server.server_close()
 
 
-def colour_of(image_processor, picture) -> tuple[int, ...]:
-    return image_processor.fetch_images(picture).getpixel((0, 0))
+def color_of(image_processor, picture) -> tuple[int, ...]:
+    return fetch_images(picture).getpixel((0, 0))
 
 
 def test_modes_become_rgb(image_processor):
-    def flat(mode, colour):
-        return Image.new(mode, (4, 3), colour)
+    def flat(mode, color):
+        return Image.new(mode, (4, 3), color)
 
     palette = Image.new("P", (4, 3), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
@@ -205,7 +208,7 @@ def test_modes_become_rgb(image_processor):
     clear_palette.info["transparency"] = 1
     cases = [
         (flat("RGBA", (255, 0, 0, 0)), (255, 255, 255)),
-        (flat("RGBA", (200, 0, 0, 51)), (244, 204, 204)),  # a fifth of the colour on white
+        (flat("RGBA", (200, 0, 0, 51)), (244, 204, 204)),  # a fifth of the color on white
         (flat("LA", (0, 0)), (255, 255, 255)),
         (flat("L", 7), (7, 7, 7)),
         (flat("1", 1), (255, 255, 255)),
@@ -221,14 +224,14 @@ def test_modes_become_rgb(image_processor):
         (torch.tensor([1, 2, 3]).view(3, 1, 1).repeat(1, 4, 3), (1, 2, 3)),  # tensors have them first
     ]
     for index, (picture, expected) in enumerate(cases):
-        assert colour_of(image_processor, picture) == expected, index
+        assert color_of(image_processor, picture) == expected, index
 
 
 def test_files_of_unusual_modes(image_processor):
     deep = Image.fromarray(np.full((4, 3), 65535, np.uint16))
-    assert colour_of(image_processor, encode(deep)) == (255, 255, 255)
-    assert colour_of(image_processor, encode(deep, "TIFF")) == (255, 255, 255)
-    red = colour_of(image_processor, encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
+    assert color_of(image_processor, encode(deep)) == (255, 255, 255)
+    assert color_of(image_processor, encode(deep, "TIFF")) == (255, 255, 255)
+    red = color_of(image_processor, encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
     assert red[0] > 230 and max(red[1:]) < 25
 
 
@@ -236,16 +239,16 @@ def test_exif_orientation(image_processor):
     picture = noise_picture(8, 40, 30)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    found = image_processor.fetch_images(encode(picture, exif=exif))
+    found = fetch_images(encode(picture, exif=exif))
     assert found.size == (30, 40)
     assert found.tobytes() == picture.transpose(Image.Transpose.ROTATE_270).tobytes()
-    assert image_processor.fetch_images(found).size == (30, 40)  # not turned once more
+    assert fetch_images(found).size == (30, 40)  # not turned once more
 
 
 def test_camera_photograph_with_previews_is_accepted(image_processor):
     data = encode(noise_picture(0), "MPO", save_all=True, append_images=[noise_picture(1, 8, 8)])
     assert Image.open(io.BytesIO(data)).n_frames == 2
-    assert image_processor.fetch_images(data).size == (SIDE, SIDE)
+    assert fetch_images(data).size == (SIDE, SIDE)
 
 
 def _pipe() -> str:
@@ -268,7 +271,7 @@ def refused_pictures():
     gif = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     return {
         "truncated": (jpeg[: len(jpeg) // 2], "cannot be decoded: .*truncated.*save it anew"),
-        "garbage": (b"no image at all", "cannot be read as an image .17 bytes.*Check"),
+        "garbage": (b"no image at all", "cannot be read as an image .15 bytes.*Check"),
         "no bytes": (b"", "cannot be read as an image .0 bytes"),
         "gigantic": (png_header(10_000, 8_000), "too large: 10000x8000 is 80000000 pixels, the limit is 67108864"),
         "bomb": (png_header(60_000, 60_000), "too large: .*3600000000 pixels.*Make it smaller"),
@@ -307,37 +310,85 @@ def refused_pictures():
 def test_refusals_name_picture_reason_and_cure(image_processor, case):
     picture, message = refused_pictures()[case]
     with pytest.raises(ValueError, match=r"(?s)^images\[1\]\[0\].*" + message):
-        image_processor.fetch_images([[], [picture]])
+        fetch_images([[], [picture]])
 
 
 def test_picked_frame_is_accepted(image_processor):
     frames = [Image.new("L", (8, 8), 60 * index) for index in range(3)]
     animation = Image.open(io.BytesIO(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])))
     animation.seek(1)
-    assert colour_of(image_processor, animation.copy()) == (60, 60, 60)
+    assert color_of(image_processor, animation.copy()) == (60, 60, 60)
 
 
 def test_max_pixels_is_a_setting():
     with pytest.raises(ValueError, match="48x48 is 2304 pixels, the limit is 2303"):
         VargptImageProcessor(max_pixels=2303)(noise_picture(0))
+    with pytest.raises(ValueError, match="48x48 is 2304 pixels, the limit is 2303"):
+        make_processor({"max_pixels": 2303})(text="<image>", images=noise_picture(0))
 
 
-def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="output_resize_factor must be at least 1.*0.5"):
-        VargptImageProcessor(output_resize_factor=0.5)
-    with pytest.raises(ValueError, match="output_size"):
-        VargptImageProcessor(output_size=0)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resize_factor": 0.5}, "resize_factor must be at least 1.*0.5"),
+        ({"schedules": []}, "schedules must be"),
+        ({"schedules": [[1, 0]]}, "schedules must be"),
+        ({"schedules": [[1, 2], []]}, "schedules must be"),
+        ({"downsampling": 0}, "downsampling"),
+        ({"max_pixels": 0}, "max_pixels"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        VargptImageProcessor(**settings)
+
+
+SEVERAL = {"schedules": [[1, 2, 4], [[1, 1], [2, 3], [4, 6]], [[1, 1], [3, 2], [6, 4]]], "downsampling": 8, "resize_factor": 1.25}
+
+
+def test_schedules_agree_with_the_models():
+    """The processor counts and chooses as `ScaleSchedule` and `nearest_schedule` do."""
+    ours, theirs = VargptImageProcessor(**SEVERAL), [ScaleSchedule.of(scales) for scales in SEVERAL["schedules"]]
+    assert ours.num_positions == [schedule.num_positions for schedule in theirs]
+    assert ours.grids == [list(schedule.grids) for schedule in theirs]
+    assert ours.sizes == [(32, 32), (32, 48), (48, 32)]
+    for height, width in [(10, 10), (10, 12), (10, 13), (13, 10), (1, 100), (99, 1), (40, 33), (480, 640)]:
+        assert ours.nearest_schedule(height, width) == nearest_schedule(theirs, height / 8, width / 8)
+
+
+def test_sizes_by_aspect_ratio():
+    image_processor = VargptImageProcessor(**SEVERAL)
+    pictures = [noise_picture(0, 90, 60), noise_picture(1, 50, 50), noise_picture(2, 60, 91)]
+    out = image_processor(pictures, return_tensors="pt")
+    pixels = out["output_pixel_values"]
+    assert out["output_image_schedule_ids"].tolist() == [1, 0, 2] and pixels.shape == (3, 3, 48, 48)
+    for index, (height, width) in enumerate([(32, 48), (32, 32), (48, 32)]):
+        assert pixels[index, :, :height, :width].std() > 0.1
+        assert not pixels[index, :, height:].any() and not pixels[index, :, :, width:].any()
+    first = pictures[0].resize((60, 40), Image.Resampling.LANCZOS).crop((6, 4, 54, 36))  # 1.25 times 48 and 32
+    assert image_processor.post_process([pixels[0, :, :32]])[0].tobytes() == first.tobytes()
+    given = image_processor(pictures, schedule_ids=[0, 0, 2], return_tensors="pt")
+    assert given["output_image_schedule_ids"].tolist() == [0, 0, 2]
+    assert image_processor(pictures, schedule_ids=1)["output_pixel_values"].shape == (3, 3, 32, 48)
+    for wrong in ([0, 0], [0, 0, 3], [0, 0, -1]):
+        with pytest.raises(ValueError, match="numbers from 0 to 2, one for each of the 3"):
+            image_processor(pictures, schedule_ids=wrong)
+
+
+def test_every_shape_covers_its_crop():
+    image_processor = VargptImageProcessor(**SEVERAL)
+    for width in range(20, 120, 7):
+        for height in range(20, 120, 9):
+            for schedule in range(3):
+                pixels = image_processor(Image.new("RGB", (width, height), (255, 255, 255)), schedule_ids=schedule)["output_pixel_values"]
+                assert (pixels == 1).all()
 
 
 def test_saving_and_loading(tmp_path):
-    image_processor = VargptImageProcessor(
-        size={"shortest_edge": 40}, crop_size={"height": 40, "width": 40}, image_mean=[0.5] * 3, image_std=[0.25] * 3,
-        output_size=24, output_resize_factor=1.5, max_pixels=10_000,
-    )  # fmt: skip
+    image_processor = VargptImageProcessor(**SEVERAL, max_pixels=10_000)
     image_processor.save_pretrained(tmp_path)
     loaded = VargptImageProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == image_processor.to_dict()
     picture = noise_picture(9, 60, 50)
-    assert np.array_equal(loaded(picture)["pixel_values"], image_processor(picture)["pixel_values"])
-    assert loaded.preprocess_output(picture)["output_pixel_values"].shape == (1, 3, 24, 24)
+    assert np.array_equal(loaded(picture)["output_pixel_values"], image_processor(picture)["output_pixel_values"])
     assert loaded.max_pixels == 10_000

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from processing_helpers import CODES, PICTURE_TOKENS, PLACES, SIDE, codes_of, make_processor, noise_picture
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig
 from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.utils import ModelOutput
 
-from vargpt_hf.processing import VargptImageProcessor, VargptProcessor
+from vargpt_hf.processing import VargptProcessor
 
 IMAGE, START, PLACEHOLDER, END = PICTURE_TOKENS
 DRAWING = START + PLACEHOLDER + END
@@ -56,7 +55,7 @@ def to_tensors(processor, chat, **processor_kwargs):
 
 def output_pixels(processor, *seeds):
     pictures = [noise_picture(seed) for seed in seeds]
-    return processor.image_processor.preprocess_output(pictures, return_tensors="pt")["output_pixel_values"]
+    return processor.output_image_processor(pictures, return_tensors="pt")["output_pixel_values"]
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------
@@ -135,14 +134,14 @@ def test_forced_picture_needs_none(processor):
         (dict(text=DRAWING), "gen_end.> tokens .* in output_images or output_image_codes: there are 1 and 0."),
         (dict(text="a", output_image_codes=[codes_of(0)]), "gen_end.> tokens .* in output.*: there are 0 and 1."),
         (dict(text=["a", DRAWING * 2], output_images=[[noise_picture(0)]] * 2), "In row 0, .*: there are 0 and 1."),
-        (dict(text=DRAWING, output_images=[noise_picture(0)], output_image_codes=[codes_of(0)]), "not both.*image_tokenizer.encode"),
-        (dict(text=DRAWING, output_image_codes=[codes_of(0)[:-1]]), r"output_image_codes\[0\] has shape \(5,\).*has 6 codes"),
+        (dict(text=DRAWING, output_images=[noise_picture(0)], output_image_codes=[codes_of(0)]), "not both.*model.encode_images"),
+        (dict(text=DRAWING, output_image_codes=[codes_of(0)[:-1]]), r"output_image_codes\[0\] has shape \(4,\).*has 5 codes"),
         (dict(text=DRAWING, output_image_codes=[codes_of(0) - 99]), "integers of at least 0"),
-        (dict(text=DRAWING, output_image_codes=[codes_of(0).float()]), "dtype float32; an image has 6 codes, integers"),
+        (dict(text=DRAWING, output_image_codes=[codes_of(0).float()]), "dtype float32; an image has 5 codes, integers"),
         (dict(text=["a", PLACEHOLDER]), "Row 1 of the text has a stray"),
         (dict(text=START + END), "Row 0 of the text has a stray"),
         (dict(text=START + " a"), "Row 0 of the text has a stray"),
-        (dict(text=START + PLACEHOLDER * 2 + END), "2 <|image_gen_pad|>; expected 1, or all 6"),
+        (dict(text=START + PLACEHOLDER * 2 + END), "2 <|image_gen_pad|>; expected 1, or all 5"),
         (dict(text=[1]), "must be a string or a list"),
         (dict(text=[]), "at least one string"),
         (dict(text=5), "`text` is a int; it must be a string or a list"),
@@ -163,7 +162,7 @@ def test_wrong_counts_are_refused(processor, arguments, message):
 
 def test_truncation_may_not_cut_pictures(processor):
     options = dict(truncation=True, max_length=5, return_tensors="pt")
-    with pytest.raises(ValueError, match="4 of the 6 places .* truncation"):
+    with pytest.raises(ValueError, match="4 of the 5 places .* truncation"):
         processor(text=DRAWING, output_image_codes=[codes_of(0)], **options)
     with pytest.raises(ValueError, match="[Mm]ismatch in `image` token count"):
         processor(text="a b c " + IMAGE, images=noise_picture(0), **options)
@@ -177,7 +176,7 @@ def test_bad_picture_is_named_by_its_place(processor):
 def test_random_crop_reaches_the_image_processor():
     processor = make_processor()
     picture = noise_picture(0, 90, 90)
-    processor.image_processor.output_resize_factor = 1.5
+    processor.output_image_processor.resize_factor = 1.5
 
     def pixels(**options):
         return processor(text=DRAWING, output_images=picture, return_tensors="pt", **options)["output_pixel_values"]
@@ -228,7 +227,7 @@ def test_codes_in_chats(processor):
     both = [user(text("draw")), assistant({**drawn(1), **coded(1)})]
     assert "output_image_codes" in to_tensors(processor, both)
     assert "output_pixel_values" in to_tensors(processor, [*both, user(text("more")), assistant(drawn(2))])
-    with pytest.raises(ValueError, match="only codes and some only images.*image_tokenizer.encode"):
+    with pytest.raises(ValueError, match="only codes and some only images.*model.encode_images"):
         to_tensors(processor, [user(text("draw")), assistant(coded(1), drawn(2))])
 
 
@@ -245,7 +244,7 @@ def test_training_rows(processor):
     assert torch.equal(out["output_pixel_values"], output_pixels(processor, 1))
     out = to_tensors(processor, rows[0], images=images[0], output_image_codes=[codes_of(1).tolist()])
     assert torch.equal(out["output_image_codes"], codes_of(1)[None])
-    with pytest.raises(ValueError, match="image_gen parts carry output_images; processor_kwargs must not"):
+    with pytest.raises(ValueError, match="output_image parts carry output_images; processor_kwargs must not"):
         to_tensors(processor, [user(text("draw")), assistant(drawn(1))], output_image_codes=[codes_of(1)])
     with pytest.raises(ValueError, match="gen_end.> tokens .*: there are 1 and 0."):
         to_tensors(processor, rows[0], images=images[0])
@@ -291,16 +290,11 @@ def test_ids_and_text_forms(processor):
 
 
 def test_saving_and_loading(tmp_path):
-    class Config(PreTrainedConfig):
-        model_type = "vargpt-processing-test"
-
-    AutoConfig.register(Config.model_type, Config)
-    AutoImageProcessor.register(Config, image_processor_classes={"pil": VargptImageProcessor})
     processor = make_processor()
     processor.save_pretrained(tmp_path)
     loaded = VargptProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == processor.to_dict()
-    assert (loaded.image_seq_length, loaded.num_image_gen_tokens) == (PLACES, CODES)
+    assert (loaded.output_image_processor.num_positions, loaded.reader.patch_size) == ([CODES], SIDE // 2)
     assert loaded.chat_template == processor.chat_template
     chat = [user(seen(0), text("what?")), assistant(drawn(1))]
     before, after = to_tensors(processor, chat), to_tensors(loaded, chat)
@@ -314,7 +308,9 @@ def test_places_for_serving_engines(processor):
 
 def test_batch_of_32_is_fast():
     processor = make_processor()
-    processor.image_seq_length, processor.num_image_gen_tokens = 36, 66
+    processor.reader.patch_size = SIDE // 6
+    processor.output_image_processor.schedules = [[1, 4, 7]]
+    processor.output_image_processor.downsampling = 7
     chats = [[user(seen(i), text("what is it?")), assistant(text("Here: "), drawn(i))] for i in range(32)]
     times = []
     for _ in range(5):
@@ -344,12 +340,12 @@ def generated(processor, rows, pad_to=None):
     ]
     entries.sort(key=lambda entry: -entry[2])  # generate need not give them in reading order
     pictures = [noise_picture(seed) for _, _, seed in entries]
-    images = processor.image_processor.preprocess_output(pictures, return_tensors="pt") if pictures else {}
+    images = processor.output_image_processor(pictures, return_tensors="pt") if pictures else {}
     out = GenerateDecoderOnlyOutput(sequences=torch.tensor(sequences))
     out["output_image_codes"] = torch.stack([codes_of(seed) for *_, seed in entries]) if entries else torch.empty(0, CODES).long()
     out["output_image_rows"] = torch.tensor([row for row, _, _ in entries], dtype=torch.long)
     out["output_image_positions"] = torch.tensor([position for _, position, _ in entries], dtype=torch.long)
-    out["images"] = images.get("output_pixel_values", torch.empty(0, 3, SIDE, SIDE))
+    out["output_images"] = images.get("output_pixel_values", torch.empty(0, 3, SIDE, SIDE))
     return out
 
 
@@ -429,7 +425,7 @@ def test_generated_turn_goes_into_the_next(metaspace):
 
 def test_output_without_pixels(processor):
     out = generated(processor, [(WHOLE, [1])])
-    out["images"] = None
+    out["output_images"] = None
     ((part,),) = processor.post_process_interleaved(ModelOutput(out))
     assert part.keys() == {"type", "codes"}
     text_only = ModelOutput(sequences=out.sequences)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from backbone_configs import backbone_config, reading_inputs
 from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,42 +23,59 @@ TEXT_CONFIG = {
 }
 DECODER_CONFIG = {"hidden_size": 96, "num_attention_heads": 3}
 VISION_CONFIG = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
+GRIDS = {"embed_dim": 64, "hidden_size": 128, "mlp_ratio": 4}
 
 
-def small_model(attention="sdpa", layers=3):
+def small_model(attention="sdpa", layers=3, kind="v1"):
     """Large enough that matrices outweigh what is not counted."""
     config = tiny_config()
-    config = tiny_config(
-        text_config={**config.text_config.to_dict(), **TEXT_CONFIG, "num_hidden_layers": layers},
-        visual_decoder_config={**DECODER_CONFIG, "num_hidden_layers": layers},
-        vision_config={**config.vision_config.to_dict(), **VISION_CONFIG},
-        image_seq_length=None,
-    )
+    text = {**TEXT_CONFIG, "num_hidden_layers": layers}
+    decoder = {**DECODER_CONFIG, "num_hidden_layers": layers}
+    if kind == "v1":
+        vlm = config.vlm_config.to_dict()
+        vlm |= {"text_config": {**config.text_config.to_dict(), **text}, "vision_config": {**config.vision_config.to_dict(), **VISION_CONFIG}}
+        config = tiny_config(vlm_config={**vlm, "image_seq_length": 16}, visual_decoder_config=decoder)
+    else:
+        vlm = backbone_config("qwen2_vl")
+        rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4]}
+        text = {**vlm["text_config"], **text, "rope_parameters": rope}
+        config = tiny_config(
+            vlm_config={**vlm, "text_config": text, "vision_config": {**vlm["vision_config"], **GRIDS}},
+            image_tokenizer_config={"model_type": "vargpt_bsq", **config.image_tokenizer_config.to_diff_dict(), **BSQ},
+            visual_decoder_config={"model_type": "vargpt_infinity_decoder", "drop_path_rate": 0.0, **decoder},
+            plain_positions=True,
+        )
     torch.manual_seed(0)
     model = VargptForConditionalGeneration(config).train()
     model.set_attn_implementation(attention)
     return model
 
 
+BSQ = {"schedules": [[1, 2, 4]], "latent_channels": 16, "base_channels": 8, "channel_multipliers": (1, 1, 2), "norm_num_groups": 4}
+
+
+def tokens_of_an_image(config):
+    """Of one to read."""
+    return getattr(config.vlm_config, "image_seq_length", None) or 6
+
+
 def batch(config, reads=True, draws=True):
-    """Rows that read one image and draw one, then go on with text; no padding."""
+    """Rows of text, in which an image may be read and one drawn at the end; no padding."""
     generator = torch.Generator().manual_seed(0)
-    vq = config.image_tokenizer_config
+    num_codes = config.schedules[0].num_positions
     ids = []
     for _ in range(ROWS):
-        row = [config.image_token_id] * (config.image_seq_length * reads)
-        row += [
-            config.output_image_start_token_id,
-            *[config.output_image_token_id] * vq.num_image_tokens,
-            config.output_image_end_token_id,
-        ] * draws
-        ids.append(row + torch.randint(3, 60, (TEXT,), generator=generator).tolist())
+        row = [config.image_token_id] * (tokens_of_an_image(config) * reads) + torch.randint(3, 50, (TEXT,), generator=generator).tolist()
+        drawing = [config.output_image_start_token_id, *[config.output_image_token_id] * num_codes, config.output_image_end_token_id]
+        ids.append(row + drawing * draws)
     ids = torch.tensor(ids)
     inputs = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
-    if reads:
+    if reads and hasattr(config.vlm_config, "image_seq_length"):
         inputs["pixel_values"] = torch.randn(ROWS, 3, 32, 32, generator=generator)
+    elif reads:
+        inputs |= reading_inputs("qwen2_vl", ids)
     if draws:
-        inputs["output_image_codes"] = torch.randint(vq.codebook_size, (ROWS, vq.num_image_tokens), generator=generator)
+        inputs["output_image_codes"] = torch.randint(24, (ROWS, num_codes), generator=generator)
     return inputs
 
 
@@ -78,7 +96,8 @@ def kept_bytes(model, inputs):
     return sum(size for size, _ in kept.values())
 
 
-STAGES = ["stage1", "stage2", "stage3"]
+STAGES = {"v1": ["stage1", "stage2", "stage3"], "v1.1": ["v1_1_stage1", "v1_1_stage2", "v1_1_stage3", "v1_1_stage5"]}
+STAGES = [(kind, stage) for kind, stages in STAGES.items() for stage in stages]
 KINDS = [(True, True), (True, False), (False, True)]
 
 
@@ -86,6 +105,7 @@ def budget(model, reads=True, draws=True, **options):
     """The estimate for `batch`, in float32."""
     length = batch(model.config, reads, draws)["input_ids"].shape[1]
     pictures = {"pictures_to_read": int(reads), "pictures_to_generate": int(draws)}
+    pictures["image_tokens"] = tokens_of_an_image(model.config)
     return estimate_budget(model, batch_size=ROWS, sequence_length=length, **pictures, **{"bf16": False, **options})
 
 
@@ -98,19 +118,19 @@ def counted_flops(model, inputs):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind, stage", STAGES)
 @pytest.mark.parametrize("reads, draws", KINDS)
-def test_flops_are_those_that_torch_counts(stage, reads, draws):
-    model = small_model("eager")  # torch does not count what is inside CPUs' fused attention
+def test_flops_are_those_that_torch_counts(kind, stage, reads, draws):
+    model = small_model("eager", kind=kind)  # torch does not count what is inside CPUs' fused attention
     apply_stage(model, stage)
     inputs = batch(model.config, reads, draws)
     assert budget(model, reads, draws).flops == pytest.approx(counted_flops(model, inputs), rel=1e-3)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind, stage", STAGES)
 @pytest.mark.parametrize("reads, draws", [*KINDS, (False, False)])
-def test_flops_of_checkpointing(stage, reads, draws):
-    model = small_model("eager")
+def test_flops_of_checkpointing(kind, stage, reads, draws):
+    model = small_model("eager", kind=kind)
     apply_stage(model, stage)
     model.activation_checkpointing_enable()
     found = budget(model, reads, draws, gradient_checkpointing=True)
@@ -123,10 +143,10 @@ def test_flops_of_lora():
     assert budget(model).flops == pytest.approx(counted_flops(model, batch(model.config)), rel=0.03)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kind, stage", STAGES)
 @pytest.mark.parametrize("reads, draws", KINDS)
-def test_activations_are_near_those_that_autograd_keeps(stage, reads, draws):
-    model = small_model()
+def test_activations_are_near_those_that_autograd_keeps(kind, stage, reads, draws):
+    model = small_model(kind=kind)
     apply_stage(model, stage)
     kept = kept_bytes(model, batch(model.config, reads, draws))
     found = budget(model, reads, draws).activations
@@ -139,9 +159,9 @@ def test_activations_of_lora():
     assert kept / 1.2 <= budget(model).activations <= kept * 1.2
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_activations_of_checkpointing(stage):
-    model = small_model(layers=8)
+@pytest.mark.parametrize("kind, stage", STAGES)
+def test_activations_of_checkpointing(kind, stage):
+    model = small_model(layers=8, kind=kind)
     apply_stage(model, stage)
     model.activation_checkpointing_enable()
     kept, found = kept_bytes(model, batch(model.config)), budget(model, gradient_checkpointing=True)

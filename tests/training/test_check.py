@@ -45,7 +45,7 @@ def test_everything_is_counted(file, streaming):
         f"row 1, output_images[0], {file.parent / 'half.png'}",
         f"row 2, images[0], {file.parent / 'gone.png'}",
     ]
-    places = processor.image_seq_length + processor.num_image_gen_tokens
+    places = processor.typical_lengths()["image"] + processor.output_image_processor.num_positions[0]
     with_pictures, text, long = report.lengths
     assert text < 15 < places < with_pictures < places + 15 and long > 100
     assert report.quantiles()[0.0] == text and report.quantiles()[1.0] == long and not report.is_clean

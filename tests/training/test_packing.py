@@ -52,7 +52,7 @@ def test_pictures_to_understand_are_not_halved(processor):
     rows = [ROWS[7]]  # two of them, side by side
     whole = VargptDataCollator(processor)(rows)
     places = (whole["input_ids"][0] == processor.image_token_id).nonzero().flatten()
-    each = processor.image_seq_length
+    each = processor.typical_lengths()["image"]
     assert places[each] == places[each - 1] + 1
     cut = VargptDataCollator(processor, max_length=int(places[each]) + 1)(rows)
     assert cut["input_ids"].shape[1] == places[each] and torch.equal(cut["pixel_values"], whole["pixel_values"][:1])
@@ -79,7 +79,11 @@ def test_a_cut_at_any_place_is_a_cut_of_everything(model, processor, kind, codes
         rows = [{**entry, "output_images": [], "output_image_codes": found} for entry, found in zip(rows, made)]
     alone = [VargptDataCollator(processor)([entry]) for entry in rows]
     collator = VargptDataCollator(processor, packing=packing)
-    model, pad, sizes = model.eval(), processor.tokenizer.pad_token_id, (processor.image_seq_length, processor.num_image_gen_tokens)
+    model, pad, sizes = (
+        model.eval(),
+        processor.tokenizer.pad_token_id,
+        (processor.typical_lengths()["image"], processor.output_image_processor.num_positions[0]),
+    )
     tokens = (processor.image_token_id, processor.output_image_token_id)
     longest = max(int(inputs["attention_mask"].sum()) for inputs in alone)
     for max_length in range(1, longest + 1):

@@ -75,7 +75,7 @@ def log_prob_by_hand(model, processor, given: dict, side: str, weights: torch.Te
     )
     prompt = processor.apply_chat_template([given["prompt"]], add_generation_prompt=True, tokenize=False)[0]
     start = processor.tokenizer(prompt, return_tensors="pt")["input_ids"].shape[1]
-    start += len(given["images"]) * (processor.image_seq_length - 1)
+    start += len(given["images"]) * (processor.typical_lengths()["image"] - 1)
     drawn = len(given[f"{side}_images"])
     conditions = {"output_image_condition_ids": torch.full((drawn,), GENERATE_CONDITION)} if drawn else {}
     with torch.no_grad():

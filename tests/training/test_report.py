@@ -26,7 +26,7 @@ def test_the_plans_figures(processor):
     rows = Dataset.from_list([row(["image", "what"], ["noise"]), row(["draw"], ["output_image", "and", "output_image"])], features=ROW_FEATURES)
     shape = measure_shape(rows, processor)
     assert (shape.images, shape.drawings) == (0.5, 1.0)
-    read, drawn = processor.image_seq_length, 2 * processor.num_image_gen_tokens
+    read, drawn = processor.typical_lengths()["image"], 2 * processor.output_image_processor.num_positions[0]
     assert drawn < shape.longest < drawn + 10 and read + drawn < 2 * shape.tokens < read + drawn + 20
     assert measure_shape(rows.to_iterable_dataset(), processor) == shape
 

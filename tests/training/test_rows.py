@@ -151,10 +151,10 @@ def test_a_chat_or_caption_in_the_column_json(packed):
         ({"messages": [{"role": "user", "content": 5}]}, "message 0 has a content of type int"),
         ({"messages": [{"from": "narrator", "value": "a"}]}, "role 'narrator'; roles are user"),
         ({"messages": [{"text": "a"}]}, "role None"),
-        ({"messages": turns([part("audio")])}, "type 'audio'; types are text, image and image_gen"),
+        ({"messages": turns([part("audio")])}, "type 'audio'; types are text, image and output_image"),
         (
             {"messages": turns("draw", [part("output_image", codes=[1]), part("output_image")])},
-            "some image_gen parts have codes and others not",
+            "some output_image parts have codes and others not",
         ),
         (
             {"messages": turns("draw", "<image_gen>"), "output_images": [RED], "output_image_codes": [[1]]},

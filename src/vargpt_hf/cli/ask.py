@@ -25,11 +25,11 @@ def ask(
     """
     if not picture.is_file():
         raise ValueError(f"There is no file {picture}.")
+    vargpt, processor = load(model, device, dtype)
     from ..inference.drawing import answer
     from ..modeling.settings_vargpt import user_turn
 
     (turn,) = user_turn(text)
-    vargpt, processor = load(model, device, dtype)
     content = [{"type": "image", "path": str(picture)}, {"type": "text", "text": turn["content"]}]
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, "streamer": answer_streamer(processor.tokenizer)}
     answer(vargpt, processor, [[{"role": "user", "content": content}]], "text", **settings)

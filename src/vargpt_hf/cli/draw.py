@@ -74,22 +74,20 @@ def draw(
         raise ValueError(f"--num-processes is {num_processes}, but one TEXT is drawn by one process; it goes with --prompts.")
     output = output or Path("out.png")
     check_writable(output, scales_strip)
-    from ..inference.drawing import answer
-    from ..modeling.settings_vargpt import user_turn
-
-    chat = user_turn(text)
     vargpt, processor = load(model, device, dtype)
     import torch
     from tqdm import tqdm
 
+    from ..inference.drawing import answer
+
     with tqdm(total=len(vargpt.config.schedules[0]), desc="Drawing", unit="scale", leave=False) as progress:
         settings["output_image_streamer"] = progress_streamer(progress)
-        drawn = answer(vargpt, processor, [chat], "image", seeds=[seed], **settings)
+        drawn = answer(vargpt, processor, [text], "image", seeds=[seed], **settings)
     save(drawn.images[0], output, enlarge)
     if scales_strip is not None:
         scales = range(1, len(vargpt.config.schedules[0]) + 1)
         steps = [vargpt.model.image_tokenizer.decode(drawn.output.output_image_codes, num_scales=count) for count in scales]
-        save(processor.image_processor.post_process(torch.cat(steps, dim=3))[0], scales_strip, enlarge)
+        save(processor.output_image_processor.post_process(torch.cat(steps, dim=3))[0], scales_strip, enlarge)
 
 
 def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device: str, **options) -> None:

@@ -64,7 +64,9 @@ def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple
     if device == "cpu":
         keep_freed_memory()
     loaded = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
-    return loaded.to(device).eval(), VargptProcessor.from_pretrained(model)
+    processor = VargptProcessor.from_pretrained(model)
+    processor.check_fits(loaded.config)
+    return loaded.to(device).eval(), processor
 
 
 def check_model(model: str | None, dtype: str, device: str = "auto") -> tuple[str, str]:

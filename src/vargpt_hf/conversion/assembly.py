@@ -15,7 +15,8 @@ from ..modeling.checkpoint_vargpt import WEIGHT_DTYPES, fault_of, read_json
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..modeling.pretrained_vargpt import list_misfits
-from ..processing import RELEASED_SYSTEM_PROMPT, VargptImageProcessor, VargptProcessor, make_chat_template
+from ..processing import RELEASED_SYSTEM_PROMPT, VargptCLIPImageProcessor, VargptProcessor, make_chat_template
+from ..processing.reader_vargpt import llava_settings
 from .checkpoint import SourceTensor, said_of
 from .names import released_names, rename
 
@@ -212,13 +213,14 @@ def make_processor(source: Path, tokenizer: PreTrainedTokenizerBase, config: Var
         found = read_json(source / "processor_config.json").get("image_processor") or {}
     with said_of(f"What {source} says of the images to read"):
         settings.update({name: found[name] for name in _CLIP_SETTINGS if found.get(name) is not None})
-        image_processor = VargptImageProcessor(**settings, output_size=config.image_tokenizer_config.image_size()[0])
+        image_processor = VargptCLIPImageProcessor(**settings)
+    drawn = config.image_tokenizer_config
     processor = VargptProcessor(
         image_processor,
         tokenizer,
         chat_template=make_chat_template(RELEASED_SYSTEM_PROMPT),
-        image_seq_length=config.vlm_config.image_seq_length,
-        num_image_gen_tokens=config.schedules[0].num_positions,
+        reader=llava_settings(config.vlm_config),
+        output_image_settings={"schedules": drawn.schedules, "downsampling": drawn.downsampling},
     )
     for name in ("image_token_id", "output_image_start_token_id", "output_image_token_id", "output_image_end_token_id"):
         if getattr(processor, name) != getattr(config, name):

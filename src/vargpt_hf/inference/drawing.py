@@ -37,7 +37,7 @@ class Answers:
     def images(self) -> list[Image.Image]:
         """All drawn images, by row, then in drawing order; `output.output_image_rows` says whose each is."""
         pixels = self.output.output_images
-        return self.processor.image_processor.post_process(pixels) if pixels is not None and len(pixels) else []
+        return self.processor.output_image_processor.post_process(pixels) if pixels is not None and len(pixels) else []
 
     @cached_property
     def parts(self) -> list[list[dict[str, Any]]]:

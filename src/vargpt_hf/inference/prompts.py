@@ -118,7 +118,8 @@ def check_prompts(prompts: Sequence[Prompt], processor: VargptProcessor, config:
         if prompt.error is not None:
             return prompt
         try:
-            check_room(config, prompt_inputs(processor, [prompt.text])["input_ids"].shape[1], image_tokens(config, [0]))
+            user_turn(prompt.text)
+            check_room(config, prompt_inputs(processor, _chats([prompt]))["input_ids"].shape[1], image_tokens(config, [0]))
         except ValueError as error:
             return replace(prompt, error=str(error))
         return prompt
@@ -141,8 +142,12 @@ def draw_batch(
     """
     if not prompts:
         return []
-    texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
-    return [enlarged(image, enlarge) for image in answer(model, processor, texts, "image", seeds=seeds, **settings).images]
+    drawn = answer(model, processor, _chats(prompts), "image", seeds=[prompt.seed for prompt in prompts], **settings)
+    return [enlarged(image, enlarge) for image in drawn.images]
+
+
+def _chats(prompts: Sequence[Prompt]) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": prompt.text}] for prompt in prompts]
 
 
 def enlarged(picture: Image.Image, times: int) -> Image.Image:
@@ -196,7 +201,9 @@ def draw_prompts(
     device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model, trust_remote_code=False)
     dtype = loading_dtype(dtype, config.dtype, device)
     check_settings(settings, config.text_config.vocab_size)  # before the folder is claimed for them
-    prompts = check_prompts(read_prompts(file, seed), VargptProcessor.from_pretrained(model), config)
+    processor = VargptProcessor.from_pretrained(model)
+    processor.check_fits(config)
+    prompts = check_prompts(read_prompts(file, seed), processor, config)
     claim_pictures(output, prompts, model, device, dtype, enlarge, **settings)
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)][rank::world_size]
     there = {path.name for path in output.iterdir()}

@@ -201,7 +201,15 @@ class VargptBSQModel(VargptImageTokenizer):
         return f_hat.flatten(2).transpose(1, 2)
 
     def fingerprint_tensors(self) -> dict[str, torch.Tensor]:
-        return {"bits": torch.tensor(self.config.latent_channels)}  # signs alone: nothing is learned between latents and codes
+        """No codebook is learned: which latents the signs stand for is told by the layer that reads them.
+
+        Its own signs, which no rounding to another format changes, tell image tokenizers apart.
+        """
+        return {"bits": torch.tensor(self.config.latent_channels), "reading": self.decoder.conv_in.weight.signbit()}
+
+    @property
+    def corrects_itself(self) -> bool:
+        return self.config.max_flip_rate > 0
 
     # ---- self-correction
 

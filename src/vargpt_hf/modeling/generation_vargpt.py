@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .decoding_vargpt import DrawingPlan, VargptDecodingLoop, VargptImageStreamer, collect
-from .image_sampling_vargpt import GUIDANCE_TYPES, Guidance, NoiseGuidance, VargptScoresCheck, filters, redrawn_positions
+from .image_sampling_vargpt import GUIDANCE_TYPES, Guidance, VargptScoresCheck, filters, redrawn_positions
 from .llm_cache_vargpt import LLMRows
 from .scales_vargpt import nearest_schedule
 from .settings_vargpt import (
@@ -205,9 +205,10 @@ class VargptGenerationMixin(GenerationMixin):
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs) -> None:
         if generation_config.generation_mode != "text":
             check_can_draw(generation_mode, generation_config, generation_mode_kwargs)
-            if generation_config.output_image_guidance_type == "prompt" and not self.model.backbone.can_wait:
+            guidance = generation_config.output_image_guidance_type
+            if GUIDANCE_TYPES[guidance].unconditional_rows and not self.model.backbone.can_wait:
                 raise ValueError(
-                    'Guidance by "prompt" needs rows that wait, and the layers of this backbone fold every column into a state: set '
+                    f'Guidance by "{guidance}" needs rows that wait, and the layers of this backbone fold every column into a state: set '
                     '`output_image_guidance_type="none"` or "noise".'
                 )
         given = [name for name in _RUN_ARGUMENTS if generation_mode_kwargs.get(name) is not None]
@@ -463,7 +464,7 @@ class VargptGenerationMixin(GenerationMixin):
 def _guidance(settings: GenerationConfig, noise: list[torch.Tensor] | None) -> Guidance:
     """The guidance that the settings ask for."""
     kind = GUIDANCE_TYPES[settings.output_image_guidance_type]
-    more = {"noise": noise} if noise is not None and kind is NoiseGuidance else {}
+    more = {"noise": noise} if noise is not None and kind.takes_noise else {}
     return kind(settings.output_image_guidance_scale, settings.output_image_guidance_ramp, **more)
 
 

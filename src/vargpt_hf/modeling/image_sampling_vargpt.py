@@ -61,6 +61,7 @@ class Guidance:
     """
 
     unconditional_rows = False  # whether rows with an unconditional prompt ride along in the language model
+    takes_noise = False  # whether `noise` can be given in place of what it draws
 
     def __init__(self, scale: float = 0.0, ramp: bool = False):
         self.scale = scale
@@ -100,6 +101,8 @@ class NoiseGuidance(Guidance):
     Args:
         noise: standard-normal (N, l, D) of each scale; drawn by default.
     """
+
+    takes_noise = True
 
     def __init__(self, scale: float, ramp: bool, noise: Sequence[torch.Tensor] | None = None):
         super().__init__(scale, ramp)

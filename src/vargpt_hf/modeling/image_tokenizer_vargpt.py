@@ -138,6 +138,11 @@ class VargptImageTokenizer(VargptBaseModel):
     def default_schedule(self) -> ScaleSchedule:
         return self.config.scale_schedules[0]
 
+    @property
+    def corrects_itself(self) -> bool:
+        """Whether [`training_pair`] of pixels in training mode feeds forward faults for the decoder to mend, which codes alone cannot give."""
+        return False
+
     def check_pixels(self, pixel_values: torch.Tensor, schedule: ScaleSchedule) -> None:
         """Raises a ValueError unless the pixels are (N, channels, height, width) of images of this schedule."""
         height, width = self.config.image_size(schedule)

@@ -338,6 +338,14 @@ class VargptInfinityDecoder(VargptVisualDecoder):
         gammas = (torch.arange(6, device=layer.modulation.device) < 2)[:, None].expand_as(layer.modulation)
         init.copy_(layer.modulation, gammas.to(layer.modulation.dtype))
 
+    @property
+    def condition_modules(self) -> list[nn.Module]:
+        return [self.condition_value, self.condition_proj, self.shared_modulation, self.norm_modulation]
+
+    @property
+    def context_modules(self) -> list[nn.Module]:
+        return [module for layer in self.layers for module in (layer.cross_attn.k_proj, layer.cross_attn.v_proj)]
+
     # ---- conditions
 
     def conditions(self) -> torch.Tensor:

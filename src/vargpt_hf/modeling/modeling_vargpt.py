@@ -55,6 +55,7 @@ class VargptOutputImages(ModelOutput):
 
     Args:
         codes (`torch.LongTensor` of shape `(N, L)`): their codes, `NO_CODE` behind those of images with fewer positions.
+        inputs (`torch.Tensor` of shape `(N, L − l₀, Cz)`): what the visual decoder is fed after the first scale, zeros behind.
         schedule_ids (`torch.LongTensor` of shape `(N,)`): index of each one's scale schedule.
         condition_ids (`torch.LongTensor` of shape `(N,)`): their conditions.
         hidden_states (`torch.Tensor` of shape `(M, D)`): the language model's, at their positions.
@@ -63,6 +64,7 @@ class VargptOutputImages(ModelOutput):
     """
 
     codes: torch.LongTensor | None = None
+    inputs: torch.Tensor | None = None
     schedule_ids: torch.LongTensor | None = None
     condition_ids: torch.LongTensor | None = None
     hidden_states: torch.Tensor | None = None
@@ -81,6 +83,8 @@ class VargptCausalLMOutputWithPast(ModelOutput):
         logits (`torch.Tensor` of shape `(B, T, vocabulary)`): next-token scores.
         output_image_logits (`torch.Tensor` of shape `(N, L, K, V)`): scores of the codes' symbols, each at its own position.
         output_image_codes (`torch.LongTensor` of shape `(N, L)`): codes of the images to draw.
+        output_image_inputs (`torch.Tensor` of shape `(N, L − l₀, Cz)`): what was fed for them; where the image tokenizer corrects itself in
+            training, codes alone do not tell. With the codes, it makes another pass see the same.
         image_hidden_states: features of the images that are read.
         last_hidden_state (`torch.Tensor` of shape `(B, T, D)`): the language model's, where `output_last_hidden_state=True` asks for it.
     """
@@ -91,6 +95,7 @@ class VargptCausalLMOutputWithPast(ModelOutput):
     logits: torch.Tensor | None = None
     output_image_logits: torch.Tensor | None = None
     output_image_codes: torch.LongTensor | None = None
+    output_image_inputs: torch.Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -105,6 +110,11 @@ def at_least_one(images: torch.Tensor) -> torch.Tensor:
     whatever images their rows have: one that passes it by would leave the others waiting for its share for ever.
     """
     return images if images.shape[0] else torch.cat([images, images.new_zeros(1, *images.shape[1:])])
+
+
+def num_inputs(schedule: ScaleSchedule) -> int:
+    """Positions of all scales but the first: of which the visual decoder is fed what coarser scales have drawn."""
+    return schedule.num_positions - schedule.areas[0]
 
 
 class VargptModel(VargptPreTrainedModel):
@@ -173,14 +183,18 @@ class VargptModel(VargptPreTrainedModel):
         codes: torch.LongTensor | None,
         schedule_ids: torch.LongTensor | None,
         condition_ids: torch.LongTensor | None,
+        inputs: torch.Tensor | None = None,
     ) -> tuple[VargptOutputImages, torch.Tensor] | None:
         """Images to draw with the embeddings (M, D) of their positions, or None where there are none.
 
         Raises:
-            ValueError: pixels and codes at once, either of other shapes or values than the schedules have, or a schedule id out of range.
+            ValueError: pixels and codes at once, either of other shapes or values than the schedules have, a schedule id out of range, or
+                inputs without codes or of another shape than theirs.
         """
         if pixel_values is not None and codes is not None:
             raise ValueError("Give images to draw as `output_pixel_values` or as `output_image_codes`, not as both.")
+        if inputs is not None and codes is None:
+            raise ValueError("`output_image_inputs` go with `output_image_codes`: give both as an earlier call handed them out.")
         given = codes if pixel_values is None else pixel_values
         if given is None:
             return None
@@ -193,14 +207,20 @@ class VargptModel(VargptPreTrainedModel):
         groups = self.schedule_groups(schedule_ids)
         images = VargptOutputImages(schedule_ids=schedule_ids, condition_ids=condition_ids)
         if len(groups) == 1:
-            images.codes, embeds = self._embed_output_images(given, codes is None, groups[0][0], condition_ids)
+            images.codes, images.inputs, embeds = self._embed_output_images(given, codes is None, groups[0][0], condition_ids, inputs)
             return images, embeds.flatten(0, 1)
         longest = max(schedule.num_positions for schedule, _ in groups)
         images.codes = torch.full((len(given), longest), NO_CODE, dtype=torch.long, device=given.device)
+        width = self.config.image_tokenizer_config.latent_channels
+        images.inputs = torch.zeros(len(given), max(map(num_inputs, (schedule for schedule, _ in groups))), width, device=given.device)
         embeds_of_image = {}
         for schedule, chosen in groups:
-            group_codes, embeds = self._embed_output_images(given[chosen], codes is None, schedule, condition_ids[chosen])
+            group_inputs = None if inputs is None else inputs[chosen, : num_inputs(schedule)]
+            group_codes, group_inputs, embeds = self._embed_output_images(
+                given[chosen], codes is None, schedule, condition_ids[chosen], group_inputs
+            )
             images.codes[chosen, : schedule.num_positions] = group_codes
+            images.inputs[chosen, : num_inputs(schedule)] = group_inputs.to(images.inputs.dtype)
             embeds_of_image |= zip(chosen.tolist(), embeds)
         return images, torch.cat([embeds_of_image[index] for index in range(len(given))])
 
@@ -215,9 +235,17 @@ class VargptModel(VargptPreTrainedModel):
         )
 
     def _embed_output_images(
-        self, images: torch.Tensor, are_pixels: bool, schedule: ScaleSchedule, condition_ids: torch.LongTensor
-    ) -> tuple[torch.LongTensor, torch.Tensor]:
-        """Codes (n, l) and embeddings (n, l, D) of n images of one schedule, given as pixels or as codes, perhaps padded."""
+        self,
+        images: torch.Tensor,
+        are_pixels: bool,
+        schedule: ScaleSchedule,
+        condition_ids: torch.LongTensor,
+        inputs: torch.Tensor | None = None,
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
+        """Codes (n, l), decoder inputs (n, l − l₀, Cz) and embeddings (n, l, D) of n images of one schedule.
+
+        They are given as pixels or as codes, perhaps padded; beside codes the inputs may be given, too.
+        """
         num_images = len(images)
         if are_pixels:
             height, width = self.config.image_tokenizer_config.image_size(schedule)
@@ -225,9 +253,18 @@ class VargptModel(VargptPreTrainedModel):
         else:
             images = images[:, : schedule.num_positions] if len(self.schedules) > 1 else images
             self.image_tokenizer.check_codes(images, schedule)
-            codes, inputs = self.image_tokenizer.training_pair(None, schedule, codes=at_least_one(images))
+            if inputs is None:
+                codes, inputs = self.image_tokenizer.training_pair(None, schedule, codes=at_least_one(images))
+            else:
+                self._check_inputs(inputs, num_images, schedule)
+                codes, inputs = at_least_one(images), at_least_one(inputs)
         embeds = self.projector_to_llm(self.visual_decoder.embed(inputs, at_least_one(condition_ids), schedule))
-        return codes[:num_images], embeds[:num_images]
+        return codes[:num_images], inputs[:num_images], embeds[:num_images]
+
+    def _check_inputs(self, inputs: torch.Tensor, num_images: int, schedule: ScaleSchedule) -> None:
+        expected = (num_images, num_inputs(schedule), self.config.image_tokenizer_config.latent_channels)
+        if tuple(inputs.shape) != expected:
+            raise ValueError(f"`output_image_inputs` must have the shape {expected}, as the codes have, got {tuple(inputs.shape)}.")
 
     def decode_output_images(self, images: VargptOutputImages) -> torch.Tensor:
         """Scores (N, L, K, V) of the codes' symbols of images whose hidden states are known."""
@@ -312,6 +349,7 @@ class VargptModel(VargptPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         output_image_condition_ids: torch.LongTensor | None = None,
         output_image_schedule_ids: torch.LongTensor | None = None,
+        output_image_inputs: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         scores_images: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -329,6 +367,8 @@ class VargptModel(VargptPreTrainedModel):
             past_key_values, inputs_embeds: as in every causal model.
             output_image_condition_ids: condition of each image to draw, (N,); drawn by `condition_dropout` by default.
             output_image_schedule_ids: scale schedule of each image to draw, (N,); the first one by default.
+            output_image_inputs: with `output_image_codes`, what is fed for them, (N, L − l₀, Cz), as an earlier call handed it out; made of
+                the codes by default.
             mm_encoder_outputs: result of `get_image_features` under "image", in place of `pixel_values`.
             scores_images: whether the caller goes on to the scores of images to draw, as the whole model does.
 
@@ -346,7 +386,9 @@ class VargptModel(VargptPreTrainedModel):
         several = (inputs_embeds if input_ids is None else input_ids).shape[1] > 1
         if several and input_ids is not None and pixel_values is None and not mm_encoder_outputs:
             self._check_no_placeholders(input_ids, self.config.image_token_id, "read", "`pixel_values`")
-        prepared = self.prepare_output_images(output_pixel_values, output_image_codes, output_image_schedule_ids, output_image_condition_ids)
+        prepared = self.prepare_output_images(
+            output_pixel_values, output_image_codes, output_image_schedule_ids, output_image_condition_ids, output_image_inputs
+        )
         drawn, images, embeds = None, None, None
         if prepared is not None:
             images, embeds = prepared
@@ -358,8 +400,8 @@ class VargptModel(VargptPreTrainedModel):
         if images is not None and self.training and not scores_images:
             logger.warning_once(
                 "Images to draw were given to the inner model, which scores none of them: nothing about drawing is learned from this. TRL's "
-                "SFTTrainer trains so unless it is given `compute_loss_func=both_losses(model)` of vargpt_hf.training.trainer; VargptSFTTrainer "
-                "trains both."
+                "SFTTrainer trains so unless it is given `compute_loss_func=both_losses(model)` of vargpt_hf.training.trainer; "
+                "VargptSFTTrainer trains both."
             )
         outputs = self._read(input_ids, inputs_embeds, drawn, embeds, attention_mask, position_ids, past_key_values, reading)
         if images is not None:
@@ -563,6 +605,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         logits_to_keep: int | torch.Tensor = 0,
         output_image_condition_ids: torch.LongTensor | None = None,
         output_image_schedule_ids: torch.LongTensor | None = None,
+        output_image_inputs: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         num_codes_in_batch: torch.Tensor | int | None = None,
@@ -597,6 +640,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             inputs_embeds=inputs_embeds,
             output_image_condition_ids=output_image_condition_ids,
             output_image_schedule_ids=output_image_schedule_ids,
+            output_image_inputs=output_image_inputs,
             mm_encoder_outputs=mm_encoder_outputs,
             scores_images=True,
             **kwargs,
@@ -622,6 +666,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             logits=logits,
             output_image_logits=image_logits,
             output_image_codes=None if images is None else images.codes,
+            output_image_inputs=None if images is None else images.inputs,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

@@ -15,7 +15,8 @@ from .settings_vargpt import IMAGE_GENERATION_DEFAULTS, user_turn
 _STOCK_NAMES = inspect.signature(AnyToAnyPipeline._sanitize_parameters).parameters.keys() - {"self", "kwargs"}
 _PROCESSOR_NAMES = {
     *(name for kind in (ProcessingKwargs, TextKwargs, ImagesKwargs) for name in kind.__annotations__),
-    *("chat_template", "tools", "documents", "add_generation_prompt", "output_images", "output_image_codes", "random_crop"),
+    *("chat_template", "tools", "documents", "add_generation_prompt"),
+    *("output_images", "output_image_codes", "output_image_schedule_ids", "random_crop"),
 }
 _GENERATION_NAMES = {
     *(name for name in vars(GenerationConfig()) if not name.startswith("_")),
@@ -51,13 +52,14 @@ class VargptPipeline(AnyToAnyPipeline):
 
     Raises:
         TypeError: an input that is none of the above.
-        ValueError: an argument of an unknown name, an unknown `generation_mode`, `return_full_text` or `return_tensors` in mode "image", or
-            an empty text.
+        ValueError: a processor that is not the model's, an argument of an unknown name, an unknown `generation_mode`, `return_full_text` or
+            `return_tensors` in mode "image", or an empty text.
     """
 
     def __init__(self, *args, **kwargs):
         # The stock class would ask for torchvision, which this model's image processor does without.
         Pipeline.__init__(self, *args, **kwargs)
+        self.processor.check_fits(self.model.config)
         self.tokenizer.padding_side = "left"  # by which the base class pads batches
 
     def __call__(self, text=None, images=None, **kwargs):
@@ -76,7 +78,7 @@ class VargptPipeline(AnyToAnyPipeline):
         """Whether this is what a user says, and not a prompt with the tokens of images."""
         processor = self.processor
         tokens = (processor.image_token, processor.output_image_start_token, processor.output_image_token, processor.output_image_end_token)
-        return not any(token in text for token in tokens)
+        return not any(token in text for token in tokens if token is not None)
 
     def preprocess(self, inputs=None, **kwargs):
         """Model inputs of one chat, text, or dict of a text and its images, as datasets and generators give them."""
@@ -110,7 +112,8 @@ class VargptPipeline(AnyToAnyPipeline):
 
     def _settings_of_generate(self, kwargs: dict) -> dict:
         """Takes the settings of `generate` out of the pipeline's arguments; a ValueError for arguments that nobody knows."""
-        processor_names = _PROCESSOR_NAMES | self.processor.image_processor.valid_kwargs.__annotations__.keys()
+        image_options = getattr(self.processor.image_processor, "valid_kwargs", ImagesKwargs).__annotations__
+        processor_names = _PROCESSOR_NAMES | image_options.keys()
         known = _STOCK_NAMES | processor_names | _GENERATION_NAMES
         for name in [name for name in kwargs if name not in known]:
             near = difflib.get_close_matches(name, known, n=1)

@@ -243,6 +243,10 @@ class VargptVARDecoder(VargptVisualDecoder):
         gammas = torch.arange(layer.modulation.out_features, device=layer.modulation.bias.device) < 2 * self.config.hidden_size
         init.copy_(layer.modulation.bias, gammas.to(layer.modulation.bias.dtype))
 
+    @property
+    def condition_modules(self) -> list[nn.Module]:
+        return [*(layer.modulation for layer in self.layers), self.norm_modulation]
+
     # ---- what the language model reads
 
     def embed_scale(self, inputs: torch.Tensor | None, condition_ids: torch.LongTensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:

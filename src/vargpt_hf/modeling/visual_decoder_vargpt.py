@@ -166,6 +166,16 @@ class VargptVisualDecoder(VargptBaseModel):
             state: result of [`begin`]; makes a mask needless, since a scale sees all that came.
         """
 
+    @property
+    def condition_modules(self) -> list[nn.Module]:
+        """Modules inside that see each condition, not each position."""
+        return []
+
+    @property
+    def context_modules(self) -> list[nn.Module]:
+        """Modules inside that see the tokens of the context, not each position."""
+        return []
+
     def sample_condition_ids(self, num_images: int, device: torch.device) -> torch.LongTensor:
         """Condition of each image, (N,): "generate"; in training the null condition with `condition_dropout`."""
         condition_ids = torch.full((num_images,), GENERATE_CONDITION, dtype=torch.long, device=device)

@@ -1,6 +1,7 @@
-"""The chat format of VARGPT: its Jinja template, and checks of conversations before they are rendered."""
+"""The chat format of VARGPT v1: its Jinja template; and for every template checks of conversations, and what it must be given."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 IMAGE_TOKEN = "<image>"
@@ -157,7 +158,7 @@ def clean_part(part: dict, where: str) -> dict:
             raise TypeError(f"{where} has an image_url of type {type(url).__name__}; it must be a text, or a dict with a text `url`.")
         part, kind = {"type": "image", **({} if url is None else {"url": url})}, "image"
     if kind not in ("text", "image", "output_image"):
-        raise ValueError(f"{where} has a content part of type {kind!r}; types are text, image and image_gen.")
+        raise ValueError(f"{where} has a content part of type {kind!r}; types are text, image and output_image.")
     if kind == "text" and not isinstance(part.get("text"), str):
         raise ValueError(f"{where} has a text part without a text.")
     if kind == "text":
@@ -185,7 +186,7 @@ def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: st
         if token in text:
             raise ValueError(
                 f"{where} has the special token {token!r} in its text. Images are content parts of their own, of "
-                "type image or image_gen; to write about the token, change its spelling, for example by a space."
+                "type image or output_image; to write about the token, change its spelling, for example by a space."
             )
 
 
@@ -208,7 +209,56 @@ def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
     keys = [next((key for key in PICTURE_KEYS if key in part), None) for part in every]
     if None in keys:
         raise ValueError(
-            "Some image_gen parts carry only codes and some only images; one call takes one kind. Give the others "
-            "their codes too: model.model.image_tokenizer.encode(pixels), with pixels from image_processor.preprocess_output."
+            "Some output_image parts carry only codes and some only images; one call takes one kind. Give the others "
+            "their codes too: model.encode_images(pixels), with pixels from processor.output_image_processor."
         )
     return {"output_images": [[next(part[key] for key in PICTURE_KEYS if key in part) for part in row] for row in carrying]}
+
+
+def drawings_as_text(chat: list[dict], tokens: str) -> list[dict]:
+    """The checked conversation for a template that does not know images to draw: their tokens stand as text."""
+    text = {"type": "text", "text": tokens}
+    return [{**message, "content": [text if part["type"] == "output_image" else part for part in message["content"]]} for message in chat]
+
+
+def only_texts(chat: list[dict]) -> list[dict]:
+    """The checked conversation for the template of a model of texts, whose contents are plain texts."""
+    return [{**message, "content": "".join(part["text"] for part in message["content"])} for message in chat]
+
+
+def refuse_pictures(chats: list[list[dict]]) -> None:
+    """Raises a ValueError if any of the checked conversations has an image to read."""
+    if any(part["type"] == "image" for chat in chats for message in chat for part in message["content"]):
+        raise ValueError("This model reads no images: leave out the parts of type image. Images that it draws are of type output_image.")
+
+
+def marks_assistants(chat_template: str) -> bool:
+    """Whether a template says, by `{% generation %}`, what in its text is the assistant's."""
+    return re.search(r"\{%-?\s*generation\s*-?%\}", chat_template) is not None
+
+
+def assistant_spans(chat: list[dict], render: Callable[..., str]) -> list[tuple[int, int]]:
+    """The characters (first, last + 1) of the assistant's turns in a rendered conversation, from the prompt of each to the next turn.
+
+    For templates that do not mark them: a turn is what the rendered text gains by it, beyond the prompt that asks for it.
+
+    Args:
+        chat: a checked conversation.
+        render: gives the text of a conversation, with `add_generation_prompt` as an option.
+
+    Raises:
+        ValueError: a template that writes earlier turns otherwise once there are later ones.
+    """
+    whole, spans = render(chat), []
+    for index, message in enumerate(chat):
+        if message["role"] == "assistant":
+            prompt = render(chat[:index], add_generation_prompt=True) if index else ""
+            until = render(chat[: index + 1])
+            if not (until.startswith(prompt) and whole.startswith(until)):
+                raise ValueError(
+                    "The chat template does not mark what the assistant says, by {% generation %}, and writes earlier turns otherwise once "
+                    "there are later ones, so that it cannot be found either: give a template that marks it, or train on all tokens "
+                    "(`assistant_only=False`)."
+                )
+            spans.append((len(prompt), len(until)))
+    return spans

@@ -1,174 +1,187 @@
-"""Images to numbers and back, for VARGPT.
+"""Images to draw: pixels in [-1, 1] of a size that the image tokenizer takes, and back to PIL.
 
-Two ways in, one way out:
-
-- images to *understand*: CLIP's preparation (resize, centre crop, rescale, normalize) -> `pixel_values`;
-- images to *generate*: short side to `output_resize_factor * output_size`, square crop, to [-1, 1] ->
-  `output_pixel_values`;
-- generated pixels in [-1, 1] -> PIL (`post_process`).
-
-Every accepted form of an image is turned into a plain 8-bit RGB PIL image first (`fetch_images`), so that all
-checks and colour conversions are made in one place, and refusals name the image, the reason and the cure.
+Each image has the schedule of scales whose aspect ratio is nearest to its own, or one that is given. A schedule stands here as a list of
+scales, coarse to fine: the side of a square grid, or (height, width), in positions; its last grid times `downsampling` is the size in pixels.
 """
 
-import base64
-import binascii
-import http.client
-import io
-import os
-import stat
-import time
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import PILImageResampling
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.processing_utils import ImagesKwargs
 
-# Only what cameras, editors and data sets write: other readers of Pillow start programs (EPS), or are not worth their risks.
-FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
-BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0A")  # of PNG, JPEG, GIF, WebP, BMP, TIFF
-MAX_FILE_BYTES = 256 * 2**20
-URL_TIMEOUT_SECONDS = 30  # without an answer
-URL_SECONDS_IN_ALL = 120
-MAX_NESTING = 8  # of lists of images
-# Resizing the short side of a longer strip than this would blow it up beyond any use (and memory).
-MAX_ASPECT_RATIO = 200
-EXIF_ORIENTATION = 0x0112
-# PIL also calls these 32 bit ("I"), but only 16-bit files open so.
-SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+from .pictures_vargpt import MAX_PIXELS, fetch_images, flatten
 
-_OPENER = urllib.request.OpenerDirector()
-for _handler in (
-    urllib.request.ProxyHandler,
-    urllib.request.UnknownHandler,
-    urllib.request.HTTPHandler,
-    urllib.request.HTTPSHandler,
-    urllib.request.HTTPDefaultErrorHandler,
-    urllib.request.HTTPRedirectHandler,
-    urllib.request.HTTPErrorProcessor,
-):
-    _OPENER.add_handler(_handler())
+VAR_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+OUTPUT_IMAGE_SETTINGS = ("schedules", "downsampling", "resize_factor", "resample", "max_pixels")
 
 
-class VargptImageProcessorKwargs(ImagesKwargs, total=False):
-    """Settings of `VargptImageProcessor` beyond those that every image processor has; see there."""
+class VargptOutputImagesKwargs(ImagesKwargs, total=False):
+    """Options of `VargptImageProcessor` beyond those that every image processor has; see there."""
 
-    output_size: int
-    output_resize_factor: int | float
-    output_resample: int
-    max_pixels: int
+    random_crop: bool
+    schedule_ids: list[int]
 
 
-class VargptImageProcessor(PilBackend):
-    """Prepares images to read and images to draw; turns generated pixels into PIL images.
+class VargptCLIPImageProcessor(CLIPImageProcessorPil):
+    """CLIP's preparation of images to read, by Pillow wherever it runs: torchvision's resizing differs by some levels."""
 
-    Settings (all saved with the processor): CLIP's own `size`, `crop_size`, `resample`, `image_mean`, `image_std`,
-    `do_*`; and `output_size` (side of an image to draw), `output_resize_factor` (short side before the crop, as
-    a multiple of `output_size`, at least 1), `output_resample` (Lanczos), `max_pixels` (larger images are refused
-    before they are decoded).
+
+class VargptImageProcessor(BaseImageProcessor):
+    """Prepares images to draw, and turns drawn pixels into PIL images.
+
+    Args:
+        schedules: scale schedules that images may have, each a list of scales; the first one is the default.
+        downsampling: pixels per position of the last scale, along one side.
+        resize_factor: how much larger than its final size an image is made before it is cropped, from 1.
+        resample: Pillow's number of the filter.
+        max_pixels: larger images, to read or to draw, are refused before they are decoded.
+
+    Raises:
+        ValueError: a setting that is none of these.
     """
 
-    valid_kwargs = VargptImageProcessorKwargs
-    model_input_names = ["pixel_values"]
+    model_input_names = ["output_pixel_values"]
+    valid_kwargs = VargptOutputImagesKwargs
 
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 336}
-    default_to_square = False
-    crop_size = {"height": 336, "width": 336}
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
-    output_size = 256
-    output_resize_factor = 1.125
-    output_resample = PILImageResampling.LANCZOS
-    max_pixels = 64 * 2**20
-
-    def __init__(self, **kwargs: Any):
+    def __init__(
+        self,
+        schedules: Sequence[Sequence[int | Sequence[int]]] = (VAR_SIDES,),
+        downsampling: int = 16,
+        resize_factor: float = 1.125,
+        resample: int = PILImageResampling.LANCZOS,
+        max_pixels: int = MAX_PIXELS,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        if self.output_size < 1 or self.max_pixels < 1:
-            raise ValueError(f"output_size ({self.output_size}) and max_pixels ({self.max_pixels}) must be at least 1.")
-        if self.output_resize_factor < 1:
-            raise ValueError(
-                f"output_resize_factor must be at least 1, else the crop of side {self.output_size} does not fit; "
-                f"got {self.output_resize_factor}."
-            )
+        self.schedules = [[scale if isinstance(scale, int) else list(scale) for scale in schedule] for schedule in schedules]
+        self.downsampling = downsampling
+        self.resize_factor = resize_factor
+        self.resample = int(resample)
+        self.max_pixels = max_pixels
+        sides = [side for schedule in self.grids for grid in schedule for side in grid]
+        if not self.schedules or not all(self.schedules) or min(sides) < 1:
+            raise ValueError(f"schedules must be one or more lists of scales, sides or (height, width) of at least 1 each; got {schedules}.")
+        if downsampling < 1 or max_pixels < 1:
+            raise ValueError(f"downsampling ({downsampling}) and max_pixels ({max_pixels}) must be at least 1.")
+        if not resize_factor >= 1:
+            raise ValueError(f"resize_factor must be at least 1, else no crop of the final size fits; got {resize_factor}.")
 
-    def fetch_images(self, images: Any, name: str = "images") -> Any:
-        """Turns an image, or nested lists of images, into 8-bit RGB PIL images in the same nesting.
+    @property
+    def grids(self) -> list[list[tuple[int, int]]]:
+        """Grids (height, width) of the scales of each schedule, in positions."""
+        return [[(scale, scale) if isinstance(scale, int) else tuple(scale) for scale in schedule] for schedule in self.schedules]
 
-        An image is a PIL image, a path, an http(s) URL, encoded bytes, base64 (plain or a `data:` URL), a dict with
-        `bytes` or `path`, or an array or tensor: HWC, CHW or HW; integers 0..255, 16-bit unsigned, or floats 0..1; with
-        one dimension more it is a batch. Transparency is laid on white, EXIF orientation is applied, 16 bits are scaled
-        to 8.
+    @property
+    def num_positions(self) -> list[int]:
+        """Positions, which are codes, of an image of each schedule."""
+        return [sum(height * width for height, width in schedule) for schedule in self.grids]
 
-        Raises `ValueError`, naming the image as an index into `name`, if one cannot be used.
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width in pixels of an image of each schedule."""
+        return [(schedule[-1][0] * self.downsampling, schedule[-1][1] * self.downsampling) for schedule in self.grids]
+
+    def nearest_schedule(self, height: float, width: float) -> int:
+        """The schedule whose images come nearest to a size in pixels: first in aspect ratio, then in area.
+
+        Raises:
+            ValueError: a side that is not positive.
         """
-        if name.count("[") > MAX_NESTING:
-            raise ValueError(f"{name[:40]}... is nested more than {MAX_NESTING} lists deep: give a list of images, or one list a row.")
-        if isinstance(images, (list, tuple)):
-            return [self.fetch_images(image, f"{name}[{index}]") for index, image in enumerate(images)]
-        if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-            return [self.fetch_images(image, f"{name}[{index}]") for index, image in enumerate(images)]
-        return to_rgb(open_picture(images, name), name, self.max_pixels)
+        if not (height > 0 and width > 0):
+            raise ValueError(f"An image has a positive height and width, got {height} and {width}.")
+        distances = [(abs(rows / columns - height / width), abs(rows * columns - height * width)) for rows, columns in self.sizes]
+        return min(range(len(distances)), key=distances.__getitem__)
 
-    def preprocess_output(
+    def fetch_images(self, images: Any, name: str = "output_images") -> Any:
+        """Images in any form, or nested lists of them, as RGB PIL images: see `fetch_images` in pictures_vargpt.py."""
+        return fetch_images(images, name, self.max_pixels)
+
+    def preprocess(
         self,
         images: Any,
+        schedule_ids: Sequence[int] | int | None = None,
         random_crop: bool = False,
         generator: torch.Generator | int | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Prepares images to draw: `output_pixel_values` (N, 3, output_size, output_size), float32 in [-1, 1].
+        """Prepares images to draw.
 
         Args:
             images: one image, a list, or nested lists (flattened in reading order); forms as in `fetch_images`.
-            random_crop: crop at a random place (training) instead of the centre.
+            schedule_ids: schedule of each image, or one of all; by default the one nearest in aspect ratio, then in area.
+            random_crop: crop at a random place (training) instead of the center.
             generator: source of the random places, or a seed; torch's global generator by default.
-            return_tensors: `"pt"` for tensors; else a numpy array.
+            return_tensors: `"pt"` for tensors; else numpy arrays.
+
+        Returns:
+            `output_pixel_values` (N, 3, height, width), float32 in [-1, 1], 0 beyond the right and lower edges of smaller images where
+            sizes differ; and where there are several schedules `output_image_schedule_ids` (N,).
+
+        Raises:
+            ValueError: an image that cannot be used, or schedules that are unknown or other in number than the images.
         """
-        pictures = flatten(self.fetch_images(images, "output_images"))
+        pictures = flatten(self.fetch_images(images))
+        if schedule_ids is None:
+            schedule_ids = [self.nearest_schedule(picture.height, picture.width) for picture in pictures]
+        schedule_ids = self.check_schedule_ids(schedule_ids, len(pictures))
         if isinstance(generator, int):
             generator = torch.Generator().manual_seed(generator)
-        side = self.output_size
-        pixels = np.empty((len(pictures), side, side, 3), dtype=np.uint8)
-        for index, picture in enumerate(pictures):
-            pixels[index] = np.asarray(self._crop_output(picture, random_crop, generator))
-        values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32) / 127.5 - 1.0
-        return BatchFeature({"output_pixel_values": values}, tensor_type=return_tensors)
+        sizes = [self.sizes[index] for index in schedule_ids] or self.sizes[:1]
+        values = np.zeros((len(pictures), 3, max(size[0] for size in sizes), max(size[1] for size in sizes)), dtype=np.float32)
+        for value, picture, (height, width) in zip(values, pictures, sizes):
+            cropped = np.asarray(self._crop(picture, height, width, random_crop, generator))
+            value[:, :height, :width] = cropped.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0
+        data = {"output_pixel_values": values}
+        if len(self.schedules) > 1:
+            data["output_image_schedule_ids"] = np.asarray(schedule_ids, dtype=np.int64)
+        return BatchFeature(data, tensor_type=return_tensors)
 
-    def _crop_output(self, picture: Image.Image, random_crop: bool, generator: torch.Generator | None) -> Image.Image:
-        """Resizes the short side, then cuts a square of side `output_size`."""
-        side = self.output_size
-        short = round(self.output_resize_factor * side)
-        width, height = picture.size
-        # The long side is rounded down, as torchvision's Resize does.
-        new_width = short if width <= height else int(short * width / height)
-        new_height = short if height <= width else int(short * height / width)
-        if (new_width, new_height) != (width, height):
-            picture = picture.resize((new_width, new_height), resample=self.output_resample)
-        if random_crop:
-            left = int(torch.randint(new_width - side + 1, (), generator=generator))
-            top = int(torch.randint(new_height - side + 1, (), generator=generator))
+    def check_schedule_ids(self, schedule_ids: Sequence[int] | int, num_images: int) -> list[int]:
+        """One schedule for each of N images; ValueError where there are others, or others in number."""
+        ids = [int(index) for index in np.atleast_1d(np.asarray(schedule_ids))]
+        ids = ids * num_images if np.ndim(schedule_ids) == 0 else ids
+        if len(ids) != num_images or any(not 0 <= index < len(self.schedules) for index in ids):
+            raise ValueError(
+                f"Schedules of images to draw are numbers from 0 to {len(self.schedules) - 1}, one for each of the {num_images} images; "
+                f"got {ids}."
+            )
+        return ids
+
+    def _crop(self, picture: Image.Image, height: int, width: int, random_crop: bool, generator: torch.Generator | None) -> Image.Image:
+        """Resizes an image until it covers its final size with a margin, then cuts that size out of it."""
+        least_height, least_width = round(self.resize_factor * height), round(self.resize_factor * width)
+        # The longer side is rounded down, as torchvision's Resize does.
+        if picture.width * least_height <= picture.height * least_width:
+            new_width, new_height = least_width, max(least_height, int(least_width * picture.height / picture.width))
         else:
-            left, top = round((new_width - side) / 2), round((new_height - side) / 2)
-        return picture.crop((left, top, left + side, top + side))
+            new_width, new_height = max(least_width, int(least_height * picture.width / picture.height)), least_height
+        if (new_width, new_height) != picture.size:
+            picture = picture.resize((new_width, new_height), resample=self.resample)
+        if random_crop:
+            left = int(torch.randint(new_width - width + 1, (), generator=generator))
+            top = int(torch.randint(new_height - height + 1, (), generator=generator))
+        else:
+            left, top = round((new_width - width) / 2), round((new_height - height) / 2)
+        return picture.crop((left, top, left + width, top + height))
 
-    def post_process(self, pixels: torch.Tensor) -> list[Image.Image]:
-        """Pixels (N, 3, H, W) in [-1, 1] to N RGB images.
+    def post_process(self, pixels: torch.Tensor | Sequence[torch.Tensor]) -> list[Image.Image]:
+        """Pixels in [-1, 1], (N, 3, height, width) or N of (3, height, width), to N RGB images.
 
         Values are clamped, mapped to 0..255 and rounded to the nearest integer (halves to even), so that what
-        `preprocess_output` made of 8-bit pixels comes back exactly.
+        `preprocess` made of 8-bit pixels comes back exactly.
+
+        Raises:
+            ValueError: another shape, NaN or infinity.
         """
+        if isinstance(pixels, (list, tuple)) and all(isinstance(one, torch.Tensor) for one in pixels):
+            return [picture for one in pixels for picture in self.post_process(one[None])]
         if not isinstance(pixels, torch.Tensor) or not pixels.is_floating_point():
             kind = pixels.dtype if isinstance(pixels, torch.Tensor) else type(pixels).__name__
             raise TypeError(f"pixels must be a tensor of floating-point numbers in [-1, 1], got {kind}.")
@@ -180,209 +193,7 @@ class VargptImageProcessor(PilBackend):
         return [Image.fromarray(picture) for picture in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
-def flatten(nested: Any) -> list[Any]:
-    """The leaves of nested lists and tuples, in reading order; a single leaf gives a list of one."""
-    if isinstance(nested, (list, tuple)):
-        return [leaf for element in nested for leaf in flatten(element)]
-    return [nested]
-
-
-def open_picture(source: Any, name: str) -> Image.Image:
-    """Opens any accepted form of an image (see `VargptImageProcessor.fetch_images`) without decoding files yet."""
-    if isinstance(source, Mapping):
-        source = next((source[key] for key in ("bytes", "path", "url", "base64", "image") if source.get(key) is not None), source)
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, (np.ndarray, torch.Tensor)):
-        return picture_from_array(source, name)
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
-    if isinstance(source, str):
-        source, name = read_string(source, name)
-    if not isinstance(source, (bytes, bytearray, memoryview)):
-        raise ValueError(
-            f"{name} is a {type(source).__name__}, which is no image. Pass a PIL image, path, URL, bytes, base64, numpy array or tensor."
-        )
-    source = bytes(source)
-    Image.init()
-    try:
-        return Image.open(io.BytesIO(source), formats=[known for known in FORMATS if known in Image.OPEN])
-    except Image.DecompressionBombError as error:  # Pillow's own limit, by which it protects whole programs
-        raise ValueError(f"{name} is too large: {error} Make it smaller.") from error
-    except Exception as error:  # PIL's readers raise many kinds; all mean that these bytes are of no use
-        raise ValueError(
-            f"{name} cannot be read as an image ({len(source)} bytes): {error}. Check that the file is complete and "
-            f"of a format that is read: {', '.join(FORMATS)}."
-        ) from error
-
-
-def read_string(text: str, name: str) -> tuple[bytes, str]:
-    """Encoded bytes behind a URL, a path or base64 text, and the image's name with its origin added.
-
-    Raises:
-        ValueError: none of these, something that is no regular file, more than `MAX_FILE_BYTES`, or an address that does not answer in time.
-    """
-    shown = text if len(text) <= 80 else text[:77] + "..."
-    name = f"{name} ({shown!r})"
-    try:
-        if text.startswith(("http://", "https://")):
-            return read_url(text), name
-        if "\0" not in text and os.path.exists(text):
-            return read_file(text), name
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise ValueError(f"{name} cannot be fetched: {error}. Check the address or path and try again.") from error
-    encoded = text.split(",", 1)[-1] if text.startswith("data:") else text
-    try:
-        return base64.b64decode("".join(encoded.split()), validate=True), name
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(
-            f"{name} is neither an existing file, nor an http(s) URL, nor base64. Check the path (relative paths start at {os.getcwd()!r})."
-        ) from error
-
-
-def read_url(url: str) -> bytes:
-    """The body that an address answers with; OSError or ValueError unless it ends in time, and within the limit of bytes."""
-    end = time.monotonic() + URL_SECONDS_IN_ALL
-    # Redirections stay with http(s): no handler here knows files or FTP. Some servers refuse Python's default agent.
-    request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0 (compatible; transformers)"})
-    with _OPENER.open(request, timeout=URL_TIMEOUT_SECONDS) as response:
-        body = bytearray()
-        # One piece at a time, since a time-out counts anew for each: a server that sends a byte now and then would never end.
-        while piece := response.read1(2**16):
-            body += piece
-            if len(body) > MAX_FILE_BYTES:
-                raise ValueError(f"it sends more than {MAX_FILE_BYTES:,} bytes")
-            if time.monotonic() > end:
-                raise TimeoutError(f"it has not sent all within {URL_SECONDS_IN_ALL} seconds")
-        return bytes(body)
-
-
-def read_file(path: str) -> bytes:
-    """What a regular file holds; OSError or ValueError of anything else (a pipe would wait, a device never end), and beyond the limit."""
-    if not os.path.isfile(path):  # before it is opened, which may already do something; after that once more, of what was opened
-        raise ValueError("it is no regular file")
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is no regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    finally:
-        os.close(descriptor)
-    if len(content) > MAX_FILE_BYTES:
-        raise ValueError(f"it holds more than {MAX_FILE_BYTES:,} bytes")
-    return content
-
-
-def bytes_of_base64(text: str) -> bytes | None:
-    """The image that a text holds in base64 or as a `data:` URL; None of a text that is an address or path.
-
-    Raises:
-        ValueError: a `data:` URL without base64.
-    """
-    is_url = text.startswith("data:")
-    encoded = text.split(",", 1)[-1] if is_url else text
-    if not is_url and not (len(text) >= 64 and text.lstrip().startswith(BASE64_STARTS)):
-        return None
-    try:
-        return base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        if is_url:
-            raise ValueError(f"the image {text[:40] + '...'!r} is a data: URL without base64: {error}.") from error
-        return None
-
-
-def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:
-    """Array or tensor (HW, HWC or CHW) with 1, 2 (grey, alpha), 3 or 4 channels to a PIL image of 8 or 16 bits."""
-    prefers_channels_first = isinstance(array, torch.Tensor)
-    if isinstance(array, torch.Tensor):
-        try:
-            array = array.detach().cpu()
-            array = (array.float() if array.is_floating_point() else array).numpy()
-        except Exception as error:  # of sparse and quantized ones, and of such without values
-            raise ValueError(f"{name} is a tensor that cannot be made into an array: {error}. Pass a dense one of numbers.") from error
-    shape = array.shape
-    if array.ndim == 3:
-        first, last = shape[0] in (1, 2, 3, 4), shape[2] in (1, 2, 3, 4)
-        if first and (prefers_channels_first or not last):
-            array = array.transpose(1, 2, 0)
-        array = array[..., 0] if array.shape[2] == 1 else array
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)):
-        raise ValueError(f"{name} has shape {tuple(shape)}; expected HW, HWC or CHW with 1 to 4 channels.")
-    if array.size == 0:
-        raise ValueError(f"{name} has no pixels: its shape is {tuple(shape)}. Remove it or pass another image.")
-    if array.dtype == np.uint16:
-        array = scale_16_to_8_bits(array)
-    elif array.dtype == bool:
-        array = array.astype(np.uint8) * 255
-    elif array.dtype.kind == "f":
-        if not (array.min() >= 0 and array.max() <= 1):  # written so that NaN is refused too
-            raise ValueError(
-                f"{name} has floating-point values from {array.min():.4g} to {array.max():.4g}; they must lie in "
-                "[0, 1]. What the model drew, in [-1, 1], goes through `post_process` first; 0..255 must be integers."
-            )
-        array = (array * 255).round().astype(np.uint8)
-    elif array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
-        raise ValueError(f"{name} has dtype {array.dtype} or values outside 0..255; convert it to uint8.")
-    return Image.fromarray(np.ascontiguousarray(array.astype(np.uint8)))
-
-
-def to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    """Decodes an image into plain RGB, 8 bits a channel, upright, transparency on white; refuses unusable ones."""
-    check_picture(image, name, max_pixels)
-    try:
-        image.load()
-        if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if image.mode in SIXTEEN_BIT_MODES:
-            levels = np.asarray(image).astype(np.int64)
-            if levels.min() < 0 or levels.max() > 65535:
-                raise ValueError("its values do not lie in 0..65535")
-            image = Image.fromarray(scale_16_to_8_bits(levels))
-        if image.mode == "F":
-            raise ValueError("mode F (floating point) has no fixed range; convert it to 8 bits yourself")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
-        check_picture(image, name, max_pixels)  # of some formats the header does not tell what decoding gives
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except Exception as error:  # a broken file makes PIL raise OSError, SyntaxError, struct.error, ...
-        raise ValueError(
-            f"{name} ({image.format or 'picture'}, {image.width}x{image.height}, mode {image.mode}) cannot be decoded: "
-            f"{error}. The file is damaged or of an unusual kind; save it anew as PNG or JPEG."
-        ) from error
-
-
-def check_picture(image: Image.Image, name: str, max_pixels: int) -> None:
-    """Refuses empty, gigantic, extremely long and animated images; reads only the header of a file."""
-    width, height = image.size
-    if width == 0 or height == 0:
-        raise ValueError(f"{name} has no pixels: it is {width}x{height}. Remove it or pass another image.")
-    if width * height > max_pixels:
-        raise ValueError(
-            f"{name} is too large: {width}x{height} is {width * height} pixels, the limit is {max_pixels}. Make it "
-            "smaller, or raise `max_pixels` of the image processor."
-        )
-    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        raise ValueError(f"{name} is {width}x{height}: one side is more than {MAX_ASPECT_RATIO} times the other. Crop it first.")
-    try:
-        frames = getattr(image, "n_frames", 1)  # only PIL's multi-frame readers have it
-    except Exception:  # a damaged file; decoding it says more
-        frames = 1
-    # An MPO, which many cameras write, is a photograph with previews of itself; its first frame is the photograph.
-    if frames > 1 and image.format != "MPO":
-        raise ValueError(
-            f"{name} is animated or has several pages ({frames} frames), and one image is needed. Pick a frame: "
-            "image = PIL.Image.open(...); image.seek(0); pass image.copy()."
-        )
-
-
-def scale_16_to_8_bits(levels: np.ndarray) -> np.ndarray:
-    """0..65535 to 0..255, rounded to the nearest level (65535 = 257 * 255)."""
-    return ((levels.astype(np.int64) + 128) // 257).astype(np.uint8)
-
-
 VargptImageProcessor.register_for_auto_class()
+VargptCLIPImageProcessor.register_for_auto_class()
 
-__all__ = ["VargptImageProcessor"]
+__all__ = ["VargptCLIPImageProcessor", "VargptImageProcessor"]

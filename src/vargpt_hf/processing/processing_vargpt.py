@@ -1,16 +1,16 @@
-"""Chats and images to the tensors that VARGPT reads, and what it generated back to chat content.
+"""Chats and images to what VARGPT reads and draws, and what it generated back to chat content.
 
-Three kinds of content parts: `text`; `image`, an image to read; `output_image`, an image to draw or generated
-before (its own kind, because Transformers and TRL take every `image` part of any turn for an input).
+Three kinds of content parts: `text`; `image`, an image to read; `output_image`, an image to draw or drawn before (its own kind, because
+Transformers and TRL take every `image` part of any turn for an input).
 
-In text an image to read is `<image>`, repeated `image_seq_length` times for the model; an image to draw is
-`<|image_gen_start|><|image_gen_pad|><|image_gen_end|>`, whose middle is repeated `num_image_gen_tokens` (L) times.
+What is read goes through the reader, the backbone's own processor: it writes its placeholders and makes its inputs, which pass through here
+unread. An image to draw is `<|image_gen_start|><|image_gen_pad|><|image_gen_end|>` in text; its middle is repeated for the model, once for
+each position of the image's schedule.
 """
 
-import bisect
+import functools
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,61 +20,100 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .chat_vargpt import (
-    IMAGE_TOKEN,
     OUTPUT_IMAGE_END_TOKEN,
     OUTPUT_IMAGE_START_TOKEN,
     OUTPUT_IMAGE_TOKEN,
     RELEASED_SYSTEM_PROMPT,
+    assistant_spans,
     carried_drawings,
     clean_chat,
+    drawings_as_text,
     make_chat_template,
+    marks_assistants,
+    only_texts,
     picture_of_part,
     refuse_half_characters,
+    refuse_pictures,
 )
+from .fit_vargpt import check_fits
+from .image_processing_vargpt import OUTPUT_IMAGE_SETTINGS, VargptImageProcessor
+from .pictures_vargpt import fetch_images
+from .placeholders_vargpt import (
+    OutputImageTokens,
+    compare_counts,
+    in_rows,
+    is_codes,
+    is_picture,
+    merge_replacements,
+    spans_before_to_after,
+    split_rows,
+    token_spans,
+)
+from .reader_vargpt import PREFIX_READERS, build_reader, reader_settings
+
+TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "offset_mapping", "text_replacement_offsets"}
+NO_CODE = -1  # behind the codes of images with fewer positions than others
 
 
 class VargptProcessor(ProcessorMixin):
-    """Joins a `VargptImageProcessor`, a tokenizer and a chat template.
+    """Joins the processor of the backbone with what is drawn.
 
     Args:
-        image_processor: a `VargptImageProcessor`.
-        tokenizer: a fast tokenizer that has the four image tokens, each as one token.
-        chat_template: Jinja text; `make_chat_template` with this processor's tokens by default.
-        image_seq_length: places of one image to read.
-        num_image_gen_tokens: L, places (and codes) of one image to draw.
-        image_token, output_image_start_token, output_image_token, output_image_end_token: the image tokens.
+        image_processor: the reader's; of a model that reads no images the [`VargptImageProcessor`] of those that it draws.
+        tokenizer: a fast tokenizer that has the tokens of images to draw, each as one token, and those that the reader needs.
+        chat_template: Jinja text, the backbone's own; `make_chat_template` with the tokens of this processor by default.
+        reader: a processor of Transformers, or its settings (see `build_reader`); None for a model that reads no images.
+        output_image_settings: a [`VargptImageProcessor`] of images to draw, or its settings.
+        output_image_start_token, output_image_token, output_image_end_token: the tokens of images to draw.
+
+    Raises:
+        ValueError: parts that do not fit, or a tokenizer without the tokens.
+        ImportError: a reader that needs a package which is not installed.
     """
+
+    skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "image_spans", "output_image_spans", "assistant_spans"]
 
     def __init__(
         self,
         image_processor=None,
         tokenizer=None,
-        chat_template: str | None = None,
-        image_seq_length: int = 576,
-        num_image_gen_tokens: int = 680,
-        image_token: str = IMAGE_TOKEN,
-        output_image_start_token: str = OUTPUT_IMAGE_START_TOKEN,
-        output_image_token: str = OUTPUT_IMAGE_TOKEN,
-        output_image_end_token: str = OUTPUT_IMAGE_END_TOKEN,
+        chat_template=None,
+        reader=None,
+        output_image_settings=None,
+        output_image_start_token=OUTPUT_IMAGE_START_TOKEN,
+        output_image_token=OUTPUT_IMAGE_TOKEN,
+        output_image_end_token=OUTPUT_IMAGE_END_TOKEN,
     ):
-        self.image_seq_length = image_seq_length
-        self.num_image_gen_tokens = num_image_gen_tokens
-        self.image_token = image_token
+        if isinstance(reader, ProcessorMixin):
+            image_processor = reader.image_processor if image_processor is None else image_processor
+            tokenizer = reader.tokenizer if tokenizer is None else tokenizer
+            chat_template = reader.chat_template if chat_template is None else chat_template
+        drawn = output_image_settings
+        if reader is None and drawn is None and isinstance(image_processor, VargptImageProcessor):
+            drawn = image_processor
+        drawn = VargptImageProcessor(**(drawn or {})) if drawn is None or isinstance(drawn, dict) else drawn
+        if reader is None and image_processor not in (None, drawn):
+            raise ValueError(
+                f"A {type(image_processor).__name__} prepares images to read: give the `reader` that it belongs to, the backbone's processor."
+            )
+        self.output_image_processor = drawn
+        self.output_image_tokens = OutputImageTokens(output_image_start_token, output_image_token, output_image_end_token)
         self.output_image_start_token = output_image_start_token
         self.output_image_token = output_image_token
         self.output_image_end_token = output_image_end_token
-        tokens = (image_token, output_image_start_token, output_image_token, output_image_end_token)
+        super().__init__(drawn if image_processor is None else image_processor, tokenizer, chat_template=chat_template)
+        self.reader = build_reader(reader, image_processor, tokenizer) if isinstance(reader, dict) else reader
+        self.image_token = None if self.reader is None else self.reader.image_token
+        self.image_token_id = None if self.reader is None else self.reader.image_token_ids[0]
+        tokens = (output_image_start_token, output_image_token, output_image_end_token)
         if chat_template is None:
-            chat_template = make_chat_template(None, *tokens)
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+            self.chat_template = make_chat_template(None, self.image_token or "", *tokens)
         # Saving sets it, loading drops it: said here, so that a processor is the same before and after both.
         self.auto_map = {"AutoProcessor": "processing_vargpt.VargptProcessor"}
         ids = [self._single_token_id(token) for token in tokens]
-        self.image_token_id, self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id = ids
-        self._picture_pattern = re.compile(
-            f"(?P<image>{re.escape(image_token)})|"
-            f"(?P<output_image>{re.escape(output_image_start_token)}((?:{re.escape(output_image_token)})+){re.escape(output_image_end_token)})"
-        )
+        if self.image_token is not None:
+            self._single_token_id(self.image_token)
+        self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id = ids
 
     def _single_token_id(self, token: str) -> int:
         """The id of an image token; `ValueError` if the tokenizer does not know it as one."""
@@ -87,12 +126,34 @@ class VargptProcessor(ProcessorMixin):
         return token_id
 
     @property
-    def unused_input_names(self) -> list[str]:
-        """`token_type_ids`, which some tokenizers make and the model does not read."""
-        return ["token_type_ids"]
+    def model_input_names(self) -> list[str]:
+        """Names of what `__call__` may return: the reader's, and those of images to draw."""
+        read = self.tokenizer.model_input_names if self.reader is None else self.reader.model_input_names
+        drawn = ("output_pixel_values", "output_image_codes", "output_image_schedule_ids")
+        return list(dict.fromkeys([*(name for name in read if name != "token_type_ids" or "token_type_ids" in self._typed), *drawn]))
+
+    @property
+    def _typed(self) -> set[str]:
+        """`token_type_ids` where the reader makes them for its model; those that tokenizers make of their own accord say nothing."""
+        own = type(self.reader).model_input_names.fget(self.reader) if self.reader is not None else []
+        return {"token_type_ids"} if own.count("token_type_ids") > self.tokenizer.model_input_names.count("token_type_ids") else set()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved beside tokenizer and chat template."""
+        drawn = {name: getattr(self.output_image_processor, name) for name in OUTPUT_IMAGE_SETTINGS}
+        return {
+            "image_processor": self.image_processor.to_dict(),
+            "reader": None if self.reader is None else reader_settings(self.reader),
+            "output_image_settings": None if self.reader is None else drawn,
+            "output_image_start_token": self.output_image_start_token,
+            "output_image_token": self.output_image_token,
+            "output_image_end_token": self.output_image_end_token,
+            "auto_map": self.auto_map,
+            "processor_class": type(self).__name__,
+        }
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves image processor, tokenizer and chat template as Transformers does, with the code that defines them.
+        """Saves image processor, tokenizer, chat template and the settings of the reader, with the code that defines them.
 
         Not saved is how the tokenizer happened to be loaded, which Transformers would note among its settings: the same processor makes
         the same files, whether it came from a folder or from the Hub, online or offline.
@@ -100,6 +161,10 @@ class VargptProcessor(ProcessorMixin):
         for circumstance in ("is_local", "local_files_only"):
             self.tokenizer.init_kwargs.pop(circumstance, None)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    def check_fits(self, config: Any) -> None:
+        """Raises a `ValueError` unless tokens, schedules and the numbers of image tokens are those of a model's configuration."""
+        check_fits(self, config)
 
     # -- text and images to tensors ---------------------------------------------------------------------------------
 
@@ -109,198 +174,271 @@ class VargptProcessor(ProcessorMixin):
         images: Any = None,
         output_images: Any = None,
         output_image_codes: Any = None,
+        output_image_schedule_ids: Sequence[int] | int | None = None,
         random_crop: bool | None = None,
         generator: torch.Generator | int | None = None,
+        return_image_spans: bool = False,
         **kwargs: Any,
     ) -> BatchFeature:
         """Tokenizes text with its images.
 
         Args:
-            text: one text or a batch, with `<image>` for each image to read and start, pad, end for each
-                image to draw. A row may end in a bare start: the prompt that forces an image.
-            images: images to read, any form that `VargptImageProcessor.fetch_images` takes; flat, in reading
-                order over the batch, or one list a row.
+            text: one text or a batch, with the reader's `image_token` for each image to read, and start, pad, end for each image to draw.
+                A row may end in a bare start: the prompt that forces an image.
+            images: images to read, any form that `fetch_images` takes; flat, in reading order over the batch, or one list a row.
             output_images: images to draw, likewise.
             output_image_codes: instead of `output_images`, the codes of each image: (L,) tensors or lists, flat or one list
-                a row; or one tensor (N, L).
-            random_crop, generator: see `VargptImageProcessor.preprocess_output`; for training.
-            kwargs: options of the tokenizer and image processor (`padding`, `return_tensors`, ...). `videos` and
-                `audio`, which the stock pipelines pass, must be None.
+                a row; or one tensor (N, L), -1 behind the codes of images with fewer.
+            output_image_schedule_ids: scale schedule of each image to draw, or one of all; by default the nearest to the image in aspect
+                ratio, or the one that has as many positions as there are codes.
+            random_crop, generator: see `VargptImageProcessor.preprocess`; for training.
+            return_image_spans: also return `image_spans` and `output_image_spans`, for each row the (first, last + 1) tokens of its images,
+                with all that the reader writes around them.
+            kwargs: options of the reader, its tokenizer and image processor (`padding`, `return_tensors`, ...). `videos` and
+                `audio`, which the stock pipelines pass, must be None or empty.
 
         Returns:
-            `input_ids`, `attention_mask` (B, T); where given, `pixel_values` (N_in, 3, H, W), `output_pixel_values`
-            (N_out, 3, h, w) in [-1, 1], `output_image_codes` (N_out, L) int64.
+            What the reader returns: `input_ids`, `attention_mask` (B, T), `pixel_values` and what else goes with them; where given,
+            `output_pixel_values` (N, 3, h, w) in [-1, 1] or `output_image_codes` (N, L) int64, and `output_image_schedule_ids` (N,) where
+            there are several schedules.
 
         Raises:
-            ValueError: if images and their places differ in number (in a row, where images are given by row).
+            ValueError: images and their places differ in number (in a row, where images are given by row), or do not fit.
         """
-        if kwargs.pop("videos", None) is not None or kwargs.pop("audio", None) is not None:
-            raise ValueError("VARGPT reads text and images only; videos and audio must be None.")
-        if kwargs.get("sanitize_control_tokens"):
-            raise ValueError("sanitize_control_tokens is not supported: chats with special tokens in texts are refused.")
-        if "padding_side" not in kwargs.get("text_kwargs", {}):
-            kwargs.setdefault("padding_side", "left")  # for generation, whatever the tokenizer's own default
+        assistant_spans = kwargs.pop("assistant_spans", None)  # on its way from `apply_chat_template` to the masks
+        kwargs = self._options(kwargs)
         texts = checked_texts(text)
-        if images is not None:
-            images = self.image_processor.fetch_images(images)
+        suffix = self._suffix(kwargs.pop("suffix", None), texts)
+        images = None if images is None else fetch_images(images, "images", self.output_image_processor.max_pixels)
         flat_images, images_per_row = split_rows(images, is_picture)
-        num_drawings = [0]
+        places = None
         if texts is not None:
-            compare_counts(self.image_token, "images", self._count_images(texts), len(flat_images), images_per_row)
-            num_drawings = self._count_drawings(texts)
-            if self.tokenizer.bos_token and all(row.startswith(self.tokenizer.bos_token) for row in texts):
-                kwargs["add_special_tokens"] = False  # else the tokenizer would put a second one before it
-        drawings = self._process_drawings(
-            output_images, output_image_codes, num_drawings if texts is not None else None, random_crop, generator
+            read_places = [0 if self.image_token is None else row.count(self.image_token) for row in texts]
+            if self.reader is None and flat_images:
+                raise ValueError("This model reads no images: leave `images` out. Images that it draws are `output_images`.")
+            compare_counts(self.image_token, "images", read_places, len(flat_images), images_per_row)
+            flat_images = in_rows(flat_images, read_places) if flat_images else None
+            places = self._drawn_places(texts, suffix)
+        drawings, lengths = self._process_drawings(
+            output_images, output_image_codes, output_image_schedule_ids, places, bool(random_crop), generator
         )
         inputs = {}
-        if texts is not None or flat_images or not drawings:
-            inputs = in_words(super().__call__, images=flat_images or None, text=texts, **kwargs)
-        if sum(num_drawings):
-            self._check_not_truncated(num_drawings, inputs["input_ids"])
+        if texts is not None:
+            inputs = self._read(texts, suffix, flat_images, places, lengths, return_image_spans, kwargs)
+        elif flat_images:
+            inputs = in_words(self.image_processor, flat_images, return_tensors=kwargs.get("return_tensors"))
+        elif not drawings:
+            raise ValueError("Give a text, images or images to draw.")
+        if assistant_spans is not None:
+            inputs["assistant_spans"] = assistant_spans
         return_tensors = kwargs.get("return_tensors", kwargs.get("text_kwargs", {}).get("return_tensors"))
         return BatchFeature({**inputs, **drawings}, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+
+    def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Options for the reader, with our defaults."""
+        for other in ("videos", "audio", "audios"):
+            given = kwargs.pop(other, None)
+            if given is not None and len(given):
+                raise ValueError("VARGPT reads text and images only; videos and audio must be None.")
+        if kwargs.get("sanitize_control_tokens"):
+            raise ValueError("sanitize_control_tokens is not supported: chats with special tokens in texts are refused.")
+        for name, default in (("padding_side", "left"), ("return_token_type_ids", False)):  # whatever the tokenizer's own defaults
+            if name not in kwargs.get("text_kwargs", {}):
+                kwargs.setdefault(name, default)
+        return kwargs
+
+    def _suffix(self, suffix: Any, texts: list[str] | None) -> list[str] | None:
+        """Answers that a reader takes as a text of their own, one for each text."""
+        if suffix is None:
+            return None
+        suffix = [suffix] if isinstance(suffix, str) else list(suffix)
+        if type(self.reader).__name__ not in PREFIX_READERS or texts is None or len(suffix) != len(texts):
+            raise ValueError(f"`suffix` is for readers that take answers apart, such as {PREFIX_READERS[0]}: one for each text.")
+        return suffix
+
+    def _drawn_places(self, texts: list[str], suffix: list[str] | None) -> list[list[int]]:
+        """Placeholders of each image to draw, by row."""
+        places = self.output_image_tokens.count(texts)
+        if type(self.reader).__name__ in PREFIX_READERS and any(places):
+            raise ValueError("This model reads its prompt in both directions, where nothing can be drawn: images to draw belong into `suffix`.")
+        places = places if suffix is None else self.output_image_tokens.count(suffix)
+        self._check_lengths(places, [self.output_image_processor.num_positions] * sum(map(len, places)))
+        return places
+
+    def _read(
+        self,
+        texts: list[str],
+        suffix: list[str] | None,
+        images: list[list] | None,
+        places: list[list[int]],
+        lengths: list[int],
+        return_image_spans: bool,
+        kwargs: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What the reader makes of the texts, with the placeholders of drawn images written out, and of the images."""
+        bos = self.tokenizer.bos_token
+        if bos and all(row.startswith(bos) for row in texts):
+            kwargs = {**kwargs, "add_special_tokens": False}  # else the tokenizer would put a second one before it
+        self._check_lengths(places, [[length] for length in lengths])
+        replaces = return_image_spans or kwargs.get("return_text_replacement_offsets", False)
+        options = {**kwargs, "return_text_replacement_offsets": True} if replaces else kwargs
+        options = {**options, "return_offsets_mapping": True} if return_image_spans else options
+        if replaces and (tensors := options.get("return_tensors")) is not None:  # some readers would make tensors of replacements, too
+            options = {name: value for name, value in options.items() if name != "return_tensors"}
+            options["images_kwargs"] = {**options.get("images_kwargs", {}), "return_tensors": tensors}
+        replacements = [[] for _ in texts]
+        if suffix is None:
+            texts, replacements = self.output_image_tokens.write_out(texts, iter(lengths))
+        else:
+            options = {**options, "suffix": self.output_image_tokens.write_out(suffix, iter(lengths))[0]}
+        if self.reader is None:
+            inputs = in_words(super().__call__, text=texts, **options)
+        else:
+            inputs = in_words(self.reader, images=images, text=texts, **options)
+        if suffix is None and "labels" in inputs:  # of the answers alone, of which there are none
+            inputs.pop("labels")
+        self._check_not_truncated(lengths, inputs["input_ids"])
+        if replaces:
+            read = inputs.pop("text_replacement_offsets", None) or [[] for _ in texts]
+            merged = [merge_replacements(*of_row) for of_row in zip(replacements, read, strict=True)]
+            if "text_replacement_offsets" in kwargs or kwargs.get("return_text_replacement_offsets"):
+                inputs["text_replacement_offsets"] = merged
+        if return_image_spans:
+            offsets = inputs["offset_mapping"] if kwargs.get("return_offsets_mapping") else inputs.pop("offset_mapping")
+            for kind, name in (("image", "image_spans"), ("output_image", "output_image_spans")):
+                characters = [[entry["new_span"] for entry in row if entry["type"] == kind] for row in merged]
+                inputs[name] = [token_spans(*of_row) for of_row in zip(offsets, characters, strict=True)]
+        return inputs
+
+    def reading_inputs(self, images: Iterable[list]) -> dict[str, torch.Tensor]:
+        """What the reader makes of images alone, given one list a row: `pixel_values` and what goes with them, {} of no images."""
+        rows = [list(row) for row in images]
+        if not any(rows):
+            return {}
+        rows = fetch_images(rows, "images", self.output_image_processor.max_pixels)
+        inputs = in_words(self.reader, images=rows, text=[self.image_token * len(row) for row in rows], padding=True, return_tensors="pt")
+        return {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
+
+    def typical_lengths(self) -> dict[str, int]:
+        """Tokens of an image of each type of content part: exact where all images have as many, else those of a square of 448 pixels."""
+        lengths = {"output_image": self.output_image_processor.num_positions[0] + 2}
+        if self.reader is not None:
+            inputs = self.reader(images=[[Image.new("RGB", (448, 448))]], text=[self.image_token], add_special_tokens=False)
+            lengths["image"] = len(inputs["input_ids"][0])
+        return lengths
+
+    # -- images to draw -----------------------------------------------------------------------------------------------
 
     def _process_drawings(
         self,
         output_images: Any,
         output_image_codes: Any,
-        num_places: list[int] | None,
-        random_crop: bool | None,
+        schedule_ids: Sequence[int] | int | None,
+        places: list[list[int]] | None,
+        random_crop: bool,
         generator: torch.Generator | int | None,
-    ) -> dict[str, np.ndarray]:
-        """Images to draw as `output_pixel_values` or `output_image_codes`, counted against their places in the texts.
+    ) -> tuple[dict[str, np.ndarray], list[int]]:
+        """Images to draw as `output_pixel_values` or `output_image_codes`, with their schedules where there are several, and the positions
+        of each; counted against their places in the texts.
 
-        {} if there are none. `num_places` None: nothing to count against.
+        {} if there are none. `places` None: nothing to count against.
         """
         if output_images is not None:
-            output_images = self.image_processor.fetch_images(output_images, "output_images")
+            output_images = self.output_image_processor.fetch_images(output_images)
         pictures, pictures_per_row = split_rows(output_images, is_picture)
         codes, codes_per_row = split_rows(output_image_codes, is_codes)
         if pictures and codes:
             raise ValueError(
                 "Pass output_images or output_image_codes, not both in one call. To mix them, turn the images into codes: "
-                "model.model.image_tokenizer.encode(pixels), with pixels from image_processor.preprocess_output."
+                "model.encode_images(pixels), with pixels from processor.output_image_processor."
             )
-        if num_places is not None:
-            label = f"{self.output_image_start_token}{self.output_image_token}{self.output_image_end_token}"
+        if places is not None:
             per_row = codes_per_row if codes else pictures_per_row
-            compare_counts(label, "output_images or output_image_codes", num_places, len(codes or pictures), per_row)
+            counts = [len(row) for row in places]
+            compare_counts(str(self.output_image_tokens), "output_images or output_image_codes", counts, len(codes or pictures), per_row)
         if codes:
-            return {"output_image_codes": self._stack_codes(codes)}
-        return dict(self.image_processor.preprocess_output(pictures, bool(random_crop), generator)) if pictures else {}
+            data, ids = self._stack_codes(codes, schedule_ids)
+        elif pictures:
+            data = dict(self.output_image_processor(pictures, schedule_ids=schedule_ids, random_crop=random_crop, generator=generator))
+            ids = data.get("output_image_schedule_ids", np.zeros(len(pictures), dtype=np.int64)).tolist()
+        else:
+            data, ids = {}, []
+        return data, [self.output_image_processor.num_positions[index] for index in ids]
 
-    def _stack_codes(self, codes: list[Any]) -> np.ndarray:
-        """Codes of N images to (N, L) int64."""
-        stacked = np.empty((len(codes), self.num_image_gen_tokens), dtype=np.int64)
-        for index, code in enumerate(codes):
-            try:
-                array = np.asarray(code.detach().cpu() if isinstance(code, torch.Tensor) else code)
-            except (ValueError, TypeError, RuntimeError) as error:  # of uneven lists, of tensors on no device
-                raise ValueError(f"output_image_codes[{index}] are no codes: {error}.") from error
-            if array.shape != (self.num_image_gen_tokens,) or array.dtype.kind not in "iu" or array.min() < 0:
+    def _stack_codes(self, codes: list[Any], schedule_ids: Sequence[int] | int | None) -> tuple[dict[str, np.ndarray], list[int]]:
+        """Codes of N images to (N, L) int64, and the schedule of each."""
+        lengths = self.output_image_processor.num_positions
+        arrays = [array_of_codes(code, index) for index, code in enumerate(codes)]
+        if len(lengths) > 1 and schedule_ids is None:
+            schedule_ids = [self._schedule_of_codes(array, index) for index, array in enumerate(arrays)]
+        ids = self.output_image_processor.check_schedule_ids(0 if schedule_ids is None else schedule_ids, len(arrays))
+        stacked = np.full((len(codes), max(lengths[index] for index in ids)), NO_CODE, dtype=np.int64)
+        for index, (array, schedule) in enumerate(zip(arrays, ids)):
+            length = lengths[schedule]
+            kept = array[:length] if array.ndim == 1 and (array[length:] == NO_CODE).all() else array
+            if kept.shape != (length,) or kept.dtype.kind not in "iu" or kept.min() < 0:
                 raise ValueError(
                     f"output_image_codes[{index}] has shape {array.shape} and dtype {array.dtype}; an image has "
-                    f"{self.num_image_gen_tokens} codes, integers of at least 0."
+                    f"{length} codes, integers of at least 0."
                 )
-            stacked[index] = array
-        return stacked
+            stacked[index, :length] = kept
+        several = {"output_image_schedule_ids": np.asarray(ids, dtype=np.int64)} if len(lengths) > 1 else {}
+        return {"output_image_codes": stacked, **several}, ids
 
-    def _count_images(self, texts: Sequence[str]) -> list[int]:
-        """Images to read that each text has a place for."""
-        return [row.count(self.image_token) for row in texts]
+    def _schedule_of_codes(self, codes: np.ndarray, index: int) -> int:
+        """The only schedule with as many positions as these codes."""
+        length = int((codes != NO_CODE).sum())
+        fitting = [schedule for schedule, positions in enumerate(self.output_image_processor.num_positions) if positions == length]
+        if len(fitting) != 1:
+            raise ValueError(
+                f"output_image_codes[{index}] has {length} codes, as images of {len(fitting)} schedules have (of positions "
+                f"{self.output_image_processor.num_positions}): say which one by `output_image_schedule_ids`."
+            )
+        return fitting[0]
 
-    def _count_drawings(self, texts: Sequence[str]) -> list[int]:
-        """Images to draw that each text has a place for; `ValueError` for stray tokens of such images."""
-        start, place, end = self.output_image_start_token, self.output_image_token, self.output_image_end_token
-        counts = []
-        for index, row in enumerate(texts):
-            found = [match[0].count(place) for match in self._picture_pattern.finditer(row) if match["output_image"]]
-            forced = row.endswith(start)
-            if (row.count(start) - forced, row.count(place), row.count(end)) != (len(found), sum(found), len(found)):
-                raise ValueError(
-                    f"Row {index} of the text has a stray {start}, {place} or {end}. An image to draw is "
-                    f"{start}{place}{end}; a {start} alone may only end the text."
-                )
-            wrong = [num for num in found if num not in (1, self.num_image_gen_tokens)]
-            if wrong:
-                raise ValueError(
-                    f"Row {index} of the text has an image to draw with {wrong[0]} {place}; expected 1, or all {self.num_image_gen_tokens}."
-                )
-            counts.append(len(found))
-        return counts
+    def _check_lengths(self, places: list[list[int]], lengths: list[list[int]]) -> None:
+        """Raises unless each image to draw has one placeholder in the text, or all of its own, which may be as many as its `lengths` say."""
+        expected = iter(lengths)
+        for index, row in enumerate(places):
+            for found in row:
+                if found not in (1, *(possible := next(expected))):
+                    raise ValueError(
+                        f"Row {index} of the text has an image to draw with {found} {self.output_image_token}; expected 1, or all "
+                        f"{' or '.join(map(str, possible))}."
+                    )
 
-    def _check_not_truncated(self, num_drawings: list[int], input_ids: Any) -> None:
-        """Raises if truncation has cut an image to draw (the base class looks after images to read)."""
-        expected = sum(num_drawings) * self.num_image_gen_tokens
-        found = sum(int(np.count_nonzero(np.asarray(ids) == self.output_image_token_id)) for ids in input_ids)
+    def _check_not_truncated(self, lengths: list[int], input_ids: Any) -> None:
+        """Raises if truncation has cut an image to draw (the reader looks after images to read)."""
+        expected = sum(lengths)
+        found = sum(int(np.count_nonzero(np.asarray(ids) == self.output_image_token_id)) for ids in input_ids) if expected else 0
         if found != expected:
             raise ValueError(
                 f"{found} of the {expected} places of images to draw are left after tokenization, likely by "
                 "truncation. Raise max_length or turn truncation off."
             )
 
-    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """The places of one image to read."""
-        return self.image_token * self.image_seq_length
-
-    def get_text_with_replacements(
-        self, text: list[str], images_replacements: Sequence[str] = (), *args: Any
-    ) -> tuple[list[str], list[list[dict[str, Any]]]]:
-        """Puts the full number of places for each image of either kind.
-
-        Returns the texts and, for each row, the replacements with their character spans before and after, from which
-        the base class shifts the assistant's spans.
-        """
-        drawing = self.output_image_start_token + self.output_image_token * self.num_image_gen_tokens + self.output_image_end_token
-        images = iter(images_replacements)
-        expanded, offsets = [], []
-        for row in text:
-            pieces, replacements, last, gained = [], [], 0, 0
-            for match in self._picture_pattern.finditer(row):
-                start, end = match.span()
-                new = drawing if match["output_image"] else next(images)
-                pieces += [row[last:start], new]
-                replacements.append(
-                    {
-                        "type": match.lastgroup,
-                        "span": (start, end),
-                        "new_span": (start + gained, start + gained + len(new)),
-                        "text": match[0],
-                        "replacement": new,
-                    }
-                )
-                gained += len(new) - (end - start)
-                last = end
-            expanded.append("".join([*pieces, row[last:]]))
-            offsets.append(replacements)
-        return expanded, offsets
-
     def _adjust_assistant_masks_indices(self, processed_dict: dict, generation_indices: list) -> dict:
-        """Turns the assistant's character spans into `assistant_masks`, as the base class does.
+        """Turns the assistant's spans of characters into `assistant_masks`, as the base class does.
 
-        Here for speed: the base class loops over single tokens, which would cost more than all else.
+        Here for speed (the base class loops over single tokens, which would cost more than all else), and for chat templates that do not
+        mark what the assistant says.
         """
-        offsets, replacements = processed_dict.pop("offset_mapping"), processed_dict.pop("text_replacement_offsets")
+        offsets = processed_dict.pop("offset_mapping")
+        replacements = processed_dict.pop("text_replacement_offsets", None) or [[] for _ in offsets]
+        generation_indices = processed_dict.pop("assistant_spans", generation_indices)
         masks = []
         for row_offsets, row_replacements, spans in zip(offsets, replacements, generation_indices, strict=True):
             starts, ends = np.asarray(row_offsets).T
-            placeholder_ends = [replacement["span"][1] for replacement in row_replacements]
-            gained = [0, *(replacement["new_span"][1] - replacement["span"][1] for replacement in row_replacements)]
             mask = np.zeros(len(starts), dtype=bool)
-            for span in spans:
-                # Characters move by what the placeholders before them have gained.
-                first, last = (char + gained[bisect.bisect_right(placeholder_ends, char)] for char in span)
+            for first, last in spans_before_to_after(spans, row_replacements):
                 mask |= (starts < last) & (ends > first)
             masks.append(mask.astype(np.int64).tolist())
         processed_dict["assistant_masks"] = masks
         return processed_dict
 
     def _get_num_multimodal_tokens(self, image_sizes: list | None = None, **kwargs: Any) -> MultiModalData:
-        """Places and patches of images to read, by which serving engines plan; independent of their sizes."""
-        if image_sizes is None:
-            return MultiModalData()
-        return MultiModalData(num_image_tokens=[self.image_seq_length] * len(image_sizes), num_image_patches=[1] * len(image_sizes))
+        """Places and patches of images to read, by which serving engines plan."""
+        return MultiModalData() if self.reader is None else self.reader._get_num_multimodal_tokens(image_sizes, **kwargs)
 
     # -- chats to text and tensors ------------------------------------------------------------------------------------
 
@@ -310,9 +448,10 @@ class VargptProcessor(ProcessorMixin):
         As in the base class, with `output_image` parts in addition. Such a part may carry its image (`image`, `url`,
         `path` or `base64`) or its codes (`codes`, which win where every part has them); if no part carries one, give
         `output_images` or `output_image_codes` in `processor_kwargs`. Keys of parts that are None count as absent.
+        A template that does not know `output_image` parts, as those of other models, gets them as text.
 
         Raises `ValueError` for roles and parts that are unknown, for texts that contain a special token of the
-        tokenizer, and for counts that differ (see `__call__`).
+        tokenizer, for counts that differ (see `__call__`), and for what the template refuses.
         """
         if not isinstance(conversation, (list, tuple)):
             raise TypeError(f"The conversation is a {type(conversation).__name__}; give a list of messages, or a list of such lists.")
@@ -322,26 +461,44 @@ class VargptProcessor(ProcessorMixin):
             raise ValueError("sanitize_control_tokens is not supported: texts with special tokens are refused instead.")
         is_batched = isinstance(conversation[0], (list, tuple))
         own_tokens = (self.image_token, self.output_image_start_token, self.output_image_token, self.output_image_end_token)
-        special_tokens = {*own_tokens, *self.tokenizer.all_special_tokens}
+        special_tokens = {token for token in (*own_tokens, *self.tokenizer.all_special_tokens) if token}
         continued = bool(kwargs.get("continue_final_message"))
         chats = [clean_chat(c, special_tokens, continued) for c in (conversation if is_batched else [conversation])]
-        cleaned = [chat for chat, _ in chats]
         processor_kwargs = kwargs.pop("processor_kwargs", None)
         if not isinstance(processor_kwargs, Mapping | None):
             raise TypeError(f"processor_kwargs is a {type(processor_kwargs).__name__}; it must be a dict.")
         processor_kwargs = dict(processor_kwargs or {})
         if kwargs.get("tokenize") and processor_kwargs.get("images") is not None:
-            if any(picture_of_part(part) is not None for chat in cleaned for message in chat for part in message["content"]):
+            if any(picture_of_part(part) is not None for chat, _ in chats for message in chat for part in message["content"]):
                 raise ValueError("image parts carry images; processor_kwargs must not give `images` too.")
             if not isinstance(processor_kwargs["images"], (list, tuple)):
                 processor_kwargs["images"] = [processor_kwargs["images"]]
         if kwargs.get("tokenize"):
             carried = carried_drawings([drawings for _, drawings in chats])
             if carried and not processor_kwargs.keys().isdisjoint(("output_images", "output_image_codes")):
-                raise ValueError(f"image_gen parts carry {next(iter(carried))}; processor_kwargs must not give any too.")
+                raise ValueError(f"output_image parts carry {next(iter(carried))}; processor_kwargs must not give any too.")
             processor_kwargs.update(carried)
-        given = cleaned if is_batched else cleaned[0]
-        return in_words(super().apply_chat_template, given, chat_template, processor_kwargs=processor_kwargs, **kwargs)
+        cleaned, template = [chat for chat, _ in chats], self._template(chat_template)
+        if self.reader is None:
+            refuse_pictures(cleaned)
+        if "output_image" not in template:
+            cleaned = [drawings_as_text(chat, str(self.output_image_tokens)) for chat in cleaned]
+            cleaned = [only_texts(chat) for chat in cleaned] if self.reader is None else cleaned
+        render = functools.partial(in_words, super().apply_chat_template)
+        if kwargs.get("return_assistant_tokens_mask") and not marks_assistants(template):
+            others = {name: value for name, value in kwargs.items() if name in ("tools", "documents")}
+            rendered = functools.partial(render, chat_template=template, **others)
+            processor_kwargs["assistant_spans"] = [assistant_spans(chat, rendered) for chat in cleaned]
+        return render(cleaned if is_batched else cleaned[0], template, processor_kwargs=processor_kwargs, **kwargs)
+
+    def _template(self, chat_template: str | None) -> str:
+        """The text of a template, given as such, by its name among several, or not at all."""
+        if isinstance(self.chat_template, dict):
+            name = "default" if chat_template is None else chat_template
+            if chat_template is None and name not in self.chat_template:
+                raise ValueError(f"Give a `chat_template`: there is no default among {', '.join(self.chat_template)}.")
+            return self.chat_template.get(name, name)
+        return self.chat_template if chat_template is None else chat_template
 
     # -- what was generated -------------------------------------------------------------------------------------------
 
@@ -411,7 +568,7 @@ class VargptProcessor(ProcessorMixin):
         if codes is None or len(codes) == 0:
             return []
         codes = codes.cpu()
-        pictures = [None] * len(codes) if pixels is None else self.image_processor.post_process(pixels)
+        pictures = [None] * len(codes) if pixels is None else self.output_image_processor.post_process(pixels)
         entries = zip(output.output_image_rows.tolist(), output.output_image_positions.tolist(), pictures, codes, strict=True)
         return sorted(entries, key=lambda entry: entry[:2])
 
@@ -430,6 +587,14 @@ def checked_texts(text: Any) -> list[str] | None:
     return texts
 
 
+def array_of_codes(code: Any, index: int) -> np.ndarray:
+    """The codes of one image as an array, of whatever shape."""
+    try:
+        return np.asarray(code.detach().cpu() if isinstance(code, torch.Tensor) else code)
+    except (ValueError, TypeError, RuntimeError) as error:  # of uneven lists, of tensors on no device
+        raise ValueError(f"output_image_codes[{index}] are no codes: {error}.") from error
+
+
 def in_words(call: Callable, *args: Any, **kwargs: Any) -> Any:
     """Calls what belongs to libraries, such as a template or a tokenizer; their own kinds of errors become a ValueError in words.
 
@@ -443,54 +608,6 @@ def in_words(call: Callable, *args: Any, **kwargs: Any) -> Any:
             raise
         kind = "The chat template" if type(error).__module__.partition(".")[0] == "jinja2" else "The processor"
         raise ValueError(f"{kind} cannot use what it was given ({type(error).__name__}): {error}") from error
-
-
-def is_picture(given: Any) -> bool:
-    """Whether this is one image, and not a list or batch of them."""
-    return not isinstance(given, (list, tuple))
-
-
-def is_codes(given: Any) -> bool:
-    """Whether these are the codes of one image, and not a list or batch of them."""
-    if isinstance(given, (np.ndarray, torch.Tensor)):
-        return given.ndim == 1
-    if not isinstance(given, (list, tuple)):
-        raise TypeError(f"output_image_codes have a {type(given).__name__}; give lists, arrays or tensors of whole numbers.")
-    return len(given) > 0 and not isinstance(given[0], (list, tuple, np.ndarray, torch.Tensor))
-
-
-def split_rows(given: Any, is_one: Callable[[Any], bool]) -> tuple[list, list[int] | None]:
-    """Images (or codes) as a flat list, and how many each row has: None if they did not come by row."""
-    if given is None:
-        return [], None
-    if is_one(given):
-        return [given], None
-    singles = [is_one(element) for element in given]
-    if all(singles):
-        return list(given), None
-    if any(singles):
-        raise ValueError("Images must come either as one flat list or as one list for each row, not as a mixture.")
-    return [one for row in given for one in row], [len(row) for row in given]
-
-
-def compare_counts(label: str, argument: str, places: list[int], total: int, per_row: list[int] | None) -> None:
-    """Raises `ValueError` if texts have places for other numbers of images than are given.
-
-    By row where the images came by row (`per_row`), else in `total`.
-    """
-    message = "the number of {} tokens in the prompts should be the same as the number of {}: there are {} and {}."
-    if per_row is None:
-        if sum(places) != total:
-            raise ValueError("In all, " + message.format(label, f"images in {argument}", sum(places), total))
-        return
-    if len(per_row) != len(places):
-        raise ValueError(
-            f"{argument} has {len(per_row)} rows, but there are {len(places)} texts; "
-            + message.format(label, f"images in {argument}", sum(places), total)
-        )
-    for index, (expected, found) in enumerate(zip(places, per_row, strict=True)):
-        if expected != found:
-            raise ValueError(f"In row {index}, " + message.format(label, f"images in {argument}", expected, found))
 
 
 VargptProcessor.register_for_auto_class()

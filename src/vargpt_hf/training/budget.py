@@ -11,8 +11,10 @@ from typing import NamedTuple
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 
+IMAGE_TOKENS = 324  # of a square image of 504 pixels, where the number of its tokens depends on its size
 _FLOAT32, _BFLOAT16 = 4, 2  # bytes
 _CONDITIONS = 2  # the decoder's modulations are computed once for each of these, not for each place
 
@@ -71,6 +73,7 @@ def estimate_budget(
     sequence_length: int,
     pictures_to_read: float = 0,
     pictures_to_generate: float = 0,
+    image_tokens: int | None = None,
     num_processes: int = 1,
     bf16: bool = True,
     gradient_checkpointing: bool = False,
@@ -82,7 +85,9 @@ def estimate_budget(
         model: a `VargptForConditionalGeneration`, on any device, also the meta device; also in PEFT's wrapper.
         batch_size: rows of one batch on one GPU.
         sequence_length: tokens of a row, placeholders of images among them.
-        images_to_read, images_to_generate: in a row, on average. Those to generate come as codes: the image tokenizer does not run.
+        pictures_to_read, pictures_to_generate: in a row, on average. Those to generate come as codes: the image tokenizer does not run.
+        image_tokens: of an image to read; by default what the backbone always gives one, or, where that depends on its size, `IMAGE_TOKENS`,
+            or as many as have room.
         num_processes: GPUs.
         bf16: compute in bfloat16; else in float32.
         gradient_checkpointing: keep inputs of layers only, and compute the layers again in the backward pass.
@@ -97,10 +102,15 @@ def estimate_budget(
     if min(batch_size, sequence_length, num_processes) < 1 or min(pictures_to_read, pictures_to_generate) < 0:
         raise ValueError("Batch size, tokens and GPUs must be at least 1, numbers of images at least 0.")
     config = model.config
-    places = pictures_to_read * config.vlm_config.image_seq_length + pictures_to_generate * (config.schedules[0].num_positions + 2)
+    room = sequence_length - pictures_to_generate * (config.schedules[0].num_positions + 2)
+    if image_tokens is None:
+        fixed = getattr(config.vlm_config, "image_seq_length", None)
+        image_tokens = fixed or min(IMAGE_TOKENS, max(int(room / max(pictures_to_read, 1)), 0))
+    places = sequence_length - room + pictures_to_read * image_tokens
     if places > sequence_length:
         raise ValueError(f"A row of {sequence_length} tokens has no room for its images, which take {places:g}: give longer rows.")
-    parts = _parts(model, batch_size, sequence_length, pictures_to_read, pictures_to_generate, gradient_checkpointing)
+    shape = _Rows(batch_size, sequence_length, pictures_to_read, image_tokens, pictures_to_generate)
+    parts = _parts(model, shape, gradient_checkpointing)
     itemsize = _BFLOAT16 if bf16 else _FLOAT32
     flops, recomputed = map(sum, zip(*(part.flops() for part in parts)))
     kept, transient = zip(*(part.activations(itemsize, gradient_checkpointing) for part in parts))
@@ -134,6 +144,16 @@ class _Matrix(NamedTuple):
     is_adapter: bool
 
 
+class _Rows(NamedTuple):
+    """What a batch holds: rows of `length` tokens, images to read of `image_tokens`, images to draw; numbers of images are those of a row."""
+
+    number: int
+    length: int
+    read: float
+    image_tokens: int
+    drawn: float
+
+
 class _Unit(NamedTuple):
     """A layer that checkpointing computes again, or a module outside of layers, and the matrices inside."""
 
@@ -153,6 +173,7 @@ class _Part:
         width: of the attention's queries over all heads.
         without: modules inside that do not see these places.
         has_loss: whether a cross-entropy follows.
+        inside_layers: whether the modules are parts of layers, which checkpointing computes again with these.
     """
 
     modules: list[nn.Module]
@@ -162,6 +183,7 @@ class _Part:
     width: int = 0
     without: tuple[nn.Module, ...] = ()
     has_loss: bool = False
+    inside_layers: bool = False
 
     def units(self) -> list[_Unit]:
         """What runs, in order."""
@@ -187,7 +209,10 @@ class _Part:
                 total += product * (1 + flows + matrix.is_trained)  # forward, into its input, into its weight
                 flows = flows or matrix.is_trained
             flows = flows or unit.is_trained
-            again += (forward - product) * (unit.is_layer and flows)  # the last product's result is not needed again
+            if self.inside_layers:
+                again += forward * flows
+            else:
+                again += (forward - product) * (unit.is_layer and flows)  # the last product's result is not needed again
         return total, again
 
     def activations(self, itemsize: int, checkpointing: bool) -> tuple[float, float]:
@@ -202,6 +227,8 @@ class _Part:
             outputs = sum(matrix.outputs for matrix in unit.matrices if not matrix.is_adapter)
             # Norms, gates and rotations of a layer: fitted to what autograd keeps of Llama's layers and the visual decoder's.
             whole = self.places * (itemsize * (inputs + outputs) + 3 * _FLOAT32 * entry * unit.is_layer)
+            if checkpointing and self.inside_layers:
+                continue
             kept += self.places * itemsize * entry if checkpointing and unit.is_layer else whole
             transient = max(transient, whole * (checkpointing and unit.is_layer))
         if self.has_loss and flows:
@@ -211,36 +238,72 @@ class _Part:
         return kept, transient
 
 
-def _parts(model: VargptForConditionalGeneration, batch_size: int, length: int, read: float, drawn: float, checkpointing: bool) -> list[_Part]:
+def _parts(model: VargptForConditionalGeneration, rows: _Rows, checkpointing: bool) -> list[_Part]:
     """What a step runs, and where gradients run. Checkpointing makes Transformers let them run into all embeddings, needed or not."""
     config, inner, decoder = model.config, model.model, model.model.visual_decoder
-    text, vision, num_codes = config.text_config, config.vision_config, config.schedules[0].num_positions
-    patches = (vision.image_size // vision.patch_size) ** 2 + 1
-    codes = batch_size * drawn * num_codes
+    text, num_codes = config.text_config, config.schedules[0].num_positions
+    drawings = rows.number * rows.drawn
+    codes = drawings * num_codes
+    # All of a row but its drawings, as if it stood before each of them.
+    context = max(rows.length - round(rows.drawn * (num_codes + 2)), 0) if decoder.uses_context and drawings else 0
     text_width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    decoder_width = config.visual_decoder_config.hidden_size
-    modulations = (*(layer.modulation for layer in decoder.layers), decoder.norm_modulation)
-    after_llm = ("layers.", "norm_modulation.", "head.")
+    after_llm = ("layers.", "norm_modulation.", "shared_modulation.", "head.")
+    apart = (*decoder.condition_modules, *decoder.context_modules)
 
     embeds = any(p.requires_grad for name, p in decoder.named_parameters() if not name.startswith(after_llm))
-    reads = checkpointing or _is_trained(inner.vlm.vision_tower)
+    towers, connectors = _reading_modules(inner)
+    reads = checkpointing or any(map(_is_trained, towers))
     into_llm = (
         checkpointing
-        or (read > 0 and (reads or _is_trained(inner.vlm.multi_modal_projector)))
-        or (drawn > 0 and (embeds or _is_trained(inner.projector_to_llm)))
+        or (rows.read > 0 and (reads or any(map(_is_trained, connectors))))
+        or (rows.drawn > 0 and (embeds or _is_trained(inner.projector_to_llm)))
     )
-    past_llm = into_llm or _is_trained(inner.vlm.language_model)
+    past_llm = into_llm or _is_trained(inner.backbone.decoder)
     decodes = past_llm or _is_trained(inner.projector_to_decoder)
     return [
-        _Part([inner.vlm.vision_tower], batch_size * read * patches, checkpointing, patches, vision.hidden_size),
-        _Part([inner.vlm.multi_modal_projector], batch_size * read * config.vlm_config.image_seq_length, reads),
+        *_reading_parts(config, rows, towers, connectors, checkpointing, reads),
         _Part([decoder.token_embedding], codes, False),
         _Part([inner.projector_to_llm], codes, embeds),
-        _Part([inner.vlm.language_model], batch_size * length, into_llm, length, text_width),
-        _Part([model.lm_head], batch_size * length, past_llm, has_loss=True),
-        _Part([inner.projector_to_decoder], codes, past_llm),
-        _Part(list(modulations), _CONDITIONS * (drawn > 0), embeds),
-        _Part([decoder.layers, decoder.head], codes, decodes, num_codes, decoder_width, without=modulations, has_loss=True),
+        _Part([inner.backbone.decoder], rows.number * rows.length, into_llm, rows.length, text_width),
+        _Part([model.lm_head], rows.number * rows.length, past_llm, has_loss=True),
+        _Part([inner.projector_to_decoder], codes + drawings * context, past_llm),
+        _Part(decoder.condition_modules, _CONDITIONS * (rows.drawn > 0), embeds),
+        _Part(decoder.context_modules, drawings * context, decodes, inside_layers=True),
+        _Part(
+            [decoder.layers, decoder.head],
+            codes,
+            decodes,
+            num_codes + context,
+            config.visual_decoder_config.hidden_size,
+            without=apart,
+            has_loss=True,
+        ),
+    ]
+
+
+def _reading_modules(inner: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """What sees patches of images that are read, and what sees the tokens that come of them."""
+    language = {id(module) for module in inner.backbone.decoder.modules()}
+    children = [] if inner.vlm is inner.backbone.decoder else [child for _, child in inner.vlm.named_children() if id(child) not in language]
+    merging = [module for child in children for name, module in child.named_modules() if name.split(".")[-1] == "merger"]
+    connectors = [child for child in children if not any(isinstance(module, GradientCheckpointingLayer) for module in child.modules())]
+    return [child for child in children if child not in connectors], connectors + merging
+
+
+def _reading_parts(
+    config: VargptConfig, rows: _Rows, towers: list[nn.Module], connectors: list[nn.Module], checkpointing: bool, reads: bool
+) -> list[_Part]:
+    if not towers:
+        return []
+    vision = config.vision_config
+    if isinstance(side := getattr(vision, "image_size", None), int) and isinstance(vision.patch_size, int):
+        patches = (side // vision.patch_size) ** 2 + 1
+    else:
+        patches = rows.image_tokens * getattr(vision, "spatial_merge_size", 1) ** 2
+    number, width = rows.number * rows.read, getattr(vision, "embed_dim", None) or vision.hidden_size
+    return [
+        _Part(towers, number * patches, checkpointing, patches, width, without=tuple(connectors)),
+        _Part(connectors, number * rows.image_tokens, reads),
     ]
 
 
@@ -267,7 +330,7 @@ def _matrices(module: nn.Module, skipped: set[int]) -> list[_Matrix]:
             continue
         if isinstance(leaf, nn.Linear):
             inputs, outputs, kernel = leaf.in_features, leaf.out_features, 1
-        elif isinstance(leaf, nn.Conv2d):
+        elif isinstance(leaf, (nn.Conv2d, nn.Conv3d)):
             inputs, outputs, kernel = leaf.in_channels, leaf.out_channels, math.prod(leaf.kernel_size)
         else:
             continue

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
@@ -157,24 +156,23 @@ def _measure(messages: list[Any], pictures: dict[str, list[Any]], processor: Var
             [messages],
             tokenize=True,
             return_dict=True,
-            processor_kwargs={name: [given] for name, given in pictures.items() if given},
+            processor_kwargs={"return_image_spans": True, **{name: [given] for name, given in pictures.items() if given}},
         )
     except Exception as error:  # all faults are listed, of whatever kind
         report.wrong.append(f"{place}: {cause_in_words(error)}")
         return
-    ids = torch.tensor(inputs["input_ids"])
-    (whole,) = parts_of_rows(ids, [ids.shape[1]], processor)
+    (whole,) = parts_of_rows(inputs, [len(inputs["input_ids"][0])])
     report.lengths.append(whole.length)
     if report.max_length is not None:
-        kept = cut(whole, ids[0], report.max_length, processor)
+        kept = cut(whole, inputs, report.max_length)
         report.cut_tokens += whole.length - kept.length
-        report.cut_pictures += len(whole.output_images) + len(whole.drawings) - len(kept.output_images) - len(kept.drawings)
+        report.cut_pictures += len(whole.images) + len(whole.drawings) - len(kept.images) - len(kept.drawings)
 
 
 def _cause(processor: VargptProcessor, picture: Any) -> str | None:
     """Why an image cannot be read, or None."""
     try:
-        processor.image_processor.fetch_images(picture, "it")
+        processor.output_image_processor.fetch_images(picture, "it")
     except Exception as error:
         return cause_in_words(error)
     return None

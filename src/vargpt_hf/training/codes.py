@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..hardware import keep_freed_memory
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
-from ..processing.image_processing_vargpt import read_string
+from ..processing.pictures_vargpt import read_string
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
 from .readers import CODES, ROW_FEATURES, cause_in_words, name_of_picture, undecoded
@@ -29,6 +29,10 @@ FEATURES = Features(
     }
 )
 _SHOWN_BROKEN = 20
+NO_SELF_CORRECTION = (
+    "Codes made ahead carry no self-correction: for that, training needs the images themselves, of which the image tokenizer then inverts "
+    "other bits in every step."
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def encode_rows(
 
     Columns are `messages`, `images` (as they were), `output_image_codes`, `image_hashes` (SHA-256 of each encoded image's file) and
     `image_tokenizer_fingerprint` (`VargptImageTokenizer.fingerprint`). A file appears when it is complete; a run that was stopped resumes
-    with the files that are missing.
+    with the files that are missing. Where the image tokenizer corrects itself in training from pixels, as Infinity's does, a line says that
+    it cannot from codes.
 
     Args:
         rows: rows with `output_images`.
@@ -82,6 +87,8 @@ def encode_rows(
     _load(str(model), "cpu" if num_processes > 1 else device)
     job = _Job(_loaded["image_tokenizer"].fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows))
     claim_folder(output, MANIFEST, asdict(job), "codes")
+    if _loaded["image_tokenizer"].corrects_itself:
+        print(NO_SELF_CORRECTION)
     remove_unfinished(output, ".parquet")
     missing = [shard for shard in range(job.num_shards) if not job.file(output, shard).exists()]
     broken: list[str] = []
@@ -124,9 +131,9 @@ def _load(model: str, device: str, number: int = 0) -> None:
     if _loaded.get("device") == device:  # for the fingerprint, a moment ago
         return
     vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype="float32")
-    _loaded.update(
-        image_tokenizer=vargpt.model.image_tokenizer.to(device).eval(), processor=VargptProcessor.from_pretrained(model), device=device
-    )
+    processor = VargptProcessor.from_pretrained(model)
+    processor.check_fits(vargpt.config)
+    _loaded.update(image_tokenizer=vargpt.model.image_tokenizer.to(device).eval(), processor=processor, device=device)
 
 
 def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size: int, skip_broken: bool) -> list[str]:
@@ -135,18 +142,19 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
     encoded, waiting, broken = [], [], []  # waiting: (codes of a row, its place in it, pixels)
     for index in range(start, min(start + job.rows_per_shard, job.num_rows)):
         row = rows[index]
-        pixels, hashes = [], []
+        inputs, hashes = [], []
         for number, picture in enumerate(row["output_images"] or ()):
             try:
                 content = picture["bytes"] if picture.get("bytes") is not None else read_string(picture["path"], "it")[0]
-                pixels.append(_loaded["processor"].image_processor.preprocess_output(content, return_tensors="pt")["output_pixel_values"][0])
+                inputs.append(_loaded["processor"].output_image_processor(content, return_tensors="pt"))
                 hashes.append(hashlib.sha256(content).hexdigest())
             except Exception as error:  # of whatever kind: all are listed at the end
                 broken.append(f"row {index}, image {number}, {name_of_picture(picture)}: {cause_in_words(error)}")
-        if len(pixels) < len(row["output_images"] or ()):
+        if len(inputs) < len(row["output_images"] or ()):
             continue
-        codes = [None] * len(pixels)
-        waiting += [(codes, number, each) for number, each in enumerate(pixels)]
+        codes = [None] * len(inputs)
+        schedule_ids = [int(each.get("output_image_schedule_ids", (0,))[0]) for each in inputs]
+        waiting += [(codes, number, each["output_pixel_values"][0], schedule_ids[number]) for number, each in enumerate(inputs)]
         encoded.append(
             {**row, "output_image_codes": codes, "image_hashes": hashes, "image_tokenizer_fingerprint": job.image_tokenizer_fingerprint}
         )
@@ -162,6 +170,10 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
 
 
 def _encode(waiting: list[tuple[list, int, torch.Tensor]]) -> None:
-    found = _loaded["image_tokenizer"].encode(torch.stack([pixels for _, _, pixels in waiting]).to(_loaded["device"])).tolist()
-    for (codes, number, _), each in zip(waiting, found):
-        codes[number] = each
+    image_tokenizer = _loaded["image_tokenizer"]
+    for schedule_id in {schedule_id for *_, schedule_id in waiting}:
+        chosen = [entry for entry in waiting if entry[3] == schedule_id]
+        pixels = torch.stack([pixels for _, _, pixels, _ in chosen]).to(_loaded["device"])
+        found = image_tokenizer.encode(pixels, image_tokenizer.config.scale_schedules[schedule_id]).tolist()
+        for (codes, number, *_), each in zip(chosen, found):
+            codes[number] = each

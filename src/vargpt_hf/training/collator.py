@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .packing import IGNORE_INDEX, bins_of, cut, pack, parts_of_rows, take
+from ..processing.chat_vargpt import clean_chat, picture_of_part
+from .packing import IGNORE_INDEX, SPANS, bins_of, cut, images_of_parts, pack, parts_of_rows, take
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
@@ -88,6 +89,8 @@ class VargptDataCollator:
                 )
         rng = np.random.default_rng([self.seed, fingerprint(rows)])
         options: dict[str, Any] = {"padding": True, "padding_side": "right"}
+        if self.packing or self.max_length is not None:
+            options["return_image_spans"] = True
         for column in PICTURE_COLUMNS:
             pictures = [pictures_of(row, column) for row in rows]
             if any(pictures):
@@ -107,7 +110,7 @@ class VargptDataCollator:
             return_assistant_tokens_mask=self.assistant_only,
             processor_kwargs=options,
         )
-        inputs = self._cut_and_packed(self._with_labels(dict(inputs)))
+        inputs = self._cut_and_packed(self._with_labels(dict(inputs)), rows)
         if self.no_pictures is not None:
             # Which kind is drawn from is told by the columns, which are those of the whole dataset: the same in all processes.
             drawn_from = "output_image_codes" if any("output_image_codes" in row for row in rows) else "output_pixel_values"
@@ -127,17 +130,24 @@ class VargptDataCollator:
             return messages
         return [without_text(message) if message["role"] == "user" else message for message in messages]
 
-    def _cut_and_packed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        ids, lengths = inputs["input_ids"], inputs["attention_mask"].sum(1).tolist()
+    def _cut_and_packed(self, inputs: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        lengths = inputs["attention_mask"].sum(1).tolist()
         if not self.packing and (self.max_length is None or max(lengths) <= self.max_length):
-            return inputs
-        parts = parts_of_rows(ids, lengths, self.processor)
+            return {name: value for name, value in inputs.items() if name not in SPANS}
+        parts = parts_of_rows(inputs, lengths)
         if self.max_length is not None:
-            parts = [cut(part, ids[part.row], self.max_length, self.processor) for part in parts]
+            parts = [cut(part, inputs, self.max_length) for part in parts]
         if not self.packing:
-            return take(inputs, parts, self.processor.tokenizer.pad_token_id)
-        bins = [parts] if self.pack_in_one_row else bins_of(parts)
-        return pack(inputs, bins, self.processor.tokenizer.pad_token_id)
+            taken = take(inputs, parts, self.processor.tokenizer.pad_token_id)
+        else:
+            bins = [parts] if self.pack_in_one_row else bins_of(parts)
+            parts = [part for one in bins for part in one]
+            taken = pack(inputs, bins, self.processor.tokenizer.pad_token_id)
+        images = images_of_parts(inputs, parts)
+        if images is None:
+            of_batch = [image for row in rows for image in images_of(row)]
+            images = self.processor.reading_inputs([of_batch[index] for index in part.images] for part in parts)
+        return {**taken, **images}
 
     def _with_labels(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         ids, counts = inputs["input_ids"], inputs["attention_mask"].bool()
@@ -145,7 +155,7 @@ class VargptDataCollator:
         if self.assistant_only:
             labelled = torch.as_tensor(inputs.pop("assistant_masks")).bool() & counts
         for token_id in (self.processor.image_token_id, self.processor.output_image_token_id):
-            labelled = labelled & (ids != token_id)
+            labelled = labelled if token_id is None else labelled & (ids != token_id)
         inputs["labels"] = ids.masked_fill(~labelled, IGNORE_INDEX)
         return inputs
 
@@ -154,6 +164,15 @@ def pictures_of(row: dict[str, Any], column: str) -> list[Any]:
     """A row's images or codes in a column; [] where that is missing, None or empty, also as an array."""
     pictures = row.get(column)
     return [] if pictures is None else list(pictures)
+
+
+def images_of(row: dict[str, Any]) -> list[Any]:
+    """A row's images to read, from its column or from the parts of its messages."""
+    given = pictures_of(row, "images")
+    if given:
+        return given
+    chat, _ = clean_chat(row["messages"], set(), continued=False)
+    return [picture_of_part(part) for message in chat for part in message["content"] if part["type"] == "image"]
 
 
 def texts_of(messages: list[dict[str, Any]]) -> list[str]:

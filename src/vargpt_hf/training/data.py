@@ -129,7 +129,7 @@ def add_lengths(rows: Dataset, processor: "VargptProcessor", column: str = "leng
 
 def measure_rows(conversations: Sequence[list[dict[str, Any]]], processor: "VargptProcessor") -> list[int]:
     """Tokens of each conversation, to within what a chat template adds."""
-    places = {"image": processor.image_seq_length, "output_image": processor.num_image_gen_tokens}
+    places = processor.typical_lengths()
     texts = processor.tokenizer([" ".join(texts_of(messages)) for messages in conversations], add_special_tokens=False)["input_ids"]
     return [len(ids) + sum(places.get(kind, 0) for kind in kinds_of(messages)) for ids, messages in zip(texts, conversations)]
 

@@ -5,15 +5,14 @@ Both work on the tensors that the processor makes of rows padded on the right: B
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from ..processing.processing_vargpt import VargptProcessor
-
 IGNORE_INDEX = -100
-READ, DRAWN = ("pixel_values",), ("output_pixel_values", "output_image_codes")  # tensors of images, in reading order over the batch
+OF_TOKENS = ("input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids")  # (B, T)
+DRAWN = ("output_pixel_values", "output_image_codes", "output_image_schedule_ids")  # of images, in reading order over the batch
+SPANS = ("image_spans", "output_image_spans")  # for each row the (first, last + 1) tokens of its images
 
 
 @dataclass(frozen=True)
@@ -33,44 +32,32 @@ class RowPart:
     drawings: range
 
 
-def parts_of_rows(input_ids: torch.LongTensor, lengths: Sequence[int], processor: "VargptProcessor") -> list[RowPart]:
+def parts_of_rows(inputs: dict[str, Any], lengths: Sequence[int]) -> list[RowPart]:
     """All of every row, with its share of the batch's images, which lie in reading order.
 
     Args:
-        input_ids: (B, T).
+        inputs: what the processor returns with `return_image_spans`.
         lengths: tokens of each row without padding.
     """
     parts, images, drawings = [], 0, 0
-    for row, (ids, length) in enumerate(zip(input_ids, lengths)):
-        read = int((ids[:length] == processor.image_token_id).sum()) // processor.image_seq_length
-        drawn = int((ids[:length] == processor.output_image_token_id).sum()) // processor.num_image_gen_tokens
+    for row, length in enumerate(lengths):
+        read, drawn = (len(inputs[name][row]) for name in SPANS)
         parts.append(RowPart(row, length, range(images, images + read), range(drawings, drawings + drawn)))
         images, drawings = images + read, drawings + drawn
     return parts
 
 
-def cut(part: RowPart, input_ids: torch.LongTensor, max_length: int, processor: "VargptProcessor") -> RowPart:
+def cut(part: RowPart, inputs: dict[str, Any], max_length: int) -> RowPart:
     """The longest start of a row of at most `max_length` tokens that ends before or after an image, never inside.
 
-    An image to draw begins with its image-start token and ends with image-end.
-
-    Args:
-        input_ids: the row's tokens, (T,).
+    An image to draw begins with its image-start token and ends with image-end; an image to read, with what its reader writes around it.
     """
     if part.length <= max_length:
         return part
-    ids, end = input_ids[: part.length], max_length
-    # Around the placeholders of an image: the tokens image-start and image-end, of an image to draw.
-    kinds = ((processor.image_token_id, processor.image_seq_length, 0), (processor.output_image_token_id, processor.num_image_gen_tokens, 1))
-    ends = []
-    for token_id, places_each, around in kinds:
-        places = (ids == token_id).nonzero().flatten().view(-1, places_each)
-        ends.append([stop + 1 + around for stop in places[:, -1].tolist()])
-        for start, stop in zip(places[:, 0].tolist(), ends[-1]):
-            if start - around < max_length < stop:
-                end = start - around
-    kept = [sum(stop <= end for stop in stops) for stops in ends]
-    return replace(part, length=end, images=part.images[: kept[0]], drawings=part.drawings[: kept[1]])
+    spans = [inputs[name][part.row] for name in SPANS]
+    end = min([max_length, *(start for of_kind in spans for start, stop in of_kind if start < max_length < stop)])
+    images, drawings = (sum(stop <= end for _, stop in of_kind) for of_kind in spans)
+    return replace(part, length=end, images=part.images[:images], drawings=part.drawings[:drawings])
 
 
 def bins_of(parts: Sequence[RowPart], capacity: int | None = None) -> list[list[RowPart]]:
@@ -91,26 +78,35 @@ def bins_of(parts: Sequence[RowPart], capacity: int | None = None) -> list[list[
     return bins
 
 
-def take(inputs: dict[str, torch.Tensor], parts: Sequence[RowPart], pad_token_id: int) -> dict[str, torch.Tensor]:
+def take(inputs: dict[str, Any], parts: Sequence[RowPart], pad_token_id: int) -> dict[str, torch.Tensor]:
     """The batch with its rows cut as `parts`, all rows in their order, say, padded on the right as far as is needed.
 
-    What is cut off is padding in every tensor: a placeholder of an image that stayed among the tokens would have no image.
+    What is cut off is padding in every tensor: a placeholder of an image that stayed among the tokens would have no image. Of images that
+    are read [`images_of_parts`] tells what is kept.
     """
     longest = max(part.length for part in parts)
-    padding = {"input_ids": pad_token_id, "attention_mask": 0, "labels": IGNORE_INDEX}
-    taken = {name: inputs[name][:, :longest].clone() for name in padding}
+    padding = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
+    taken = {name: inputs[name][:, :longest].clone() for name in OF_TOKENS if name in inputs}
     for part in parts:
-        for name, value in padding.items():
-            taken[name][part.row, part.length :] = value
-    return {**taken, **_pictures(inputs, parts)}
+        for name, value in taken.items():
+            value[part.row, part.length :] = padding.get(name, 0)
+    return {**taken, **_drawings(inputs, parts)}
 
 
-def pack(inputs: dict[str, torch.Tensor], bins: Sequence[Sequence[RowPart]], pad_token_id: int) -> dict[str, torch.Tensor]:
+def pack(inputs: dict[str, Any], bins: Sequence[Sequence[RowPart]], pad_token_id: int) -> dict[str, torch.Tensor]:
     """The batch with the rows of each bin end to end in one row.
 
     Each row's `position_ids` begin with 0, and there is no `attention_mask`: so Transformers' masks keep rows apart, and the padding at the
     end, of position 0 everywhere, too. No row's first token is a target, which the row before it would have to predict.
+
+    Raises:
+        ValueError: inputs of a backbone whose positions or masks follow from its images.
     """
+    if depends := [name for name in inputs if name.endswith(("token_type_ids", "_grid_thw"))]:
+        raise ValueError(
+            f"Rows of this backbone cannot be packed: its positions or masks follow from {', '.join(depends)}, not from places in a row alone. "
+            "Turn `packing` off."
+        )
     longest = max(sum(part.length for part in parts) for parts in bins)
     shape = (len(bins), longest)
     packed = {
@@ -126,7 +122,7 @@ def pack(inputs: dict[str, torch.Tensor], bins: Sequence[Sequence[RowPart]], pad
             packed["position_ids"][index, here] = torch.arange(part.length)
             packed["labels"][index, start + 1 : start + part.length] = inputs["labels"][part.row, 1 : part.length]
             start += part.length
-    return {**packed, **_pictures(inputs, [part for parts in bins for part in parts])}
+    return {**packed, **_drawings(inputs, [part for parts in bins for part in parts])}
 
 
 def num_tokens(inputs: dict[str, Any]) -> torch.Tensor:
@@ -137,9 +133,23 @@ def num_tokens(inputs: dict[str, Any]) -> torch.Tensor:
     return (positions > 0).sum() + (positions == 1).sum()  # a row's token of position 0 is one of those that a 1 follows
 
 
-def _pictures(inputs: dict[str, torch.Tensor], parts: Sequence[RowPart]) -> dict[str, torch.Tensor]:
-    """The images that the parts have, in their order; nothing of a kind that none has."""
-    taken = {}
-    for names, kept in ((READ, [i for part in parts for i in part.images]), (DRAWN, [i for part in parts for i in part.drawings])):
-        taken.update({name: inputs[name][kept] for name in names if name in inputs and kept})
-    return taken
+def _drawings(inputs: dict[str, torch.Tensor], parts: Sequence[RowPart]) -> dict[str, torch.Tensor]:
+    """The drawn images that the parts have, in their order; nothing where none has."""
+    kept = [index for part in parts for index in part.drawings]
+    return {name: inputs[name][kept] for name in DRAWN if name in inputs and kept}
+
+
+def images_of_parts(inputs: dict[str, Any], parts: Sequence[RowPart]) -> dict[str, torch.Tensor] | None:
+    """What belongs to the images that the parts read, in their order; nothing where none reads any.
+
+    None where it cannot be taken out of the whole, since it does not lie image by image in the first dimension: some readers lay out patches
+    flat, or tiles by row. What they make of some of the images, they must make anew.
+    """
+    read = {name: value for name, value in inputs.items() if name not in (*OF_TOKENS, *DRAWN, *SPANS)}
+    kept, num_images = [index for part in parts for index in part.images], sum(len(row) for row in inputs[SPANS[0]])
+    if not kept:
+        return {}
+    if kept == list(range(num_images)):
+        return read
+    by_image = all(len(value) == num_images for value in read.values()) and read["pixel_values"].ndim == 4
+    return {name: value[kept] for name, value in read.items()} if by_image else None

@@ -15,7 +15,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from ..hardware import product_rate, slowness
+from ..modeling.image_tokenizer_vargpt import VargptImageTokenizer
 from .budget import estimate_budget
+from .codes import NO_SELF_CORRECTION
 from .data import DataSource, describe_mixture, kinds_of, measure_rows
 from .readers import AnyDataset
 
@@ -95,6 +97,7 @@ def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[Dat
         "a step": f"{rows_each_step:,} rows ({args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * shape.tokens:,.0f} tokens",
         "steps": _describe_steps(args, rows),
+        **_describe_drawings(trainer.model, rows, shape),
         "format": _describe_format(args),
         **_describe_cost(trainer, args, shape),
         "saves": f"in {args.output_dir}{_describe_saving(args)}",
@@ -110,6 +113,16 @@ def _describe_data(rows: AnyDataset, sources: Sequence[DataSource]) -> str:
     if not isinstance(rows, Dataset):
         return f"a stream of rows from {', '.join(source.path for source in sources)}"
     return f"{len(rows):,} rows from {describe_mixture(rows, sources)}"
+
+
+def _describe_drawings(model: nn.Module, rows: AnyDataset, shape: RowShape) -> dict[str, str]:
+    """Whether images to draw are trained with self-correction, where the image tokenizer knows of it."""
+    tokenizer = next(module for module in model.modules() if isinstance(module, VargptImageTokenizer))
+    if not shape.drawings or not tokenizer.corrects_itself:
+        return {}
+    if "output_image_codes" in (rows.column_names or ()):
+        return {"draws": NO_SELF_CORRECTION}
+    return {"draws": "with self-correction: in every step the image tokenizer inverts other bits in what is fed forward"}
 
 
 def rows_of_a_step(args: TrainingArguments) -> int:

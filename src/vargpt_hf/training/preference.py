@@ -184,7 +184,8 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
     """TRL's `DPOTrainer` for answers with text, images to draw, or both, on either side of a pair.
 
     TRL scores text tokens alone. Here the log-probability of an answer is that of its tokens plus that of its images' codes, each given
-    the coarser scales; all images are conditioned as in `generate`, and nothing is dropped, neither in the policy nor in the reference.
+    the coarser scales; all images are conditioned as in `generate`, and nothing is dropped, neither in the policy nor in the reference. Where
+    the image tokenizer corrects itself, both see the same inverted bits, in training alone.
 
     The reference is the model without adapters where `peft_config` makes these; a frozen copy of the adapters where the model comes with
     some; else `ref_model`, or a frozen copy of the model.
@@ -305,7 +306,8 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
         answers, outputs = self.answer_log_probs(model, inputs)
         if "output_pixel_values" in inputs:  # the image tokenizer runs once
             inputs = {name: value for name, value in inputs.items() if name != "output_pixel_values"}
-            inputs["output_image_codes"] = outputs.output_image_codes
+            # The reference sees what the policy saw, bits that self-correction has inverted among them.
+            inputs |= {name: outputs[name] for name in ("output_image_codes", "output_image_inputs")}
         reference = self.model if self.ref_model is None else self.ref_model
         ratios = answers.total - torch.cat(self.compute_ref_log_probs(reference, inputs))
         pairs = Pairs(self.beta, *ratios.chunk(2), answers.total.chunk(2)[0], *answers.num_targets.chunk(2))

@@ -16,7 +16,7 @@ _PICTURES = List(Image())
 _UNREAD_PICTURES = List(Image(decode=False))
 _MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 ROW_FEATURES = Features({"messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
-CODES = List(List(Value("int32")))
+CODES = List(List(Value("int64")))  # 32 bits of a bitwise image tokenizer need the 33rd for the sign
 _KEPT = {"output_image_codes": CODES, "image_tokenizer_fingerprint": Value("string")}  # columns of rows whose images were encoded ahead
 _TEXTS = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES, "images": _PICTURES}
 # The features of a dataset of pairs whose answers have images, or codes of such.

@@ -15,7 +15,7 @@ import torch
 from PIL import Image as PILImage
 
 from ..processing.chat_vargpt import PICTURE_KEYS, clean_message, picture_of_part, refuse_half_characters
-from ..processing.image_processing_vargpt import VargptImageProcessor, bytes_of_base64, open_picture, to_rgb
+from ..processing.pictures_vargpt import MAX_PIXELS, bytes_of_base64, open_picture, to_rgb
 
 Row = dict[str, Any]
 Find = Callable[[Any], Any]
@@ -138,7 +138,7 @@ def stored_picture(picture: Any) -> dict[str, Any]:
         return {"bytes": bytes(picture), "path": None}
     if isinstance(picture, (PILImage.Image, np.ndarray, torch.Tensor)):
         file = io.BytesIO()
-        to_rgb(open_picture(picture, "an image"), "an image", VargptImageProcessor.max_pixels).save(file, "PNG", compress_level=1)
+        to_rgb(open_picture(picture, "an image"), "an image", MAX_PIXELS).save(file, "PNG", compress_level=1)
         return {"bytes": file.getvalue(), "path": None}
     if hasattr(picture, "__fspath__"):
         picture = picture.__fspath__()
@@ -185,7 +185,7 @@ class _Chat:
         codes = [] if codes is None else _checked_codes(codes, names[2])
         own_codes = _checked_codes([part["codes"] for part in self.parts("output_image") if "codes" in part], "codes of parts")
         if own_codes and (codes or drawn or len(own_codes) < len(self.parts("output_image"))):
-            raise ValueError(f"some image_gen parts have codes and others not, or there is a column {names[1]} or {names[2]} besides.")
+            raise ValueError(f"some output_image parts have codes and others not, or there is a column {names[1]} or {names[2]} besides.")
         num_codes = len(codes or own_codes)
         waiting = {kind: [part for part in self.parts(kind) if picture_of_part(part) is None] for kind in ("image", "output_image")}
         counts = {kind: len(parts) for kind, parts in waiting.items()}

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..processing.processing_vargpt import VargptProcessor
 from .readers import picture_columns, undecoded
 
 _STATE = "trainer_state.json"
@@ -126,6 +127,8 @@ class TrainingGuard:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if isinstance(self.processing_class, VargptProcessor):
+            self.processing_class.check_fits(self.accelerator.unwrap_model(self.model).config)
         self._exact: dict[str, torch.Tensor] = {}
         if self.is_deepspeed_enabled and self.args.should_save:
             # DeepSpeed rounds all weights to the format that it computes in. Those of the image tokenizer must stay to the last bit: rounded,
@@ -191,7 +194,9 @@ class TrainingGuard:
 
     def _remove_unused_columns(self, dataset: Dataset, description: str | None = None) -> NamedRows:
         sources = self.source_names if description == "Training" else ()
-        return NamedRows(super()._remove_unused_columns(dataset, description), self.processing_class.image_processor.fetch_images, sources)
+        return NamedRows(
+            super()._remove_unused_columns(dataset, description), self.processing_class.output_image_processor.fetch_images, sources
+        )
 
     def _get_train_sampler(self, train_dataset=None):
         return super()._get_train_sampler(train_dataset.rows if isinstance(train_dataset, NamedRows) else train_dataset)

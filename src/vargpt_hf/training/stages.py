@@ -1,4 +1,8 @@
-"""What each stage of training trains (VARGPT, arXiv 2501.12327, section 4), and its default schedule."""
+"""What each stage of training trains, and its default schedule.
+
+Those of VARGPT v1 are of arXiv 2501.12327, section 4; `v1_1_stage…` are those of VARGPT v1.1 (arXiv 2504.02949), by what the released training
+freezes.
+"""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +32,16 @@ _LLM = (r"model\.vlm\.(language_model|text_model|layers|norm|embed_tokens)\.", r
 _UNDERSTANDING_PROJECTOR = (r"model\.vlm\.(multi_modal_projector|connector|mlp1|visual\.merger|visual\.deepstack_merger_list)\.",)
 _GENERATION_PROJECTORS = (r"model\.projector_to_(llm|decoder)\.",)
 _DECODER = (r"model\.visual_decoder\.",)
+_CONDITION = (r"model\.visual_decoder\.condition_embedding(\.|$)",)  # a table in one visual decoder, a parameter in another
+_READER = (r"model\.vlm\.",)
 _COSINE = {"lr_scheduler_type": "cosine", "warmup_steps": 0.1}
+_RELEASED_V1_1 = {
+    "learning_rate": 5e-5,
+    "num_train_epochs": 6,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 2,
+    **_COSINE,
+}
 
 STAGES = {
     "pretrain": Stage(
@@ -38,7 +51,7 @@ STAGES = {
     ),
     "stage1": Stage(
         "Aligns the drawing side with the language model (the paper gives no numbers of its schedule).",
-        trains=(*_GENERATION_PROJECTORS, r"model\.visual_decoder\.condition_embedding\."),
+        trains=(*_GENERATION_PROJECTORS, *_CONDITION),
         schedule={"learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 32, **_COSINE},
     ),
     "stage2": Stage(
@@ -57,6 +70,32 @@ STAGES = {
             "gradient_accumulation_steps": 2,
             **_COSINE,
         },
+    ),
+    "v1_1_stage1": Stage(
+        "v1.1: aligns the drawing side with the language model (no numbers of its schedule were released).",
+        trains=(*_GENERATION_PROJECTORS, *_CONDITION),
+        schedule={"learning_rate": 1e-3, "num_train_epochs": 1, "per_device_train_batch_size": 32, **_COSINE},
+    ),
+    "v1_1_stage2": Stage(
+        "v1.1: teaches the language model to follow instructions about images (no numbers of its schedule were released).",
+        trains=_LLM,
+        schedule={"learning_rate": 2e-5, "num_train_epochs": 1, "per_device_train_batch_size": 16, **_COSINE},
+    ),
+    "v1_1_stage3": Stage(
+        "v1.1: teaches the drawing side to draw, at 256 and then at 512 pixels, and to edit (schedule as released; also released, and left to "
+        "the machine in use: rows of at most 8192 tokens, bfloat16, ZeRO-3).",
+        trains=(*_GENERATION_PROJECTORS, *_DECODER),
+        schedule=_RELEASED_V1_1,
+    ),
+    "v1_1_stage4": Stage(
+        "v1.1: teaches the language model and the drawing side together (schedule of stage 3).",
+        trains=(*_LLM, *_GENERATION_PROJECTORS, *_DECODER),
+        schedule=_RELEASED_V1_1,
+    ),
+    "v1_1_stage5": Stage(
+        "v1.1: trains all but the image tokenizer (schedule of stage 3).",
+        trains=(*_READER, r"lm_head\.", *_GENERATION_PROJECTORS, *_DECODER),
+        schedule=_RELEASED_V1_1,
     ),
 }
 # Wrappers put these before the names.

@@ -94,9 +94,12 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
     that accumulation, padding and the spread over ranks cannot change them. How they are weighed is in the model's configuration
     (`text_loss_weight`, `image_loss_weight`, `image_scale_power`).
 
+    What is random in the model (bits that a bitwise image tokenizer inverts in what is fed forward, conditions that are dropped, layers that
+    are skipped) is so while training alone, and a run that resumes draws what an uninterrupted one does.
+
     Logged are `text_loss`, `output_image_loss`, `text_accuracy`, `image_accuracy` (shares of right tokens and codes), `image_accuracy_PxP`
-    of each scale by its side, `code_perplexity` (e to the plain cross-entropy of a code) and `num_tokens`, each over all targets since the last
-    log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is the weighted sum of the losses.
+    of each scale by its side, `code_perplexity` (e to the plain cross-entropy of a code's symbol) and `num_tokens`, each over all targets
+    since the last log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is the weighted sum of the losses.
 
     Of a mixture whose rows have a `source`, its number, `rows_of_NAME` tells how many rows of each of `source_names` have been trained on.
 

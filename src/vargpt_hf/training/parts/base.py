@@ -9,9 +9,16 @@ from transformers import CLIPVisionModel, GenerationConfig, PreTrainedTokenizerF
 from ...modeling.configuration_vargpt import VargptConfig
 from ...modeling.modeling_vargpt import VargptForConditionalGeneration
 from ...modeling.vq_vargpt import VargptVQModel
-from ...processing.chat_vargpt import UNCONDITIONAL_CHAT
-from ...processing.image_processing_vargpt import VargptImageProcessor
+from ...processing.chat_vargpt import (
+    IMAGE_TOKEN,
+    OUTPUT_IMAGE_END_TOKEN,
+    OUTPUT_IMAGE_START_TOKEN,
+    OUTPUT_IMAGE_TOKEN,
+    UNCONDITIONAL_CHAT,
+)
+from ...processing.image_processing_vargpt import VargptCLIPImageProcessor
 from ...processing.processing_vargpt import VargptProcessor
+from ...processing.reader_vargpt import llava_settings
 
 
 def build_base(
@@ -32,7 +39,6 @@ def build_base(
         generation: settings for generation_config.json.
         seed: of the fresh weights.
     """
-    processor = make_processor(tokenizer, image_tokenizer, vision_tower)
     special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
 
     def token_id(token: str) -> int:
@@ -41,17 +47,18 @@ def build_base(
     config = VargptConfig(
         vlm_config={
             "model_type": "llava",
-            "image_token_index": processor.image_token_id,
-            "image_seq_length": processor.image_seq_length,
+            "image_token_index": token_id(IMAGE_TOKEN),
+            "image_seq_length": (vision_tower.config.image_size // vision_tower.config.patch_size) ** 2,
             "text_config": {**text_config, "vocab_size": len(tokenizer), **special},
             "vision_config": without_path(vision_tower.config.to_dict()),
         },
         image_tokenizer_config=without_path(image_tokenizer.config.to_dict()),
         visual_decoder_config=visual_decoder_config,
-        output_image_start_token_id=token_id(processor.output_image_start_token),
-        output_image_end_token_id=token_id(processor.output_image_end_token),
-        output_image_token_id=token_id(processor.output_image_token),
+        output_image_start_token_id=token_id(OUTPUT_IMAGE_START_TOKEN),
+        output_image_end_token_id=token_id(OUTPUT_IMAGE_END_TOKEN),
+        output_image_token_id=token_id(OUTPUT_IMAGE_TOKEN),
     )
+    processor = make_processor(tokenizer, config)
     torch.manual_seed(seed)
     model = VargptForConditionalGeneration(config)
     model.model.image_tokenizer.load_state_dict(image_tokenizer.state_dict())
@@ -69,20 +76,15 @@ def without_path(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "_name_or_path"}
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast, image_tokenizer: VargptVQModel, vision_tower: CLIPVisionModel) -> VargptProcessor:
+def make_processor(tokenizer: PreTrainedTokenizerFast, config: VargptConfig) -> VargptProcessor:
     """The processor whose sizes fit these parts; images of the right size pass through untouched."""
-    read, drawn = vision_tower.config.image_size, image_tokenizer.config.image_size()[0]
-    image_processor = VargptImageProcessor(
-        size={"shortest_edge": read},
-        crop_size={"height": read, "width": read},
+    side = config.vision_config.image_size
+    image_processor = VargptCLIPImageProcessor(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
-        output_size=drawn,
-        output_resize_factor=1.0,
     )
-    return VargptProcessor(
-        image_processor,
-        tokenizer,
-        image_seq_length=(read // vision_tower.config.patch_size) ** 2,
-        num_image_gen_tokens=image_tokenizer.default_schedule.num_positions,
-    )
+    drawn = config.image_tokenizer_config
+    settings = {"schedules": drawn.schedules, "downsampling": drawn.downsampling, "resize_factor": 1.0}
+    return VargptProcessor(image_processor, tokenizer, reader=llava_settings(config.vlm_config), output_image_settings=settings)

@@ -10,7 +10,7 @@ import unittest
 import numpy as np
 from PIL import Image
 
-from vargpt_hf import VargptImageProcessor
+from vargpt_hf.processing import VargptCLIPImageProcessor
 
 from ...test_image_processing_common import ImageProcessingTester, ImageProcessingTestMixin
 
@@ -23,7 +23,7 @@ class VargptImageProcessingTester(ImageProcessingTester):
 
     def _get_image_processing_classes(self):
         """Found by name among Transformers' own models; this one is not."""
-        return {"pil": VargptImageProcessor}
+        return {"pil": VargptCLIPImageProcessor}
 
 
 class VargptImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
@@ -40,11 +40,11 @@ class VargptImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
 
             folder = sys.argv[1]
             processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=True)
-            assert type(processor).__name__ == "VargptImageProcessor" and "vargpt_hf" not in sys.modules
+            assert type(processor).__name__ == "VargptCLIPImageProcessor" and "vargpt_hf" not in sys.modules
             np.save(f"{folder}/there.npy", processor(Image.open(f"{folder}/image.png"), return_tensors="np")["pixel_values"])
             """
         picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
-        processor = VargptImageProcessor(**self.image_processor_dict)
+        processor = VargptCLIPImageProcessor(**self.image_processor_dict)
         with tempfile.TemporaryDirectory() as folder:
             processor.save_pretrained(folder)
             picture.save(os.path.join(folder, "picture.png"))

@@ -2,7 +2,7 @@
 
 import unittest
 
-from processing_helpers import make_processor
+from processing_helpers import DRAWN, LLAVA, make_processor
 
 from vargpt_hf import VargptProcessor
 
@@ -22,4 +22,4 @@ class VargptProcessorTest(ProcessorTesterMixin, unittest.TestCase):
 
     @staticmethod
     def prepare_processor_dict():
-        return {"image_seq_length": 4, "num_image_gen_tokens": 6}
+        return {"reader": LLAVA, "output_image_settings": DRAWN}

@@ -1,0 +1,106 @@
+"""README and docs/ tell the truth: their Python runs, their links lead somewhere, the tree lists every file."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from vargpt_hf.modeling.configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DECODERS
+from vargpt_hf.modeling.image_sampling_vargpt import GUIDANCE_TYPES
+
+ROOT = Path(__file__).parent.parent
+DOCS = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+README = DOCS["README.md"]
+# Pages whose blocks another test runs.
+RUN_ELSEWHERE = {"tour.md": "tests/hub/test_tour.py"}
+# Blocks that cannot run offline, by page, with the word after their fence that says why.
+NOT_RUN = {"vargpt_v1_1.md": {"weights": 1}}
+REPOSITORY = "https://github.com/vargpt-hf/vargpt-hf/blob/main/"
+TREE_ROOTS = ("src", "examples", "benchmarks")
+
+
+def python_blocks(text: str) -> list[tuple[str, str]]:
+    """(word after the fence, code) of every block of Python."""
+    return re.findall(r"^```python(?: ([^\n]*))?\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+RUN_HERE = [name for name, text in DOCS.items() if name not in RUN_ELSEWHERE and any(not word for word, _ in python_blocks(text))]
+
+
+@pytest.fixture
+def tables():
+    """What a page adds to the tables of parts is gone after it."""
+    for table in (found := (IMAGE_TOKENIZERS, VISUAL_DECODERS, GUIDANCE_TYPES)):
+        assert table, "an emptied table"
+    before = [dict(table) for table in found]
+    yield
+    for table, entries in zip(found, before):
+        table.clear()
+        table.update(entries)
+
+
+@pytest.mark.parametrize("page", RUN_HERE)
+def test_python_runs(page, tables, tmp_path, monkeypatch):
+    """The blocks of a page run one after the other, as somebody reads them, in one folder."""
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for word, code in python_blocks(DOCS[page]):
+        compiled = compile(code, page, "exec")
+        if not word:
+            exec(compiled, names)
+
+
+def test_blocks_that_are_not_run_are_listed_with_the_reason():
+    found = {name: dict(Counter(word for word, _ in python_blocks(text) if word)) for name, text in DOCS.items()}
+    assert {name: words for name, words in found.items() if words} == NOT_RUN
+    assert all((ROOT / test).is_file() for test in RUN_ELSEWHERE.values())
+
+
+def test_readme_s_quick_start_shows_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python_blocks(README)[0][1], "README.md", "exec"), {})
+    said, answer = capsys.readouterr().out.splitlines()
+    assert said == "['an image', 'a red circle above a blue square']" and answer.strip() == "a red circle"
+
+
+def test_readme_is_short_and_in_order():
+    assert len(README.splitlines()) < 200
+    headings = re.findall(r"^## (.*)$", README, flags=re.MULTILINE)
+    wanted = ["Install and draw", "Quick start", "Pipelines and the Hub", "Train", "Documentation", "Limits", "Install and test"]
+    assert [heading for heading in headings if heading in wanted] == wanted
+
+
+@pytest.mark.parametrize("page", DOCS)
+def test_links_lead_somewhere(page):
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)\s]+)\)", DOCS[page]):
+        if target.startswith(REPOSITORY):
+            assert (ROOT / target.removeprefix(REPOSITORY)).exists(), target
+        elif "://" not in target and not target.startswith("#"):
+            assert (folder / target.partition("#")[0]).exists(), target
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = set(re.findall(r"\]\(([\w.]+\.md)\)", DOCS["index.md"]))
+    assert listed == DOCS.keys() - {"README.md", "index.md"}
+
+
+def tree() -> set[str]:
+    """Files of the line-a-file tree, by their paths."""
+    (block,) = re.findall(r"^```text tree\n(.*?)^```$", DOCS["architecture.md"], flags=re.DOTALL | re.MULTILINE)
+    files, folders = set(), []
+    for line in block.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders = [*folders[:depth], name]
+        if not name.endswith("/"):
+            files.add("".join(folders))
+    return files
+
+
+def test_the_tree_lists_every_file():
+    """All but what only marks a folder as a package, and the link from src/ to examples/."""
+    found = (path.relative_to(ROOT) for root in TREE_ROOTS for path in (ROOT / root).rglob("*") if path.suffix in (".py", ".yaml"))
+    files = {path.as_posix() for path in found if path.name != "__init__.py" and path.parts[:3] != ("src", "vargpt_hf", "examples")}
+    assert tree() - {"src/vargpt_hf/__init__.py"} == files
