@@ -30,9 +30,9 @@ STAGES = {
     "stage3": (1_400_000, 1024, 2048, 0, 1),
 }
 PARTS = {
-    "language_model": "language model",
-    "vision_tower": "vision tower",
-    "multi_modal_projector": "CLIP's projector",
+    "vlm.language_model": "language model",
+    "vlm.vision_tower": "vision tower",
+    "vlm.multi_modal_projector": "CLIP's projector",
     "visual_decoder": "visual decoder",
     "projector_to_llm": "generation projector, in",
     "projector_to_decoder": "generation projector, out",
@@ -69,7 +69,10 @@ def table(head: str, rows: list[list[str]]) -> str:
 
 def parameters(model: VargptForConditionalGeneration) -> str:
     """Parameters of each part, and of those what each stage trains."""
-    parts = {what: getattr(model.model, name) for name, what in PARTS.items()} | {"head of the language model": model.lm_head, "all": model}
+    parts = {what: model.model.get_submodule(name) for name, what in PARTS.items()} | {
+        "head of the language model": model.lm_head,
+        "all": model,
+    }
     rows = [[what, f"{sum(p.numel() for p in part.parameters()):,}"] for what, part in parts.items()]
     for stage in STAGES:
         apply_stage(model, stage)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from backbone_configs import FAMILIES, backbone_config
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, PeftModelForCausalLM, get_peft_model, prepare_model_for_kbit_training
@@ -27,11 +28,11 @@ from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 READS, DRAWS = [60] * 4, [61, *[63] * 21, 62]
 PROJECTORS = ("projector_to_llm", "projector_to_decoder")
-# Of each preset: modules whose linear layers get adapters, modules that are trained whole.
+# Of each preset: modules whose linear layers get adapters, modules that are fully trained.
 WANTED = {
-    "understand": (("language_model",), ("multi_modal_projector",)),
+    "understand": (("vlm.language_model",), ("vlm.multi_modal_projector",)),
     "draw": (("visual_decoder",), (*PROJECTORS, "visual_decoder.head")),
-    "all": (("language_model", "visual_decoder"), ("multi_modal_projector", *PROJECTORS, "visual_decoder.head")),
+    "all": (("vlm.language_model", "visual_decoder"), ("vlm.multi_modal_projector", *PROJECTORS, "visual_decoder.head")),
 }
 
 
@@ -88,7 +89,7 @@ def adapted(model) -> set[str]:
 
 
 def whole(model) -> set[str]:
-    """Names, in the plain model, of the parameters that are trained whole."""
+    """Names, in the plain model, of the parameters that are fully trained."""
     names = (name.removeprefix("base_model.model.") for name in trained(model) if ".lora_" not in name)
     return {name.replace(".modules_to_save.default", "") for name in names}
 
@@ -105,6 +106,26 @@ def test_a_preset_trains_exactly_its_modules(preset, tied):
     assert adapted(model) == linear_names
     assert whole(model) == whole_names
     assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_follow_the_backbone(family, preset):
+    """The language model's linear layers and no others of the backbone get adapters; its projector is trained whole where it has one."""
+    plain = tiny_model(vlm_config=backbone_config(family))
+    backbone, names = plain.model.backbone, {module: name for name, module in plain.named_modules()}
+    llm = {names[module] for module in backbone.decoder.modules() if isinstance(module, nn.Linear)}
+    projectors = {f"model.vlm.{name}." for name in backbone.projector_names}
+    assert bool(projectors) == backbone.reads_images and llm
+    drawing = {name for name in linears(plain) if inside(name, WANTED["draw"][0]) and not inside(name, WANTED["draw"][1])}
+    kept = unquantized_modules(model=plain)
+    assert {name for name in linears(plain) if not any(f"{name}.".startswith(f"{start}.") for start in kept)} == llm
+    parameters = [name for name, _ in plain.named_parameters()]
+    model = get_peft_model(plain, lora_config(preset, plain))
+    assert adapted(model) == (llm if preset != "draw" else set()) | (drawing if preset != "understand" else set())
+    read = {name for name in parameters if name.startswith(tuple(projectors))} if projectors else set()
+    drawn = {name for name in parameters if inside(name, WANTED["draw"][1])}
+    assert whole(model) == (read if preset != "draw" else set()) | (drawn if preset != "understand" else set())
 
 
 def test_an_unknown_preset_is_named():
@@ -127,9 +148,9 @@ def test_overrides_stay_inside_the_preset():
 @pytest.mark.parametrize(
     ("targets", "parts"),
     [
-        (r"model\.vlm\.language_model\..*_proj", ("language_model",)),
+        (r"model\.vlm\.language_model\..*_proj", ("vlm.language_model",)),
         (r"model\.visual_decoder\..*(_proj|fc\d|modulation|embedding|head)", ("visual_decoder",)),
-        (["fc1", "fc2", "linear_1", "linear_2"], ("multi_modal_projector", *PROJECTORS)),
+        (["fc1", "fc2", "linear_1", "linear_2"], ("vlm.multi_modal_projector", *PROJECTORS)),
     ],
 )
 def test_plain_target_modules(targets, parts):

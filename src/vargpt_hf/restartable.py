@@ -1,4 +1,4 @@
-"""Work on a folder that several processes share, and that goes on where it was stopped: what is there is whole, and nothing is done twice."""
+"""Work on a folder that several processes share and that resumes where it stopped: files are complete, and nothing is done twice."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def run_each(
         except BrokenProcessPool as error:
             raise ChildProcessError(
                 f"One of {num_processes} processes ended before its work (killed, perhaps for want of memory). What is done stays: run "
-                "again to go on, perhaps with fewer processes or smaller batches."
+                "again to resume, perhaps with fewer processes or smaller batches."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)  # after an error, do not first do all the rest

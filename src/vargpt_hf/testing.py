@@ -57,7 +57,7 @@ def tiny_config(**kwargs) -> VargptConfig:
 
 
 def tiny_model(seed: int = 0, **kwargs) -> VargptForConditionalGeneration:
-    """A freshly initialised model of [`tiny_config`] in evaluation mode."""
+    """A freshly initialized model of [`tiny_config`] in evaluation mode."""
     torch.manual_seed(seed)
     return VargptForConditionalGeneration(tiny_config(**kwargs)).eval()
 

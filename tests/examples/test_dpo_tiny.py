@@ -25,5 +25,5 @@ def test_it_runs(tmp_path):
         assert found["right after"] == pytest.approx(found["right before"] + changed)
     assert figures["draw_digit"]["spread after"] > 10
     names = list(load_file(tmp_path / "out" / "adapter_model.safetensors"))
-    assert names and all(".visual_decoder." in name or ".generation_projector_" in name for name in names)
+    assert names and all(".visual_decoder." in name or ".projector_to_" in name for name in names)
     assert (tmp_path / "looks.png").stat().st_size

@@ -17,5 +17,5 @@ def test_it_runs(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("slanted: ") == 4 and "upright: 100.0% of 8" in result.stdout and "shapes: 100.0% of 8" in result.stdout
     names = list(load_file(tmp_path / "out" / "adapter_model.safetensors"))
-    assert names and all(".visual_decoder." in name or ".generation_projector_" in name for name in names)
+    assert names and all(".visual_decoder." in name or ".projector_to_" in name for name in names)
     assert (tmp_path / "looks.png").stat().st_size

@@ -54,7 +54,7 @@ def test_everything_is_counted(file, streaming):
 def test_the_command(file, tmp_path):
     result = CliRunner().invoke(app, ["data", "check", str(file), "--max-length", "100", "--plot", str(tmp_path / "lengths.png")])
     assert result.exit_code == 1
-    assert "rows                     5" in result.output and "broken images          2" in result.output and "gone.png" in result.output
+    assert "rows                     5" in result.output and "broken images            2" in result.output and "gone.png" in result.output
     assert "longer than 100          1 (training cuts " in result.output and "and with them 0 images)" in result.output
     (tmp_path / "good").mkdir()
     PILImage.new("RGB", (8, 8), "red").save(tmp_path / "good" / "red.png")

@@ -15,14 +15,15 @@ import torch
 from datasets import Dataset, Features
 from PIL import Image as PILImage
 
-from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.rows import rows
 from vargpt_hf.training.codes import encode_rows
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import load_rows
-from vargpt_hf.training.readers import ROW_FEATURES
+from vargpt_hf.training.readers import ROW_FEATURES, to_rows
 
+TOKENS = ("start_token_id", "token_id", "end_token_id")
 MIXTURE = {"draw": 3.0, "draw_two": 1.0, "read_digit": 1.0}
 
 
@@ -69,7 +70,7 @@ def test_codes_are_small(tmp_path):
     codes = [[rng.integers(0, 4096, 680).tolist()] for _ in range(1000)]
     from vargpt_hf.training.codes import FEATURES
 
-    empty = {"messages": [], "images": [], "image_hashes": [], "image_tokenizer_fingerprint": "0" * 16}
+    empty = {"messages": [], "images": [], "output_image_schedule_ids": [0], "image_hashes": [], "image_tokenizer_fingerprint": "0" * 16}
     Dataset.from_list([{**empty, "output_image_codes": each} for each in codes], features=FEATURES).to_parquet(tmp_path / "codes.parquet")
     smooth = PILImage.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).resize((256, 256), PILImage.Resampling.BICUBIC)
     smooth.save(tmp_path / "picture.jpg", quality=90)
@@ -149,3 +150,37 @@ def test_a_folder_with_other_things_is_left_alone(data, tmp_path):
     with pytest.raises(ValueError, match="is there and holds no codes"):
         encode_rows(load_rows(data), TINY_FOLDER, tmp_path)
     assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == '["notes.txt"]'
+
+
+def test_codes_of_several_schedules(base, tmp_path):
+    """Images of each aspect ratio are encoded by their own schedule, which is kept with their codes: two may have equally many."""
+    config, processor = VargptConfig.from_pretrained(base), VargptProcessor.from_pretrained(base)
+    schedules = [[1, 2], [[1, 1], [1, 3]], [[1, 1], [3, 1]]]
+    tokenizer = {"model_type": "vargpt_bsq", "schedules": schedules, "latent_channels": 32, "base_channels": 8, "norm_num_groups": 4}
+    config.image_tokenizer_config = {**tokenizer, "channel_multipliers": (1, 1, 2), "num_res_blocks": 1}
+    config.visual_decoder_config = {
+        "model_type": "vargpt_infinity_decoder",
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    names = ("vlm_config", "image_tokenizer_config", "visual_decoder_config", *(f"output_image_{name}" for name in TOKENS))
+    torch.manual_seed(0)
+    model = VargptForConditionalGeneration(VargptConfig(**{name: getattr(config, name) for name in names})).eval()
+    model.save_pretrained(tmp_path / "model")
+    settings = {"schedules": schedules, "downsampling": 4, "resize_factor": 1.0}
+    VargptProcessor(reader=processor.reader, output_image_settings=settings).save_pretrained(tmp_path / "model")
+    pictures = [PILImage.new("RGB", size, color) for size, color in (((8, 8), "red"), ((12, 4), "blue"), ((4, 12), "lime"))]
+    turns = [{"role": "user", "content": "draw"}, {"role": "assistant", "content": [{"type": "output_image"}]}]
+    found = [{"messages": turns, "output_images": [picture]} for picture in pictures]
+    encode_rows(to_rows(found), tmp_path / "model", tmp_path / "codes")
+    loaded = list(load_rows(tmp_path / "codes"))
+    assert [row["output_image_schedule_ids"] for row in loaded] == [[0], [1], [2]]
+    assert [len(row["output_image_codes"][0]) for row in loaded] == [5, 4, 4] and max(loaded[0]["output_image_codes"][0]) > 2**31
+    collator = VargptDataCollator(VargptProcessor.from_pretrained(tmp_path / "model"))
+    from_codes, from_pixels = collator(loaded), collator(found)
+    ours, theirs = (model.model.prepare_output_images(*given) for given in (
+        (None, from_codes["output_image_codes"], from_codes["output_image_schedule_ids"], torch.ones(3, dtype=torch.long)),
+        (from_pixels["output_pixel_values"], None, from_pixels["output_image_schedule_ids"], torch.ones(3, dtype=torch.long)),
+    ))  # fmt: skip
+    assert torch.equal(ours[0].codes, theirs[0].codes) and torch.equal(from_codes["input_ids"], from_pixels["input_ids"])

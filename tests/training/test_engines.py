@@ -96,7 +96,7 @@ mesh = init_device_mesh("cpu", (2,))
 ignored = set(model.model.image_tokenizer.parameters())
 names = [name for name, module in model.named_modules() if type(module).__name__ in model._no_split_modules]
 assert {name.rsplit(".", 1)[0] for name in names} >= {
-    f"model.{part}layers" for part in ("language_model.", "visual_decoder.", "vision_tower.encoder.")
+    f"model.{part}layers" for part in ("vlm.language_model.", "visual_decoder.", "vlm.vision_tower.encoder.")
 }
 for name in names:
     fully_shard(model.get_submodule(name), mesh=mesh, ignored_params=ignored)
@@ -203,7 +203,7 @@ def test_layers_to_shard_are_found_in_all_parts(base):
     plugin.set_auto_wrap_policy(model)
     is_unit = fsdp2_prepare_auto_wrap_policy(plugin, model)
     units = {name for name, module in model.named_modules() if is_unit(module)}
-    parts = ("language_model.layers", "visual_decoder.layers", "vision_tower.encoder.layers")
+    parts = ("vlm.language_model.layers", "visual_decoder.layers", "vlm.vision_tower.encoder.layers")
     assert units >= {f"model.{part}.{index}" for part in parts for index in range(2)}
     ignored = get_parameters_from_modules(".*image_tokenizer", model, "cpu")
     assert ignored == set(model.model.image_tokenizer.parameters())

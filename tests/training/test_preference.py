@@ -87,7 +87,7 @@ def log_prob_by_hand(model, processor, given: dict, side: str, weights: torch.Te
             count += 1
     for number in range(drawn):
         for place, code in enumerate(output.output_image_codes[number]):
-            total += weights[place].item() * output.output_image_logits[number, place].log_softmax(-1)[code].item()
+            total += weights[place].item() * output.output_image_logits[number, place, 0].log_softmax(-1)[code].item()
             count += 1
     return total, count
 
@@ -317,7 +317,7 @@ def test_runs_that_go_wrong_stop(base, model, processor, tmp_path):
     assert again.train(resume_from_checkpoint=True).global_step == 2
     assert [folder.name for folder in checkpoints_of(tmp_path)] == ["checkpoint-1", "checkpoint-2"]
     blows_up = {"optim": "sgd", "learning_rate": 1e30, "max_grad_norm": 0.0, "max_steps": 8}
-    with pytest.raises(TrainingStopped, match=r"not finite (at|after) step \d.*last whole checkpoint is .*checkpoint-2 \(step 2\)"):
+    with pytest.raises(TrainingStopped, match=r"not finite (at|after) step \d.*last complete checkpoint is .*checkpoint-2 \(step 2\)"):
         trainer_of(model, processor, tmp_path, **blows_up).train()
     broken = dataset_of([{**DRAWN, "chosen_images": [{"bytes": b"no image", "path": None}]}])
     trainer = trainer_of(VargptForConditionalGeneration.from_pretrained(base), processor, tmp_path)

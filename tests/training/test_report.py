@@ -85,7 +85,10 @@ def test_prompts_are_found_in_the_data():
 def test_a_log_in_one_line():
     logs = {"loss": 3.0, "text_loss": 1.0, "text_accuracy": 0.5, "output_image_loss": 2.0, "image_accuracy": 0.25, "learning_rate": 1e-3}
     assert describe_log(logs) == "text loss 1.0000 (50.0% right), image loss 2.0000 (25.0% right), learning_rate 0.001"
-    assert describe_log({"eval_image_loss": 2.0, "eval_image_accuracy": 0.25, "epoch": 1.0}) == "eval_image loss 2.0000 (25.0% right), epoch 1"
+    assert (
+        describe_log({"eval_output_image_loss": 2.0, "eval_image_accuracy": 0.25, "epoch": 1.0})
+        == "eval_image loss 2.0000 (25.0% right), epoch 1"
+    )
 
 
 def test_nothing_is_drawn_of_no_losses(tmp_path):

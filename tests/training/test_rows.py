@@ -141,7 +141,7 @@ def test_a_chat_or_caption_in_the_column_json(packed):
         ({"messages": turns("what?"), "images": ["a.png", None]}, r"images\[1\] is None, not an image"),
         ({"messages": turns("what?"), "images": [7]}, "an image is a int"),
         ({"messages": turns("what?"), "images": {"width": 3}}, "neither `bytes` nor `path`"),
-        ({"image": ["a.png", "b.png"], "text": "a"}, "a captioned image is one, but there are 2"),
+        ({"image": ["a.png", "b.png"], "text": "a"}, "a captioned row has one image, but there are 2"),
         ({"image": "a.png", "text": " "}, "no caption in 'text'"),
         ({"image": "a.png", "caption": ["a", "b"]}, "caption in 'caption' is a list; it must be a text"),
         ({"image": "a.png", "text": None}, "no caption in any of the columns text, caption"),

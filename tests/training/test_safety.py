@@ -109,7 +109,7 @@ BLOWS_UP = {"optim": "sgd", "learning_rate": 1e30, "max_grad_norm": 0.0, "lr_sch
 
 def test_a_loss_that_is_not_finite_stops_the_run(base, tmp_path):
     keys = {**BLOWS_UP, "max_steps": 8, "save_steps": 1, "logging_steps": 1}
-    with pytest.raises(TrainingStopped, match=r"not finite (at|after) step \d.*learning rate.*last whole checkpoint is .*checkpoint-\d \(step"):
+    with pytest.raises(TrainingStopped, match=r"not finite (at|after) step \d.*learning rate.*last complete checkpoint is .*-\d \(step"):
         train(stage_file(tmp_path, base, **keys))
     for folder in checkpoints_of(tmp_path / "out"):
         assert all(value.isfinite().all() for value in weights(folder).values())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from backbone_configs import backbone_config
 from datasets import Dataset
 from micro import ROWS, row, write_config
 from peft import LoraConfig, get_peft_model
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor, hardware
 from vargpt_hf.peft import PRESETS, lora_config
+from vargpt_hf.testing import tiny_model
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
 from vargpt_hf.training.plan import parameters_of_parts
@@ -46,16 +48,41 @@ def test_a_stage_trains_exactly_its_parameters(stage, model, processor, tmp_path
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     trainer_of(model, processor, tmp_path, rows=ROWS[4:5] * 2, max_steps=3).train()
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    prefixes = {
-        "pretrain": ("language_model", "multi_modal_projector", "generation_projector", "visual_decoder", "lm_head"),
+    prefixes: dict[str, tuple[str, ...]] = {
+        "pretrain": (
+            "vlm.language_model",
+            "vlm.multi_modal_projector",
+            "projector_to_llm",
+            "projector_to_decoder",
+            "visual_decoder",
+            "lm_head",
+        ),
         "stage1": ("projector_to_llm", "projector_to_decoder", "visual_decoder.condition_embedding"),
-        "stage2": ("language_model", "multi_modal_projector", "lm_head"),
+        "stage2": ("vlm.language_model", "vlm.multi_modal_projector", "lm_head"),
         "stage3": ("projector_to_llm", "projector_to_decoder", "visual_decoder"),
-    }[stage]
-    wanted = {name for name in before if name.removeprefix("model.").startswith(prefixes)}
+    }
+    reads = ("vlm.", "lm_head")
+    prefixes |= {"v1_1_stage1": prefixes["stage1"], "v1_1_stage2": ("vlm.language_model", "lm_head"), "v1_1_stage3": prefixes["stage3"]}
+    prefixes |= {"v1_1_stage4": (*prefixes["v1_1_stage2"], *prefixes["stage3"]), "v1_1_stage5": (*reads, *prefixes["stage3"])}
+    wanted = {name for name in before if name.removeprefix("model.").startswith(prefixes[stage])}
     assert changed <= wanted
+    # LLaVA reads the hidden states before the tower's last layer.
+    wanted = {name for name in wanted if not name.startswith(("model.vlm.vision_tower.post_", "model.vlm.vision_tower.encoder.layers.1."))}
     # Weight decay aside, a parameter whose gradient is zero on these rows (a key that nothing attends to) may stay.
     assert len(changed) >= 0.95 * len(wanted)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "smolvlm", "gemma3", "qwen3"])
+def test_stages_follow_the_backbone(family):
+    """What they call language model and projector is trained, and the rest of what reads never."""
+    plain = tiny_model(vlm_config=backbone_config(family))
+    backbone = plain.model.backbone
+    modules = [backbone.decoder, plain.lm_head, *(backbone.vlm.get_submodule(name) for name in backbone.projector_names)]
+    wanted = {parameter for module in modules for parameter in module.parameters()}
+    apply_stage(plain, "stage2")
+    assert {parameter for parameter in plain.parameters() if parameter.requires_grad} == wanted
+    apply_stage(plain, "stage3")
+    assert not any(parameter.requires_grad for parameter in wanted)
 
 
 def test_stages_are_named_in_the_error(model):
@@ -85,7 +112,7 @@ def test_a_stage_of_a_wrapped_model_trains_its_adapters_alone(model):
 
 def test_linear_layers_of_a_stage(model):
     names = stage_linears(model, "stage1")
-    assert names == [f"model.generation_projector_{way}.fc{number}" for way in ("in", "out") for number in (1, 2)]
+    assert names == [f"model.projector_to_{side}.fc{number}" for side in ("llm", "decoder") for number in (1, 2)]
     assert "lm_head" not in stage_linears(model, "stage2")
 
 
@@ -182,9 +209,9 @@ def test_logs(model, processor, tmp_path):
     of_scales = sum(side * side * log[f"image_accuracy_{side}x{side}"] for side in (1, 2, 4)) / 21
     assert math.isclose(log["image_accuracy"], of_scales, rel_tol=1e-4)
     figures = trainer.evaluate(Dataset.from_list(ROWS, features=ROW_FEATURES))
-    assert math.isclose(figures["eval_loss"], figures["eval_text_loss"] + figures["eval_image_loss"], rel_tol=1e-3)
+    assert math.isclose(figures["eval_loss"], figures["eval_text_loss"] + figures["eval_output_image_loss"], rel_tol=1e-3)
     text_only = trainer.evaluate(Dataset.from_list(ROWS[:1], features=ROW_FEATURES))
-    assert "eval_image_loss" not in text_only
+    assert "eval_output_image_loss" not in text_only
 
 
 def test_evaluation_does_not_depend_on_its_batches(model, processor, tmp_path):
@@ -201,9 +228,9 @@ def test_evaluation_does_not_depend_on_its_batches(model, processor, tmp_path):
     assert len(names) == 9
     for name in names:
         assert math.isclose(figures[0][name], figures[1][name], rel_tol=1e-4, abs_tol=1e-7), name
-    assert math.isclose(figures[0]["eval_loss"], 0.5 * figures[0]["eval_text_loss"] + figures[0]["eval_image_loss"], rel_tol=1e-6)
+    assert math.isclose(figures[0]["eval_loss"], 0.5 * figures[0]["eval_text_loss"] + figures[0]["eval_output_image_loss"], rel_tol=1e-6)
     trainer.eval_dataset = {"all": rows}
-    assert math.isclose(trainer.evaluate()["eval_all_image_loss"], figures[0]["eval_image_loss"], rel_tol=1e-4)
+    assert math.isclose(trainer.evaluate()["eval_all_output_image_loss"], figures[0]["eval_output_image_loss"], rel_tol=1e-4)
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage3"])
@@ -353,11 +380,12 @@ def test_adapters_are_trained_saved_and_merged_by_the_next_stage(base, tmp_path)
     options = {"learning_rate": 0.1, "max_steps": 2, "save_strategy": "no"}
     train(write_config(tmp_path / "a", base, stage="stage2", use_peft=True, lora_r=2, **options))
     adapted = load_file(tmp_path / "a/out/adapter_model.safetensors")
-    assert {name.split(".")[3] for name in adapted} == {"language_model", "multi_modal_projector"}
+    assert {name.split(".")[4] for name in adapted} == {"language_model", "multi_modal_projector"}
     train(write_config(tmp_path / "b", tmp_path / "a/out", stage="stage1", **options))
     start = VargptForConditionalGeneration.from_pretrained(base).state_dict()
     end = VargptForConditionalGeneration.from_pretrained(tmp_path / "b/out").state_dict()
-    changed = {".".join(name.split(".")[1:3]) for name, value in end.items() if not torch.equal(value, start[name])}
+    different = {name.removeprefix("model.").removeprefix("vlm.") for name, value in end.items() if not torch.equal(value, start[name])}
+    changed = {".".join(name.split(".")[:2]) for name in different}
     assert changed == {
         "language_model.layers",
         "multi_modal_projector.linear_1",
@@ -372,8 +400,9 @@ def test_adapters_are_trained_saved_and_merged_by_the_next_stage(base, tmp_path)
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_plan_counts_each_parameter_once(model, preset):
-    """A module that is trained whole, in a copy, is not frozen as well; where adapters are, the weights beneath are."""
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.model.named_children()}
+    """A module that is fully trained, in a copy, is not frozen as well; where adapters are, the weights beneath are."""
+    modules = {**dict(model.model.named_children()), **{f"vlm.{name}": part for name, part in model.model.vlm.named_children()}}
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in modules.items() if name != "vlm"}
     head = sum(p.numel() for p in model.model.visual_decoder.head.parameters())
     parts = parameters_of_parts(get_peft_model(model, lora_config(preset, r=2)))
     for name, size in sizes.items():

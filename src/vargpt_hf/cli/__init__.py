@@ -58,7 +58,7 @@ def main() -> None:
         app()
     except ModuleNotFoundError as error:
         sys.exit(f'vargpt: this needs the package {error.name}, which is not installed: pip install "vargpt-hf[train]"')
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"vargpt: {' '.join(str(error).split())}")
 
 

@@ -18,7 +18,7 @@ def card(
     figures: Annotated[Path | None, typer.Option(help="Figures that `vargpt evaluate --output` wrote.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="What it was trained on; may be given several times.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model that it was made from.")] = None,
-    license: Annotated[str | None, typer.Option(help="SPDX name of the weights' licence, such as apache-2.0.")] = None,
+    license: Annotated[str | None, typer.Option(help="SPDX name of the weights' license, such as apache-2.0.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a README.md that is there.")] = False,
 ) -> None:
     """Write the model card of FOLDER.

@@ -20,12 +20,12 @@ def check(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Dataset of rows or of captioned images, or a stage's YAML file.")],
     model: Model = None,
     pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the images that rows name.")] = None,
-    task: Annotated[str, typer.Option(help='Of captioned pictures: "draw" them, or "describe" them.')] = "draw",
+    task: Annotated[str, typer.Option(help='Of captioned images: "draw" them, or "describe" them.')] = "draw",
     split: Annotated[str | None, typer.Option(help="Split of the dataset, where there are several.")] = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Most tokens of a row that training will take; what would be cut is counted.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Save a picture of the rows' lengths here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Save a plot of the rows' lengths here.")] = None,
 ) -> None:
     """Count rows, images and tokens of DATA, and list what training would stumble over: rows that cannot be read, broken images, wrong
     counts, long rows.

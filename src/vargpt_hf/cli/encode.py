@@ -10,7 +10,7 @@ from .options import Model, check_device, hide_bars_of_small, train_extra
 
 def encode(
     data: Annotated[str, typer.Argument(help="Dataset of rows or of captioned images, as `vargpt train` takes it.")],
-    output: Annotated[Path, typer.Argument(help="Folder for parquet files with codes; a run that was stopped goes on there.")],
+    output: Annotated[Path, typer.Argument(help="Folder for parquet files with codes; an interrupted run resumes there.")],
     model: Model = None,
     pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the images that rows name.")] = None,
     prompt: Annotated[str | None, typer.Option(help='What the user says of a captioned image; "{}" stands for the caption.')] = None,

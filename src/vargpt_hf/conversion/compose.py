@@ -59,7 +59,7 @@ def compose_checkpoint(
     the embeddings and of the head, is the mean of the old ones.
 
     Both conditions of the visual decoder start as VAR's null class, the last row of its class table: the one condition under which VAR
-    has learnt to draw without being told a class, as here, where content comes from the language model. Stage 1 trains them apart.
+    has learned to draw without a class, as here, where content comes from the language model. Stage 1 trains them apart.
 
     Tensors stay in their files until they are written, so memory holds one copy at most, and of tensors whose dtype does not
     change none. The folder appears under its name when all is written, or not at all.

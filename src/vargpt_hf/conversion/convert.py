@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..modeling.checkpoint_vargpt import read_json
@@ -48,6 +48,7 @@ class ReleasedFormat(NamedTuple):
         generation: settings of the released system.
         embeddings: released name of the token embeddings.
         license_note: what users of the weights must know.
+        processor: makes the processor, of the folder, its tokenizer and our configuration.
     """
 
     config: Callable[..., VargptConfig]
@@ -56,6 +57,7 @@ class ReleasedFormat(NamedTuple):
     generation: dict[str, Any]
     embeddings: str
     license_note: str
+    processor: Callable[[Path, PreTrainedTokenizerBase, VargptConfig], VargptProcessor]
 
 
 def convert_checkpoint(
@@ -95,7 +97,7 @@ def convert_checkpoint(
     with said_of(source):
         given = {"reference_grid": reference_grid} if reference_grid is not None else {}
         config = released.config(source_config, tensors, scales, **given)
-    processor = released_processor(source, config)
+    processor = released_processor(source, config, released)
     part = Part(tensors, released.names, adapt=released.adapt(tensors, config))
     complaint = f"The tensors in {source} are not those of the released format."
     model = assemble(config, [part], _target_dtype(source_config, tensors.get(released.embeddings), dtype), complaint)
@@ -178,7 +180,7 @@ def _adapt_v1(tensors: dict[str, SourceTensor], config: VargptConfig) -> Adapt:
 
 FORMATS = {
     RELEASED_MODEL_TYPE: ReleasedFormat(
-        released_config, WHOLE_NAMES, _adapt_v1, RELEASED_GENERATION, "language_model.model.embed_tokens.weight", LICENCE_NOTE
+        released_config, WHOLE_NAMES, _adapt_v1, RELEASED_GENERATION, "language_model.model.embed_tokens.weight", LICENCE_NOTE, make_processor
     ),
     vargpt_v1_1.MODEL_TYPE: ReleasedFormat(
         vargpt_v1_1.config_of,
@@ -187,6 +189,7 @@ FORMATS = {
         vargpt_v1_1.GENERATION,
         vargpt_v1_1.EMBEDDINGS,
         vargpt_v1_1.LICENSE_NOTE,
+        vargpt_v1_1.make_processor,
     ),
 }
 
@@ -197,17 +200,18 @@ def _target_dtype(source_config: dict, embeddings: SourceTensor | None, dtype: t
     return floating_dtype(dtype or source_config.get("torch_dtype") or source_config.get("dtype"), default)
 
 
-def released_processor(source: Path, config: VargptConfig) -> VargptProcessor | None:
+def released_processor(source: Path, config: VargptConfig, released: ReleasedFormat) -> VargptProcessor | None:
     """The processor of a released checkpoint, or None where no tokenizer is in its folder.
 
     Raises:
         OSError: files of a tokenizer that cannot be read.
         ValueError: a tokenizer whose image tokens are absent or have other ids than the model's, or one that needs code of its own.
+        ImportError: a package that the processor needs is not installed.
     """
     if not has_tokenizer(source):
         logger.warning(f"{source} has no tokenizer: the new folder will have no processor.")
         return None
-    return make_processor(source, open_tokenizer(source), config)
+    return released.processor(source, open_tokenizer(source), config)
 
 
 __all__ = ["convert_checkpoint"]

@@ -1,6 +1,6 @@
 """Judges of drawings, which share no code and no numbers with what made the images of training.
 
-`detect` finds coloured shapes by hue and connected components; `DigitJudge` is a classifier fitted on real digits.
+`detect` finds colored shapes by hue and connected components; `DigitJudge` is a classifier fitted on real digits.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _REFERENCE_SIDE = 48
 
 @dataclass(frozen=True)
 class Detection:
-    """One shape that was found: its names, its centre (x, y) and its area in pixels."""
+    """One shape that was found: its names, its center (x, y) and its area in pixels."""
 
     shape: str
     colour: str
@@ -28,7 +28,7 @@ class Detection:
 
 
 def detect(picture: Image.Image) -> list[Detection]:
-    """The coloured shapes of an image, from left to right."""
+    """The colored shapes of an image, from left to right."""
     pixels = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
     hue, saturation, value = _hsv(pixels)
     mask = (saturation > _LEAST_SATURATION) & (value > _LEAST_VALUE)
@@ -37,7 +37,7 @@ def detect(picture: Image.Image) -> list[Detection]:
     found = []
     for index in range(1, count + 1):
         component = labels == index
-        # A blurred edge belongs to the shape up to where it has lost half of the colour.
+        # A blurred edge belongs to the shape up to where it has lost half of the color.
         component &= (saturation > saturation[component].max() / 2) & (value > value[component].max() / 2)
         area = int(component.sum())
         if area < least_area:

@@ -1,6 +1,6 @@
-"""A file of prompts → a folder of pictures: in batches, in many processes, going on after a kill.
+"""A file of prompts → a folder of images: in batches, on many processes, resuming after a kill.
 
-Every prompt has a seed of its own, so that its image hangs neither on its neighbors nor on the number of processes. Batches are cut by
+Every prompt has a seed of its own, so that its image depends neither on its neighbors nor on the number of processes. Batches are cut by
 the place in the file and drawn again as a whole where one of their images is missing, since a batch of other sizes rounds otherwise.
 """
 
@@ -170,7 +170,7 @@ def draw_prompts(
 ) -> list[dict[str, Any]]:
     """Draws all prompts of a file into a folder.
 
-    An image appears when it is whole; a run that was stopped goes on with those that are missing. When all are there, results.jsonl is
+    An image appears when it is complete; an interrupted run resumes with those that are missing. When all are there, results.jsonl is
     written, in the file's order. Started by accelerate or torchrun on one machine or several with a common folder, each process draws its
     share, and the last to end writes the results: they need no talk with one another, so none waits and none is lost with another.
 
@@ -226,7 +226,7 @@ def claim_pictures(
 ) -> None:
     """Notes in a new folder what its images are made of; a ValueError for one with other images. Arguments as of `draw_prompts`."""
     job = {"prompts": _fingerprint(prompts), "model": _model_fingerprint(model), "device": device.split(":")[0], "dtype": dtype}
-    claim_folder(output, MANIFEST, {**job, "enlarge": enlarge, "settings": settings}, "pictures")
+    claim_folder(output, MANIFEST, {**job, "enlarge": enlarge, "settings": settings}, "images")
 
 
 def write_results(output: Path, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:

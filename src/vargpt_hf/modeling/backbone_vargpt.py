@@ -53,6 +53,8 @@ LOGIT_FACTORS = {
     "granitemoeshared": ("logits_scaling", -1),
     "granitemoehybrid": ("logits_scaling", -1),
 }
+# What the families call the modules that turn features of images which are read into embeddings of the language model.
+PROJECTORS = ("multi_modal_projector", "connector", "visual.merger", "visual.deepstack_merger_list")
 # What scale passes give a decoder.
 DECODER_INPUTS = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
 # Layers whose cache can hide a column; others, such as linear attention or convolutions, fold it into a state.
@@ -114,10 +116,18 @@ class VargptBackbone:
         """A fresh model that can be the reading side.
 
         Raises:
-            ValueError: a model that cannot, with the reason.
+            ValueError: a model that cannot, with the reason; fields that Transformers cannot build it from.
         """
         check_vlm_config(config)
-        backbone = cls(AutoModel.from_config(config))
+        try:
+            backbone = cls(AutoModel.from_config(config))
+        except (ImportError, MemoryError, NotImplementedError):
+            raise
+        except Exception as error:  # a model of Transformers raises nearly anything at fields that do not fit
+            raise ValueError(
+                f"Transformers cannot build a {config.model_type!r} model from `vlm_config` ({type(error).__name__}: {error}). "
+                "Check the fields that it is about."
+            ) from error
         if backbone.reads_images and backbone.vlm.get_decoder() is backbone.vlm:
             _refuse(config.model_type, "it has no language model of its own")
         for part, name in ((backbone.vlm, "it"), (backbone.decoder, "its language model")):
@@ -129,6 +139,28 @@ class VargptBackbone:
     def reads_images(self) -> bool:
         """Whether the model takes pixels; a text-only language model does not."""
         return "pixel_values" in self.reading_inputs
+
+    @property
+    def decoder_name(self) -> str:
+        """Name of the language model inside the model; empty where it is all of it."""
+        return next(name for name, module in self.vlm.named_modules() if module is self.decoder)
+
+    @property
+    def projector_names(self) -> tuple[str, ...]:
+        """Names of the modules that turn features of images which are read into embeddings of the language model."""
+        modules, names = dict(self.vlm.named_modules()), []
+        for name in PROJECTORS:
+            if isinstance(found := modules.get(name), nn.ModuleList):
+                names += [f"{name}.{index}" for index in range(len(found))]
+            elif found is not None:
+                names.append(name)
+        return tuple(names)
+
+    @property
+    def tower_names(self) -> tuple[str, ...]:
+        """Names of the parts outside the language model and the projectors, which make features of images; also of what holds a projector."""
+        others = {*self.projector_names, self.decoder_name.split(".")[0]}
+        return tuple(name for name, _ in self.vlm.named_children() if self.decoder_name and name not in others)
 
     @property
     def reading_inputs(self) -> frozenset[str]:

@@ -201,7 +201,7 @@ class VargptBSQModel(VargptImageTokenizer):
         return f_hat.flatten(2).transpose(1, 2)
 
     def fingerprint_tensors(self) -> dict[str, torch.Tensor]:
-        """No codebook is learned: which latents the signs stand for is told by the layer that reads them.
+        """No codebook is learned: which latents the signs stand for is decided by the layer that reads them.
 
         Its own signs, which no rounding to another format changes, tell image tokenizers apart.
         """

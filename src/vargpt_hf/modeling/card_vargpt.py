@@ -20,11 +20,11 @@ from transformers import pipeline
 
 pipe = pipeline("any-to-any", model="{name}", trust_remote_code=True)
 (answer,) = pipe([{{"role": "user", "content": "{prompt}"}}], max_new_tokens=64)
-for part in answer["generated_content"]:  # text and pictures, in the order in which they were made
+for part in answer["generated_content"]:  # text and images, in the order in which they were generated
     print(part["text"]) if part["type"] == "text" else part["image"].show()
 ```
 
-A picture is read where a message has one: `{{"type": "image", "image": picture}}` beside `{{"type": "text", "text": question}}`.
+An image is read where a message has one: `{{"type": "image", "image": image}}` beside `{{"type": "text", "text": question}}`.
 `AutoModelForMultimodalLM` and `AutoProcessor` load the two parts, also with `trust_remote_code=True`; where `vargpt-hf` is installed
 and imported, without."""
 
@@ -44,7 +44,7 @@ def make_card(
     Args:
         model: a `VargptForConditionalGeneration`; a `license_note` in its config is quoted.
         name: Hub id, or folder, under which users load it.
-        license: SPDX name of the weights' licence; "other" by default where the config has a `license_note`.
+        license: SPDX name of the weights' license; "other" by default where the config has a `license_note`.
         base_model: Hub id of the model that this one was made from.
         datasets: what it was trained on; Hub ids among them also stand in the card's metadata.
         figures: shares in [0, 1] by name, as `vargpt evaluate` writes them.

@@ -106,8 +106,8 @@ class VargptCausalLMOutputWithPast(ModelOutput):
 def at_least_one(images: torch.Tensor) -> torch.Tensor:
     """What belongs to N images, (N, …), or to one blank image in place of none, on which nothing depends.
 
-    Processes that share the weights of a part out among them (FSDP, ZeRO) must all run it, forward and backward, in every batch,
-    whatever images their rows have: one that passes it by would leave the others waiting for its share for ever.
+    Processes over which the weights of a part are sharded (FSDP, ZeRO) must all run it, forward and backward, in every batch,
+    whatever images their rows have: one that skips it would leave the others waiting for its shard forever.
     """
     return images if images.shape[0] else torch.cat([images, images.new_zeros(1, *images.shape[1:])])
 
@@ -370,7 +370,7 @@ class VargptModel(VargptPreTrainedModel):
             output_image_inputs: with `output_image_codes`, what is fed for them, (N, L − l₀, Cz), as an earlier call handed it out; made of
                 the codes by default.
             mm_encoder_outputs: result of `get_image_features` under "image", in place of `pixel_values`.
-            scores_images: whether the caller goes on to the scores of images to draw, as the whole model does.
+            scores_images: whether the caller continues to the scores of images to draw, as the whole model does.
 
         A tensor of no images, such as `pixel_values` (0, 3, height, width), says what None does, but the parts that images of
         this kind go through run all the same: see [`at_least_one`].
@@ -477,7 +477,7 @@ class VargptModel(VargptPreTrainedModel):
 
 
 class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixin):
-    """VARGPT with its language-model head: text and pictures in, text and pictures out."""
+    """VARGPT with its language-model head: text and images in, text and images out."""
 
     output_modalities = ("image", "text")
     _tp_plan = {"lm_head": "colwise_gather_output"}

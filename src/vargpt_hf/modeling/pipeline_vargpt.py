@@ -184,7 +184,7 @@ def _chat_of(text: str, images: Any) -> list[dict]:
 
 
 def _without_first_spaces(records: list[dict]) -> list[dict]:
-    """Answers without the space that the chat template writes before them; what goes on a turn that was begun keeps it."""
+    """Answers without the space that the chat template writes before them; what continues a turn keeps it."""
     for record in records:
         prompt, said = record["input_text"], record.get("generated_text")
         if not isinstance(prompt, list) or prompt[-1]["role"] == "assistant" or said is None:

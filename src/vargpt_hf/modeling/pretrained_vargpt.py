@@ -27,12 +27,12 @@ REPOSITORY_PIPELINES = {
 }
 
 
-# Numbers that a checkpoint may lack so that the tensors can be told by name, for which Transformers first makes room.
+# Numbers that a checkpoint may lack and the missing tensors still be named, for which Transformers first makes room.
 MOST_MISSING = 2**27
 
 
 class VargptPreTrainedModel(VargptAdapterMixin, VargptBaseModel):
-    """What all VARGPT models share: configuration, flags, initialisation."""
+    """What all VARGPT models share: configuration, flags, initialization."""
 
     config: VargptConfig
     base_model_prefix = "model"
@@ -55,7 +55,12 @@ class VargptPreTrainedModel(VargptAdapterMixin, VargptBaseModel):
         return self.is_activation_checkpointing
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> None:
-        """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package."""
+        """Saves the model with the code that defines it, so that `trust_remote_code=True` loads it without this package.
+
+        Tensors keep the names that they have in the model, unless `save_original_format=True`: many a backbone would be written in names
+        of its past, which `from_pretrained` knows, but neither trainers that go on from a checkpoint nor people who open a file.
+        """
+        kwargs.setdefault("save_original_format", False)
         self.config.auto_map = dict(REPOSITORY_CLASSES)
         self.config.custom_pipelines = copy.deepcopy(REPOSITORY_PIPELINES)  # `pipeline` writes classes into the one that it reads
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -151,7 +156,7 @@ def _check_size(source: str, config: VargptConfig, headers: dict[str, TensorHead
 def _check_values(model: nn.Module, source: str, headers: dict[str, TensorHeader]) -> None:
     """Raises one `ValueError` that names every weight with NaN or infinity, from its file or by the format in which it was loaded.
 
-    Passed over is what is not here (other processes' shares, other devices' memory to come) or not plain numbers (quantised weights).
+    Skipped is what is not here (other processes' shards, memory of other devices) or not plain numbers (quantized weights).
     """
     faults = []
     for name, tensor in model.named_parameters():

@@ -107,7 +107,7 @@ def picked(modulation: tuple[torch.Tensor, ...], condition_ids: torch.LongTensor
 
 
 class VargptVARAttention(nn.Module):
-    """Attention over L2-normalised queries and keys, with a learned temperature per head (VAR, appendix A)."""
+    """Attention over L2-normalized queries and keys, with a learned temperature per head (VAR, appendix A)."""
 
     is_causal = False
     num_key_value_groups = 1

@@ -1,6 +1,6 @@
 """Any form of an image → a checked image of 8 bits in RGB.
 
-All checks and color conversions are made here, so that refusals name the image, the reason and the cure, whichever processor goes on.
+All checks and color conversions are made here, so that errors name the image, the reason and the remedy, whichever processor follows.
 """
 
 import base64

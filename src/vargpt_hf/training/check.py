@@ -72,8 +72,8 @@ class DataReport:
         quantiles = ", ".join(f"{shown.get(share, f'{share:.0%}')} {length:,}" for share, length in self.quantiles().items())
         lines = [
             f"rows                     {self.rows:,}",
-            f"images to read   {self.images:,}",
-            f"images to draw     {self.drawings:,}",
+            f"images to read           {self.images:,}",
+            f"images to draw           {self.drawings:,}",
             f"tokens                   {sum(self.lengths):,}",
             f"tokens of a row          {quantiles}",
         ]

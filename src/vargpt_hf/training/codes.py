@@ -24,6 +24,7 @@ FEATURES = Features(
         "messages": ROW_FEATURES["messages"],
         "images": ROW_FEATURES["images"],
         "output_image_codes": CODES,
+        "output_image_schedule_ids": List(Value("int32")),
         "image_hashes": List(Value("string")),
         "image_tokenizer_fingerprint": Value("string"),
     }
@@ -65,10 +66,10 @@ def encode_rows(
 ) -> None:
     """Writes rows whose images to draw have become codes, as parquet files of `rows_per_shard` rows each.
 
-    Columns are `messages`, `images` (as they were), `output_image_codes`, `image_hashes` (SHA-256 of each encoded image's file) and
-    `image_tokenizer_fingerprint` (`VargptImageTokenizer.fingerprint`). A file appears when it is complete; a run that was stopped resumes
-    with the files that are missing. Where the image tokenizer corrects itself in training from pixels, as Infinity's does, a line says that
-    it cannot from codes.
+    Columns are `messages`, `images` (as they were), `output_image_codes`, `output_image_schedule_ids` (the scale schedule of each image),
+    `image_hashes` (SHA-256 of each encoded image's file) and `image_tokenizer_fingerprint` (`VargptImageTokenizer.fingerprint`). A file
+    appears when it is complete; a run that was stopped resumes with the files that are missing. Where the image tokenizer corrects itself
+    in training from pixels, as Infinity's does, a line says that it cannot from codes.
 
     Args:
         rows: rows with `output_images`.
@@ -156,7 +157,13 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
         schedule_ids = [int(each.get("output_image_schedule_ids", (0,))[0]) for each in inputs]
         waiting += [(codes, number, each["output_pixel_values"][0], schedule_ids[number]) for number, each in enumerate(inputs)]
         encoded.append(
-            {**row, "output_image_codes": codes, "image_hashes": hashes, "image_tokenizer_fingerprint": job.image_tokenizer_fingerprint}
+            {
+                **row,
+                "output_image_codes": codes,
+                "output_image_schedule_ids": schedule_ids,
+                "image_hashes": hashes,
+                "image_tokenizer_fingerprint": job.image_tokenizer_fingerprint,
+            }
         )
         while len(waiting) >= batch_size:
             _encode(waiting[:batch_size])

@@ -100,6 +100,10 @@ class VargptDataCollator:
                 "Some rows of the batch have images to draw, others codes of such. Turn the images into codes, too "
                 "(`vargpt encode`), or train on all of them as images."
             )
+        if "output_image_codes" in options:
+            schedules = [pictures_of(row, "output_image_schedule_ids") for row in rows]
+            if list(map(len, schedules)) == [len(codes) for codes in options["output_image_codes"]]:
+                options["output_image_schedule_ids"] = [index for row in schedules for index in row]
         if self.random_crop and "output_images" in options:
             options.update(random_crop=True, generator=int(rng.integers(2**31)))
         inputs = self.processor.apply_chat_template(
@@ -112,7 +116,7 @@ class VargptDataCollator:
         )
         inputs = self._cut_and_packed(self._with_labels(dict(inputs)), rows)
         if self.no_pictures is not None:
-            # Which kind is drawn from is told by the columns, which are those of the whole dataset: the same in all processes.
+            # Whether pixels or codes are used follows from the columns, which are those of the whole dataset: the same in all processes.
             drawn_from = "output_image_codes" if any("output_image_codes" in row for row in rows) else "output_pixel_values"
             drawn_from = next((name for name in ("output_image_codes", "output_pixel_values") if name in inputs), drawn_from)
             inputs = {name: self.no_pictures[name] for name in ("pixel_values", drawn_from)} | inputs

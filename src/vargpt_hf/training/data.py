@@ -14,7 +14,8 @@ from .readers import ROW_FEATURES, AnyDataset, check_data_path, open_dataset, to
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
-EMPTY = {"output_image_codes": [], "image_tokenizer_fingerprint": None}  # what rows have that were not encoded ahead, beside others that were
+# What rows have that were not encoded ahead, beside others that were.
+EMPTY = {"output_image_codes": [], "output_image_schedule_ids": [], "image_tokenizer_fingerprint": None}
 STOPS = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 
 

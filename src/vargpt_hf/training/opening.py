@@ -1,4 +1,4 @@
-"""Datasets where they lie: files, folders, the Hub. What their rows look like is told in `rows`."""
+"""Datasets where they are stored: files, folders, the Hub. See `rows` for the forms of their rows."""
 
 import json
 import logging

@@ -61,7 +61,7 @@ def cut(part: RowPart, inputs: dict[str, Any], max_length: int) -> RowPart:
 
 
 def bins_of(parts: Sequence[RowPart], capacity: int | None = None) -> list[list[RowPart]]:
-    """Rows shared out among as few bins as first-fit-decreasing finds.
+    """Rows distributed over as few bins as first-fit-decreasing finds.
 
     Args:
         capacity: tokens that a bin holds; by default as many as the longest row. Rows longer than that have a bin of their own.

@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from ..hardware import product_rate, slowness
 from ..modeling.image_tokenizer_vargpt import VargptImageTokenizer
+from ..peft import backbone_of
 from .budget import estimate_budget
 from .codes import NO_SELF_CORRECTION
 from .data import DataSource, describe_mixture, kinds_of, measure_rows
@@ -62,15 +63,19 @@ def measure_shape(rows: AnyDataset, processor: "VargptProcessor") -> RowShape:
 
 
 def parameters_of_parts(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Trained and frozen parameters of each part of the model, such as "visual_decoder"; those of adapters count to their part.
+    """Trained and frozen parameters of each part of the model, such as "visual_decoder" or "vlm.vision_tower".
+
+    Those of adapters count to their part.
 
     Where PEFT trains a copy of a whole module, the module itself, which rests meanwhile, does not count.
     """
     counts: dict[str, list[int]] = {}
+    reads_images = backbone_of(model).reads_images
     for name, parameter in model.named_parameters():
         if "original_module" in name.split("."):
             continue
-        part = name.removeprefix("base_model.model.").removeprefix("model.").split(".")[0]
+        part, *inner = name.removeprefix("base_model.model.").removeprefix("model.").split(".")
+        part = f"{part}.{inner[0]}" if part == "vlm" and reads_images else part
         counts.setdefault(part, [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
     return {part: tuple(count) for part, count in counts.items()}
 

@@ -17,7 +17,8 @@ _UNREAD_PICTURES = List(Image(decode=False))
 _MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
 ROW_FEATURES = Features({"messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
 CODES = List(List(Value("int64")))  # 32 bits of a bitwise image tokenizer need the 33rd for the sign
-_KEPT = {"output_image_codes": CODES, "image_tokenizer_fingerprint": Value("string")}  # columns of rows whose images were encoded ahead
+# Columns of rows whose images were encoded ahead.
+_KEPT = {"output_image_codes": CODES, "output_image_schedule_ids": List(Value("int32")), "image_tokenizer_fingerprint": Value("string")}
 _TEXTS = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES, "images": _PICTURES}
 # The features of a dataset of pairs whose answers have images, or codes of such.
 PREFERENCE_FEATURES = Features({**_TEXTS, "chosen_images": _PICTURES, "rejected_images": _PICTURES})
@@ -35,14 +36,14 @@ def to_rows(
 ) -> AnyDataset:
     """Rows `{"messages", "images", "output_images"}`, of parts, from whatever the columns tell: see [`rows.read_row`].
 
-    Images are opened when they are read. `output_image_codes` and `image_tokenizer_fingerprint` (`vargpt encode`) are kept; so are whole
+    Images are opened when they are read. `output_image_codes` and what belongs to them (`vargpt encode`) are kept; so are whole
     numbers in `source` and `length`, which mixtures and batches of like lengths need; other columns go.
 
     Args:
         dataset: rows of any columns; also a list of dicts.
         folder: to which paths of images are relative.
         pictures: another folder, or parquet files with a column of images whose paths end in the names that rows have.
-        task: of captioned pictures: "draw" them from their captions, or "describe" them in these.
+        task: of captioned images: "draw" them from their captions, or "describe" them in these.
         prompt: what the user says of a captioned image; "{}" stands for the caption where it is to be drawn.
         name: what to call the dataset in errors.
         keep_faults: add a column `fault`: what is wrong with a row, which then is an empty one, or None. By default it is raised.

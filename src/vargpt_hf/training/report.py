@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CURVES = "training.png"
 SAMPLES = "samples"
+_LOSSES = {"text": "text_loss", "image": "output_image_loss"}  # by the kind that accuracies are named by
 _LOOKED_AT = 256  # rows in which prompts of drawings are looked for
 
 
@@ -29,7 +30,7 @@ class LossProgressCallback(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None or not logs:
             return
-        losses = {kind: logs[f"{kind}_loss"] for kind in ("text", "image") if f"{kind}_loss" in logs}
+        losses = {kind: logs[name] for kind, name in _LOSSES.items() if name in logs}
         if losses:
             self.training_bar.set_postfix({kind: f"{loss:.3f}" for kind, loss in losses.items()})
         self.training_bar.write(f"step {state.global_step}: {describe_log(logs)}")
@@ -38,13 +39,11 @@ class LossProgressCallback(ProgressCallback):
 def describe_log(logs: dict[str, Any]) -> str:
     """The figures of one log that people look at first, in one line."""
     parts = []
-    for prefix in sorted(
-        {key.removesuffix("text_loss").removesuffix("output_image_loss") for key in logs if key.endswith(("text_loss", "output_image_loss"))}
-    ):
-        for kind in ("text", "image"):
-            if f"{prefix}{kind}_loss" in logs:
+    for prefix in sorted({key.removesuffix(name) for key in logs for name in _LOSSES.values() if key.endswith(name)}):
+        for kind, name in _LOSSES.items():
+            if f"{prefix}{name}" in logs:
                 right = logs[f"{prefix}{kind}_accuracy"]
-                parts.append(f"{prefix}{kind} loss {logs[f'{prefix}{kind}_loss']:.4f} ({right:.1%} right)")
+                parts.append(f"{prefix}{kind} loss {logs[f'{prefix}{name}']:.4f} ({right:.1%} right)")
     parts += [f"{key} {logs[key]:.3g}" for key in ("learning_rate", "grad_norm", "epoch", "train_runtime") if key in logs]
     return ", ".join(parts)
 

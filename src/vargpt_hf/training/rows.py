@@ -51,11 +51,11 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
     Args:
         row: its columns.
         find: makes of what the row has for an image one that `datasets.Image` takes; `stored_picture` by default.
-        task: of captioned pictures: "draw" them from their captions, or "describe" them in these.
+        task: of captioned images: "draw" them from their captions, or "describe" them in these.
         prompt: what the user says of a captioned image; "{}" stands for the caption where it is to be drawn.
 
     Returns:
-        Parts have a `type` and a `text`, None of images. `output_image_codes` and `image_tokenizer_fingerprint` are kept, where there are some.
+        Parts have a `type` and a `text`, None of images. `output_image_codes` and what belongs to them are kept, where there are some.
 
     Raises:
         ValueError: columns of none of these kinds, other numbers of images than places for them, or a column with images that nothing uses.
@@ -70,7 +70,7 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
     pictures, drawn = _listed(given, CAPTIONED_COLUMNS), _listed(given, DRAWN_COLUMNS)
     _refuse_unused(given, {*used, *CAPTIONED_COLUMNS, *DRAWN_COLUMNS})
     read = _Chat(turns).sorted(pictures, drawn, given.get("output_image_codes"), find or stored_picture)
-    return read | _fingerprint(given)
+    return read | _schedules(given) | _fingerprint(given)
 
 
 def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
@@ -284,7 +284,7 @@ def _listed(given: Row, columns: tuple[str, ...]) -> list[Any]:
     """The images of the one of several columns that has some."""
     having = [name for name in columns if name in given]
     if len(having) > 1:
-        raise ValueError(f"the columns {' and '.join(map(repr, having))} both hold pictures: put all into one, in reading order.")
+        raise ValueError(f"the columns {' and '.join(map(repr, having))} both hold images: put all into one, in reading order.")
     if not having:
         return []
     value = given[having[0]]
@@ -323,7 +323,7 @@ def _captioned(given: Row, find: Find, task: str, prompt: str) -> Row:
     column = next((name for name in CAPTION_COLUMNS if name in given), None)
     pictures = _listed(given, CAPTIONED_COLUMNS)
     if len(pictures) != 1:
-        raise ValueError(f"a captioned image is one, but there are {len(pictures)} images.")
+        raise ValueError(f"a captioned row has one image, but there are {len(pictures)} images.")
     if column is None:
         raise ValueError(f"there is no caption in any of the columns {', '.join(CAPTION_COLUMNS)}.")
     words = given[column]
@@ -344,6 +344,17 @@ def _captioned(given: Row, find: Find, task: str, prompt: str) -> Row:
     return {"messages": [{"role": role, "content": parts} for role, parts in turns], "images": shown, "output_images": []}
 
 
+def _schedules(given: Row) -> Row:
+    """The scale schedules of a row's codes, where it says them."""
+    found = given.get("output_image_schedule_ids")
+    if found is None:
+        return {}
+    ids = _as_list(found, "output_image_schedule_ids")
+    if not all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**15 for number in ids):
+        raise ValueError(f"`output_image_schedule_ids` must be numbers of schedules from 0, one for each image, got {str(ids)[:80]}.")
+    return {"output_image_schedule_ids": ids}
+
+
 def _fingerprint(given: Row) -> Row:
     """Of the image tokenizer that made a row's codes."""
     found = given.get("image_tokenizer_fingerprint")
@@ -357,8 +368,8 @@ def _checked_codes(codes: Any, name: str) -> list[list[int]]:
     checked = []
     for each in _as_list(codes, name):
         numbers = _as_list(each, f"{name}[{len(checked)}]")
-        if not all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**31 for number in numbers):
-            raise ValueError(f"{name}[{len(checked)}] must be whole numbers from 0 to 2**31 - 1.")
+        if not all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**32 for number in numbers):
+            raise ValueError(f"{name}[{len(checked)}] must be whole numbers from 0 to 2**32 - 1.")
         checked.append(numbers)
     return checked
 

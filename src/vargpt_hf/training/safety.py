@@ -23,11 +23,11 @@ _LOSSES = ("loss", "text_loss", "output_image_loss")
 
 
 class TrainingStopped(ValueError):
-    """A run that cannot go on: the message says why, where the last whole checkpoint is, and what to do."""
+    """A run that cannot continue: the message says why, where the last complete checkpoint is, and what to do."""
 
 
 def is_whole(folder: str | Path) -> bool:
-    """Whether a checkpoint folder has all that a run goes on from, with no file cut short.
+    """Whether a checkpoint folder has everything that a run resumes from, with no file truncated.
 
     The trainer's state, which is written last, must be readable; safetensors files as long as their heads say; files of torch must have
     their ends. So are folders told that a run left behind which was killed while it wrote or deleted them.
@@ -187,7 +187,7 @@ class TrainingGuard:
 
     def _run_epoch(self, *args, **kwargs) -> None:
         if self.state.global_step >= self.state.max_steps:
-            # `Trainer` looks for its end after a step only: going on from the last checkpoint, it would train one step too many.
+            # `Trainer` looks for its end after a step only: resuming from the last checkpoint, it would train one step too many.
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
@@ -236,12 +236,12 @@ class TrainingGuard:
         )
 
     def _kept(self) -> str:
-        """Where to go on from."""
+        """Where to resume."""
         last = last_complete_checkpoint(self.args.output_dir)
         if last is None:
             return f"There is no whole checkpoint in {self.args.output_dir}: the run begins anew."
         steps = TrainerState.load_from_json(str(Path(last) / _STATE)).global_step
-        return f"The last whole checkpoint is {last} (step {steps}): go on with --resume_from_checkpoint true."
+        return f"The last complete checkpoint is {last} (step {steps}): resume with --resume_from_checkpoint true."
 
 
 def local_part(parameter: torch.nn.Parameter) -> torch.Tensor:

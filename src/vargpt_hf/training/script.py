@@ -9,13 +9,14 @@ from typing import NoReturn, get_type_hints
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import ProgressCallback
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
 from ..hardware import keep_freed_memory
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
-from ..peft import PRESETS, lora_config
+from ..peft import PRESETS, find_preset, lora_config
 from ..processing.processing_vargpt import VargptProcessor
 from ..tiny import TINY_FOLDER, TINY_NAME
 from .collator import VargptDataCollator
@@ -46,7 +47,7 @@ class VargptScriptArguments:
         random_crop: cut images to draw at a random place, not in the middle.
         text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
         sample_prompts: what to draw before, at evaluations and at the end; by default the first such prompts in the data, [] for nothing.
-        lora_preset: with `use_peft`, where adapters go and what is trained whole beside them, as in `vargpt_hf.peft.lora_config`: "draw",
+        lora_preset: with `use_peft`, where adapters go and what is fully trained beside them, as in `vargpt_hf.peft.lora_config`: "draw",
             "understand" or "all"; it, not the stage, then says what is trained. By default adapters go on the linear layers of the stage.
     """
 
@@ -124,7 +125,7 @@ def make_trainer(
     sources = sources_of(script.train_data)
     train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
     if script.streaming:
-        train_rows = train_rows.repeat(None)  # one endless pass, since a run that goes on finds its place in the first pass alone
+        train_rows = train_rows.repeat(None)  # one endless pass, since a resumed run finds its place in the first pass alone
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
     model = load_model(model_config)
     for name in LOSS_SETTINGS:
@@ -135,7 +136,7 @@ def make_trainer(
         train_rows = add_lengths(train_rows, processor, training.length_column_name)
         eval_rows = eval_rows and add_lengths(eval_rows, processor, training.length_column_name)
     model = with_adapters(model, script, model_config)
-    apply_stage(model, script.stage, modules_of(script))
+    apply_stage(model, script.stage, modules_of(script, model))
     collator = VargptDataCollator(
         processor,
         assistant_only=script.assistant_only,
@@ -213,7 +214,7 @@ def with_adapters(
         return model
     if script.lora_preset is not None:
         kept = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora")
-        return get_peft_model(model, lora_config(script.lora_preset, **{name: getattr(peft_config, name) for name in kept}))
+        return get_peft_model(model, lora_config(script.lora_preset, model, **{name: getattr(peft_config, name) for name in kept}))
     targets = model_config.lora_target_modules
     if targets in (None, [], "all-linear", ["all-linear"]):
         # PEFT's own "all-linear" takes those of every part, also of the frozen vision tower.
@@ -221,11 +222,11 @@ def with_adapters(
     return get_peft_model(model, peft_config)
 
 
-def modules_of(script: VargptScriptArguments) -> list[str] | None:
+def modules_of(script: VargptScriptArguments, model: nn.Module) -> list[str] | None:
     """Regular expressions of the parameters to train, where they are not the stage's: those given, or those of the preset."""
     if script.lora_preset is None:
         return script.train_modules
-    preset = PRESETS[script.lora_preset]
+    preset = find_preset(script.lora_preset, model)
     return [rf"model\.{re.escape(name)}\." for name in preset.adapts + preset.trains]
 
 
@@ -324,7 +325,7 @@ def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_confi
 
 
 def resume_point(training: SFTConfig) -> str | None:
-    """The checkpoint to go on from: the one asked for, or, where "true" is, the last complete one, if there is any."""
+    """The checkpoint to resume from: the one asked for, or, where "true" is, the last complete one, if there is any."""
     asked = training.resume_from_checkpoint
     if asked is None or str(asked).lower() == "false":
         return None

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from peft import PeftModel
 from torch import nn
 
+from ..peft import backbone_of
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -18,7 +20,8 @@ class Stage:
 
     Args:
         description: what the stage is for.
-        trains: regular expressions; a parameter is trained where one of them matches the start of its name.
+        trains: regular expressions; a parameter is trained where one of them matches the start of its name. `<language model>` and
+            `<projector>` in them stand for what a model's backbone calls its language model and the projector of images that are read.
         schedule: defaults of training arguments, which a configuration may replace.
     """
 
@@ -27,9 +30,11 @@ class Stage:
     schedule: dict[str, float | int | str] = field(default_factory=dict)
 
 
-# What the vision-language models of Transformers call their language model, which is all of a text-only one, and their projector.
-_LLM = (r"model\.vlm\.(language_model|text_model|layers|norm|embed_tokens)\.", r"lm_head\.")
-_UNDERSTANDING_PROJECTOR = (r"model\.vlm\.(multi_modal_projector|connector|mlp1|visual\.merger|visual\.deepstack_merger_list)\.",)
+# In regular expressions these stand for what the backbone of a model calls the modules.
+LANGUAGE_MODEL, PROJECTOR = "<language model>", "<projector>"
+
+_LLM = (LANGUAGE_MODEL, r"lm_head\.")
+_UNDERSTANDING_PROJECTOR = (PROJECTOR,)
 _GENERATION_PROJECTORS = (r"model\.projector_to_(llm|decoder)\.",)
 _DECODER = (r"model\.visual_decoder\.",)
 _CONDITION = (r"model\.visual_decoder\.condition_embedding(\.|$)",)  # a table in one visual decoder, a parameter in another
@@ -60,7 +65,7 @@ STAGES = {
         schedule={"learning_rate": 2e-5, "num_train_epochs": 1, "per_device_train_batch_size": 16, **_COSINE},
     ),
     "stage3": Stage(
-        "Teaches to draw what an instruction asks for (schedule as released; also released, and left to the machine at hand: rows of at "
+        "Teaches to draw what an instruction asks for (schedule as released; also released, and left to the machine in use: rows of at "
         "most 2048 tokens, bfloat16, ZeRO-3).",
         trains=(*_GENERATION_PROJECTORS, *_DECODER),
         schedule={
@@ -127,7 +132,7 @@ def apply_stage(model: nn.Module, stage: str | Stage, train_modules: Sequence[st
     Raises:
         ValueError: an unknown stage, or expressions that are none or match no parameter.
     """
-    patterns = _patterns(stage, train_modules)
+    patterns = _patterns(model, stage, train_modules)
     adapters = adapter_parameters(model) if isinstance(model, PeftModel) else None
     trained = 0
     for name, parameter in model.named_parameters():
@@ -145,7 +150,7 @@ def stage_linears(model: nn.Module, stage: str | Stage, train_modules: Sequence[
     Raises:
         ValueError: an unknown stage, or no such layer.
     """
-    patterns = _patterns(stage, train_modules)
+    patterns = _patterns(model, stage, train_modules)
     linears = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head")
     names = [name for name in linears if _matches(patterns, f"{name}.weight")]
     if not names:
@@ -159,10 +164,17 @@ def adapter_parameters(model: PeftModel) -> set[str]:
     return {name for name, _ in model.named_parameters() if adapters & set(name.split("."))}
 
 
-def _patterns(stage: str | Stage, train_modules: Sequence[str] | None) -> list[re.Pattern[str]]:
+def _patterns(model: nn.Module, stage: str | Stage, train_modules: Sequence[str] | None) -> list[re.Pattern[str]]:
     stage = get_stage(stage) if isinstance(stage, str) else stage
+    patterns = train_modules or stage.trains
+    if any(mark in pattern for pattern in patterns for mark in (LANGUAGE_MODEL, PROJECTOR)):
+        backbone = backbone_of(model)
+        names = {LANGUAGE_MODEL: (backbone.decoder_name,), PROJECTOR: backbone.projector_names}
+        for mark, parts in names.items():
+            starts = "|".join(re.escape(f"model.vlm.{part}".rstrip(".") + ".") for part in parts) or "(?!)"  # which matches nothing
+            patterns = [pattern.replace(mark, f"(?:{starts})") for pattern in patterns]
     try:
-        return [re.compile(pattern) for pattern in train_modules or stage.trains]
+        return [re.compile(pattern) for pattern in patterns]
     except re.error as error:
         raise ValueError(f"`train_modules` must be regular expressions: {error.pattern!r} is none ({error}).") from error
 

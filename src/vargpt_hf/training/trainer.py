@@ -21,7 +21,8 @@ from .readers import for_trainer, to_rows
 from .safety import TrainingGuard
 
 Part = TypeVar("Part", bound=nn.Module)
-ROW_COLUMNS = ("messages", "images", "output_images", "output_image_codes", "image_tokenizer_fingerprint", "source")
+CODE_COLUMNS = ("output_image_codes", "output_image_schedule_ids", "image_tokenizer_fingerprint")
+ROW_COLUMNS = ("messages", "images", "output_images", *CODE_COLUMNS, "source")
 GROUPING = ("group_by_length", "batch_rebalance")
 
 

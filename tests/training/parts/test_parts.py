@@ -98,7 +98,7 @@ def test_dead_codes_come_back(pairs, image_tokenizer_config, tmp_path):
         codebook[5:] = 1e3  # far from every latent: never used
     pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     trainer.hits[:5] = 1
-    residuals, errors = residuals_of(model.quantizer, model.encode_latents(pixels).float().detach())
+    residuals, errors = residuals_of(model.quantizer, model.default_schedule, model.encode_latents(pixels).float().detach())
     trainer._revive(pixels)
     distances = torch.cdist(codebook[5:], residuals, compute_mode="donot_use_mm_for_euclid_dist")
     assert distances.amin(1).max() < 1e-5  # each sits on something that was to be coded
@@ -107,16 +107,16 @@ def test_dead_codes_come_back(pairs, image_tokenizer_config, tmp_path):
 
 
 def test_quantizer_is_fitted_to_latents(image_tokenizer_config):
-    """Latents of five kinds of places: a codebook that was fitted tells them apart."""
+    """Latents of five kinds of positions: a codebook that was fitted tells them apart."""
     torch.manual_seed(0)
-    quantizer = VargptVQModel(image_tokenizer_config).quantizer
+    model = VargptVQModel(image_tokenizer_config)
+    quantizer, schedule = model.quantizer, model.default_schedule
     kinds = 3 * torch.randn(5, image_tokenizer_config.latent_channels)
-    side = image_tokenizer_config.scales[-1]
-    latents = kinds[torch.randint(5, (200, side, side))].permute(0, 3, 1, 2)
-    before = (quantizer.accumulate(quantizer.encode(latents)[0]) - latents).square().mean()
+    latents = kinds[torch.randint(5, (200, *schedule.final_grid))].permute(0, 3, 1, 2)
+    before = (model.accumulate(quantizer.encode(latents, schedule)[0]) - latents).square().mean()
     given = latents.clone()
-    fit_quantizer(quantizer, latents, steps=200)
-    after = (quantizer.accumulate(quantizer.encode(latents)[0]) - latents).square().mean()
+    fit_quantizer(quantizer, schedule, latents, steps=200)
+    after = (model.accumulate(quantizer.encode(latents, schedule)[0]) - latents).square().mean()
     assert after < 0.1 * latents.var() < before
     assert torch.equal(latents, given)
     assert all(parameter.grad is None for parameter in quantizer.parameters())
@@ -133,7 +133,7 @@ def test_first_steps_go_without_quantizer(pairs, image_tokenizer_config, tmp_pat
         pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
         latents = model.encode_latents(pixels)
         assert latents.std() < 3  # bounded, though nothing quantizes them
-        errors.append((model.quantizer.accumulate(model.encode(pixels)) - latents).square().mean() / latents.var())
+        errors.append((model.accumulate(model.encode(pixels)) - latents).square().mean() / latents.var())
         unchanged = torch.equal(model.quantizer.codebook.weight, start.quantizer.codebook.weight)
         assert unchanged == (steps == 30)
     assert errors[1] < 0.3 * errors[0]
@@ -143,8 +143,8 @@ def test_residuals_are_what_encoding_saw(image_tokenizer_config):
     torch.manual_seed(0)
     model = VargptVQModel(image_tokenizer_config).eval()
     latents = model.encode_latents(torch.rand(2, 3, 16, 16) * 2 - 1).detach()
-    residuals, errors = residuals_of(model.quantizer, latents)
-    codes = model.quantizer.encode(latents)[0]
+    residuals, errors = residuals_of(model.quantizer, model.default_schedule, latents)
+    codes = model.quantizer.encode(latents, model.default_schedule)[0]
     first = model.quantizer.nearest_codes(residuals[:2].view(2, 1, -1).transpose(1, 2).unsqueeze(-1))
     assert residuals.shape == (2 * 21, 6)
     assert torch.equal(first, codes[:, :1])

@@ -24,11 +24,11 @@ def pixels_of(rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def reconstruction_loss(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Squared errors of images (B, 3, height, width) in [-1, 1], a scalar: of the pixels, of their colour less their brightness, and
+    """Squared errors of images (B, 3, height, width) in [-1, 1], a scalar: of the pixels, of their color minus their brightness, and
     of the finite differences along both sides.
 
-    The differences keep edges sharp, where a perceptual network would; none is at hand that was trained on other data. Squares, since
-    an absolute error is content with one middling colour for all.
+    The differences keep edges sharp, where a perceptual network would; none trained on other data is available. Squares, since
+    an absolute error settles for one average color everywhere.
     """
     error = reconstruction.float() - pixels
     colour = error - error.mean(1, keepdim=True)
@@ -46,7 +46,7 @@ class VargptVQTrainer(Trainer):
     """Trains a `VargptVQModel`: [`reconstruction_loss`], by `reconstruction_weight`, plus the quantizer's own loss.
 
     For the first `continuous_steps` steps latents are decoded without the quantizer, with noise added: a codebook that learns together
-    with the encoder may know light and dark alone for thousands of steps, while [`fit_quantizer`] among latents that tell colours apart
+    with the encoder may know light and dark alone for thousands of steps, while [`fit_quantizer`] among latents that distinguish colors
     keeps them apart. The noise, and a penalty on large latents, leave only differences that a codebook can keep.
 
     Codes that no place has used for `revive_every` steps are put where the current batch leaves something to code. A share
@@ -140,11 +140,11 @@ def fit_quantizer(
 ) -> None:
     """Fits codebook and φ to latents (N, Cz, H, W) that stay as they are."""
     with torch.no_grad():  # a start among the latents, from none to the whole length of each, long ones first
-        places = latents.flatten(2).transpose(1, 2).flatten(0, 1)
-        chosen = places[torch.multinomial(places.square().sum(1), len(quantizer.codebook.weight), replacement=True)]
+        positions = latents.flatten(2).transpose(1, 2).flatten(0, 1)
+        chosen = positions[torch.multinomial(positions.square().sum(1), len(quantizer.codebook.weight), replacement=True)]
         quantizer.codebook.weight.copy_(chosen * torch.rand_like(chosen[:, :1]))
     optimizer = torch.optim.Adam(quantizer.parameters(), learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    learning_rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     hits = torch.zeros(len(quantizer.codebook.weight), dtype=torch.long)
     for step in range(steps):
         batch = latents[torch.randint(len(latents), (batch_size,))]
@@ -153,7 +153,7 @@ def fit_quantizer(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
+        learning_rates.step()
         hits += torch.bincount(codes.flatten().cpu(), minlength=len(hits))
         if step % 50 == 49:
             if step < 0.8 * steps:
@@ -164,8 +164,8 @@ def fit_quantizer(
 
 @torch.no_grad()
 def residuals_of(quantizer: VargptResidualQuantizer, schedule: ScaleSchedule, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the codebook had to code at every place of every scale, (places, Cz), of latents (B, Cz, H, W), and the squared
-    distance of each from its code, (places,)."""
+    """What the codebook had to code at every position of every scale, (positions, Cz), of latents (B, Cz, H, W), and the squared
+    distance of each from its code, (positions,)."""
     residuals, errors = [], []
     for residual, codes, _ in quantizer.residuals(latents, schedule):
         residuals.append(residual.flatten(2).transpose(1, 2).flatten(0, 1))
@@ -214,7 +214,7 @@ def train_vq(
         raise ValueError("There are no images to train the image tokenizer on.")
     height, width = config.image_size()
     if pictures[0]["image"].size != (width, height):
-        raise ValueError(f"Images are {pictures[0]['image'].size}, but the image tokenizer takes (width, height) ({width}, {height}).")
+        raise ValueError(f"Images are {pictures[0]['image'].size}, but the image tokenizer takes {width}×{height}.")
     torch.manual_seed(seed)
     model = VargptVQModel(config)
     defaults = {

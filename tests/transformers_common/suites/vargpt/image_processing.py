@@ -41,7 +41,7 @@ class VargptImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
             folder = sys.argv[1]
             processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=True)
             assert type(processor).__name__ == "VargptCLIPImageProcessor" and "vargpt_hf" not in sys.modules
-            np.save(f"{folder}/there.npy", processor(Image.open(f"{folder}/image.png"), return_tensors="np")["pixel_values"])
+            np.save(f"{folder}/there.npy", processor(Image.open(f"{folder}/picture.png"), return_tensors="np")["pixel_values"])
             """
         picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
         processor = VargptCLIPImageProcessor(**self.image_processor_dict)
