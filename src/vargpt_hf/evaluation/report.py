@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..inference.drawing import answer
-from .judges import Detection, DigitJudge, background, detect
+from ..tiny.judges import Detection, DigitJudge, background, detect
 
 if TYPE_CHECKING:
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
