@@ -1,9 +1,11 @@
-"""What the paper's stages take at its size: the tables of docs/paper_scale.md, from the model's layers and examples/paper/.
+"""What the papers' stages take at their size: the tables of docs/paper_scale.md, from the models' layers, examples/paper/ and paper_v1_1/.
 
 python benchmarks/paper_scale.py          # prints them
 python benchmarks/paper_scale.py --write  # puts them into the page
 """
 
+import functools
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -33,6 +35,26 @@ PARTS = {
     "vlm.language_model": "language model",
     "vlm.vision_tower": "vision tower",
     "vlm.multi_modal_projector": "CLIP's projector",
+    "visual_decoder": "visual decoder",
+    "projector_to_llm": "generation projector, in",
+    "projector_to_decoder": "generation projector, out",
+    "image_tokenizer": "image tokenizer",
+}
+# Of v1.1 the same, or None where steps, not rows, are given; its images to read have any size: these are taken to have so many tokens.
+STAGES_V1_1 = {
+    "stage1": (8_300_000, 640, 768, 0, 1),
+    "stage2": (1_223_000, 1024, 4096, 1, 50 / 1223),
+    "sft_256": (None, 640, 1024, 0, 1),
+    "dpo_256": (None, 640, 1024, 0, 1),
+    "sft_512": (None, 2688, 3072, 0, 1),
+    "dpo_512": (None, 2688, 3072, 0, 1),
+    "edit": (11_000, 3008, 3328, 1, 1),
+}
+IMAGE_TOKENS_V1_1 = 324  # of 504 × 504 pixels
+PROMPT_V1_1 = 60  # tokens before a drawing
+PARTS_V1_1 = {
+    "vlm.language_model": "language model",
+    "vlm.visual": "vision tower with its merger",
     "visual_decoder": "visual decoder",
     "projector_to_llm": "generation projector, in",
     "projector_to_decoder": "generation projector, out",
@@ -118,19 +140,146 @@ def time(model: VargptForConditionalGeneration) -> str:
 
 def encoding(model: VargptForConditionalGeneration) -> str:
     """Operations of the image tokenizer's encoder, which `vargpt encode` runs ahead."""
-    side, _ = model.config.image_tokenizer_config.image_size()
+    return f"The image tokenizer's encoder takes {encoder_flops(model) / 1e12:.2f} · 10¹² operations an image."
+
+
+# ---- v1.1
+
+
+def settings_v1_1(name: str) -> dict:
+    """What examples/paper_v1_1/ says of a part of the course."""
+    return yaml.safe_load((ROOT / "examples" / "paper_v1_1" / f"{name}.yaml").read_text())
+
+
+@functools.cache
+def model_v1_1(budget: str) -> VargptForConditionalGeneration:
+    """VARGPT v1.1 for images of a pixel budget, without memory for its weights."""
+    with torch.device("meta"):
+        return VargptForConditionalGeneration(VargptConfig.v1_1(budget))
+
+
+def budget_v1_1(name: str, longest: bool = False, trained: bool = True, **options) -> Budget:
+    """Of a step of the course on average rows, or on the longest; a pair has two. Of what is not trained, of its forward pass."""
+    _, average, most, reads, draws = STAGES_V1_1[name]
+    given = settings_v1_1(name)
+    model = model_v1_1(given.get("image_budget", "0.06M"))
+    if trained:
+        apply_stage(model, given["stage"])
+    else:
+        model.requires_grad_(False)
+    options = {"bf16": True, "gradient_checkpointing": trained, "image_tokens": IMAGE_TOKENS_V1_1 if reads else None, **options}
+    sizes = {"batch_size": given["per_device_train_batch_size"] * answers(given), "sequence_length": most if longest else average}
+    return estimate_budget(model, pictures_to_read=reads, pictures_to_generate=draws, **{**sizes, **options})
+
+
+def answers(given: dict) -> int:
+    """Rows that a sample of a stage makes: a pair has two answers."""
+    return 2 if given.get("method") == "dpo" else 1
+
+
+def parameters_v1_1() -> str:
+    """Parameters of each part, and of those what each stage trains."""
+    model = model_v1_1("0.25M")
+    parts = {what: model.model.get_submodule(name) for name, what in PARTS_V1_1.items()}
+    parts |= {"head of the language model": model.lm_head, "all": model}
+    rows = [[what, f"{sum(p.numel() for p in part.parameters()):,}"] for what, part in parts.items()]
+    for stage in ("v1_1_stage1", "v1_1_stage2", "v1_1_stage3"):
+        apply_stage(model, stage)
+        for row, part in zip(rows, parts.values()):
+            row.append(f"{sum(p.numel() for p in part.parameters() if p.requires_grad):,}")
+    return table("part | parameters | stage 1 trains | stage 2 trains | stage 3 trains", rows)
+
+
+def memory_v1_1() -> str:
+    """Gigabytes on each GPU, sharded over all; preferences with a frozen copy of the model."""
+    rows = []
+    for name in STAGES_V1_1:
+        found = budget_v1_1(name, longest=True, num_processes=GPUS, sharded=True)
+        reference = found.weights if answers(settings_v1_1(name)) == 2 else 0
+        kinds = (found.weights + reference, found.gradients, found.optimizer, found.working, found.activations, found.transient)
+        sizes = [*kinds, found.memory + reference]
+        rows.append([name, f"{found.rows // GPUS} × {found.tokens // found.rows:,}", *(f"{size / 1e9:.1f}" for size in sizes)])
+    return table("stage | rows × tokens | weights | gradients | AdamW | working copies | activations | transient | in all", rows)
+
+
+def time_v1_1() -> str:
+    """Samples, operations and hours of the course; the encoder of the image tokenizer is among them, as self-correction needs images."""
+    rows = []
+    for name, (number, average, _, _, draws) in STAGES_V1_1.items():
+        given = settings_v1_1(name)
+        found = budget_v1_1(name, num_processes=GPUS, sharded=True)
+        accumulated, each = given["gradient_accumulation_steps"], found.rows // answers(given)
+        seen = given["max_steps"] * each * accumulated if number is None else number * given["num_train_epochs"]
+        flops = found.flops / each + draws * answers(given) * encoder_flops(model_v1_1(given.get("image_budget", "0.06M")))
+        if answers(given) == 2:
+            flops += budget_v1_1(name, trained=False).flops
+        hours = [f"{seen * flops / (GPUS * peak * UTILISATION) / 3600:,.1f}" for peak in PEAKS.values()]
+        steps = seen / (each * accumulated)
+        rows.append([name, f"{seen:,}", f"{average:,}", f"{steps:,.0f}", f"{flops / 1e12:.1f}", *hours])
+    head = "stage | rows or pairs | tokens a row | steps | 10¹² operations a row or pair"
+    return table(" | ".join([head, *(f"hours on {GPUS} {name}" for name in PEAKS)]), rows)
+
+
+def encoder_flops(model: VargptForConditionalGeneration) -> int:
+    """Operations of the image tokenizer's encoder, an image."""
+    config = model.config.image_tokenizer_config
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.model.image_tokenizer.encoder(torch.empty(1, model.config.image_tokenizer_config.in_channels, side, side, device="meta"))
-    return f"The image tokenizer's encoder takes {counter.get_total_flops() / 1e12:.2f} · 10¹² operations an image."
+        model.model.image_tokenizer.encoder(torch.empty(1, config.in_channels, *config.image_size(), device="meta"))
+    return counter.get_total_flops()
+
+
+def drawing_parts_v1_1(prompt: int = PROMPT_V1_1) -> dict[str, tuple[float, float]]:
+    """Operations of one 512×512 image, without guidance and with the released one: products, and attention over all pairs of a pass."""
+    model = model_v1_1("0.25M")
+    config, inner = model.config, model.model
+    schedule, text, decoder = config.schedules[0], config.text_config, config.visual_decoder_config
+    length = schedule.num_positions
+    ends = list(itertools.accumulate(schedule.areas))
+    pairs = sum(area * end for area, end in zip(schedule.areas, ends))
+    alone = sum(area**2 for area in schedule.areas)  # the unconditional rows see one scale each
+
+    def products(module: torch.nn.Module, positions: int) -> int:
+        return 2 * positions * sum(linear.weight.numel() for linear in module.modules() if isinstance(linear, torch.nn.Linear))
+
+    channels = 4 * text.num_hidden_layers * text.hidden_size
+    language = products(inner.vlm.language_model, length)
+    decoder_channels = 4 * decoder.num_hidden_layers * decoder.hidden_size
+    context = inner.visual_decoder.context_modules
+    once = sum(map(lambda module: products(module, 1), context))
+    layers = products(inner.visual_decoder.layers, length) - length * once + products(inner.visual_decoder.head, length) + prompt * once
+    attention = decoder_channels * (pairs + length * prompt)
+    projectors = products(inner.projector_to_llm, length) + products(inner.projector_to_decoder, length + prompt)
+    latents = torch.empty(1, config.image_tokenizer_config.latent_channels, *schedule.final_grid, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        inner.image_tokenizer.decoder(latents)
+    prefill = products(inner.vlm.language_model, prompt) + channels * prompt**2
+    found = {
+        "language model, the prompt": (prefill, 0),
+        "language model, the image": (language + channels * (pairs + length * prompt), language + channels * alone),
+        "visual decoder": (layers + attention, layers + attention),
+        "projectors": (projectors, projectors),
+        "image tokenizer": (counter.get_total_flops(), 0),
+    }
+    return {name: (plain, plain + more) for name, (plain, more) in found.items()}
+
+
+def drawing_v1_1() -> str:
+    """Operations of one image."""
+    parts = drawing_parts_v1_1()
+    rows = [[name, *(f"{flops / 1e12:.1f}" for flops in both)] for name, both in parts.items()]
+    rows.append(["in all", *(f"{sum(flops) / 1e12:.1f}" for flops in zip(*parts.values()))])
+    return table("10¹² operations of | without guidance | with guidance", rows)
 
 
 def render(page: str) -> str:
     """The page with its tables anew: each stands between `<!-- name -->` and `<!-- end -->`."""
     model = paper_model()
-    for make in (parameters, memory, one_gpu, time, encoding):
-        marked = rf"(<!-- {make.__name__} -->\n).*?(\n<!-- end -->)"
-        text = make(model)
-        page, found = re.subn(marked, lambda match, text=text: match[1] + text + match[2], page, flags=re.DOTALL)
+    tables = [(make, (model,)) for make in (parameters, memory, one_gpu, time, encoding)]
+    tables += [(make, ()) for make in (parameters_v1_1, memory_v1_1, time_v1_1, drawing_v1_1)]
+    for make, arguments in tables:
+        marked = rf"(<!-- {make.__name__} -->\n).*?(<!-- end -->)"
+        text = make(*arguments)
+        page, found = re.subn(marked, lambda match, text=text: f"{match[1]}{text}\n{match[2]}", page, flags=re.DOTALL)
         if found != 1:
             raise ValueError(f"The page must have one place <!-- {make.__name__} --> … <!-- end -->, it has {found}.")
     return page

@@ -100,9 +100,9 @@ def test_links_of_the_description_work_away_from_the_repository(metadata):
 def test_readme_s_training_command_works_from_the_wheel_in_any_folder(archives, tmp_path):
     with zipfile.ZipFile(archives[0]) as wheel:
         wheel.extractall(tmp_path / "installed")
-    (tmp_path / "elsewhere/my-pictures").mkdir(parents=True)
+    (tmp_path / "elsewhere/my-images").mkdir(parents=True)
     for number, colour in enumerate(("red", "blue")):
-        file = tmp_path / f"elsewhere/my-pictures/{number}.png"
+        file = tmp_path / f"elsewhere/my-images/{number}.png"
         render(Scene((SceneObject("circle", colour, "large", (1, 1)),))).save(file)
         file.with_suffix(".txt").write_text(f"a {colour} circle")
     (line,) = re.findall(r"^vargpt (train .*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)

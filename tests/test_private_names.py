@@ -45,9 +45,15 @@ METHODS = {
         "(self, generation_config, has_default_max_length, has_default_min_length, model_input_name, input_ids_length, inputs_tensor)"
     ),
     (transformers.GenerationMixin, "_prepare_generation_config"): "(self, generation_config, **kwargs)",
+    (transformers.GenerationMixin, "_prefill"): "(self, input_ids, generation_config, model_kwargs, is_first_iteration)",
+    (transformers.GenerationMixin, "_prepare_position_ids_for_generation"): "(self, inputs_tensor, model_kwargs)",
     (transformers.GenerationMixin, "_sample"): (
         "(self, input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **model_kwargs)"
     ),
+    (transformers.GenerationMixin, "_update_model_kwargs_for_generation"): (
+        "(self, outputs, model_kwargs, is_encoder_decoder, num_new_tokens)"
+    ),
+    (transformers.GenerationMixin, "_validate_model_kwargs"): "(self, model_kwargs)",
     (transformers.GenerationMixin, "_validate_generation_mode"): "(self, generation_mode, generation_config, generation_mode_kwargs)",
     (transformers.ProcessorMixin, "_adjust_assistant_masks_indices"): "(self, processed_dict, generation_indices)",
     (AnyToAnyPipeline, "_forward"): "(self, model_inputs, generate_kwargs)",
@@ -78,7 +84,7 @@ METHODS = {
 CLASS_ATTRIBUTES = {
     (transformers.PreTrainedModel, "_can_compile_fullgraph"): False,
     (transformers.PreTrainedModel, "_keep_in_fp32_modules_strict"): None,
-    (transformers.PreTrainedModel, "_keys_to_ignore_on_load_unexpected"): None,
+    (transformers.PreTrainedModel, "_is_stateful"): False,
     (transformers.PreTrainedModel, "_no_split_modules"): None,
     (transformers.PreTrainedModel, "_skip_keys_device_placement"): None,
     (transformers.PreTrainedModel, "_supports_attention_backend"): False,

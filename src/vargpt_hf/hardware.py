@@ -127,7 +127,7 @@ def loading_dtype(dtype: str, stored: torch.dtype | None, device: str | torch.de
 
 
 def slowness(device: str | torch.device, dtype: torch.dtype) -> str | None:
-    """What it costs to compute in a format that the device has no units for, in words; None where it has some."""
+    """What it costs to compute in a format that the device has no units for, as a text; None where it has some."""
     if is_fast(device, dtype):
         return None
     name, device = str(dtype).removeprefix("torch."), torch.device(device)

@@ -116,7 +116,7 @@ def run_each(
 def _begin(prepare: Callable[[int], None], counter: Any, threads: int) -> None:
     """The start of a process of `run_each`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent, which gets it too, ends this process
-    # A parent that is killed cannot stop its processes; without this they would wait for ever.
+    # A parent that is killed cannot stop its processes; without this they would wait forever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with counter.get_lock():

@@ -70,7 +70,7 @@ def test_a_progress_bar_decodes_no_pixels(tmp_path, monkeypatch):
 
     monkeypatch.setattr(VargptVQModel, "decode_latents", lambda *args: pytest.fail("pixels that nobody wants"))
     decoded = []
-    monkeypatch.setattr(VargptVQModel, "decode", lambda self, codes, *args, **kwargs: decoded.append(codes) or torch.zeros(1, 3, 48, 48))
+    monkeypatch.setattr(VargptVQModel, "decode", lambda self, codes, *args: decoded.append(codes) or torch.zeros(1, 3, 48, 48))
     assert run("draw", "a red circle", "-o", tmp_path / "out.png").exit_code == 0
     assert len(decoded) == 1
 

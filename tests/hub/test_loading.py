@@ -1,5 +1,6 @@
 """A folder that does not hold the model it claims is refused, by name and shape of what is wrong."""
 
+import functools
 import json
 
 import pytest
@@ -137,9 +138,9 @@ def test_indices_of_the_wrong_form_are_refused(folder, table):
 @pytest.mark.parametrize(
     "part, size",
     [
-        ("text_config", "hidden_size"),
-        ("text_config", "vocab_size"),
-        ("vision_config", "num_hidden_layers"),
+        ("vlm_config.text_config", "hidden_size"),
+        ("vlm_config.text_config", "vocab_size"),
+        ("vlm_config.vision_config", "num_hidden_layers"),
         ("image_tokenizer_config", "codebook_size"),
         ("visual_decoder_config", "num_hidden_layers"),
         ("visual_decoder_config", "hidden_size"),
@@ -147,7 +148,7 @@ def test_indices_of_the_wrong_form_are_refused(folder, table):
 )
 def test_impossible_sizes_are_refused_before_they_take_memory(folder, part, size, value):
     config = json.loads((folder / "config.json").read_text())
-    config[part][size] = value
+    functools.reduce(dict.__getitem__, part.split("."), config)[size] = value
     (folder / "config.json").write_text(json.dumps(config))
     said = refusal(folder, (ValueError, TypeError))
     assert "config.json" in said
@@ -164,7 +165,7 @@ def test_a_config_that_is_no_object_is_refused(folder):
 def test_code_of_a_foreign_folder_is_not_run_by_commands(folder, model_type, capfd):
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Config"}}
-    config["text_config"] |= {"auto_map": {"AutoModel": "evil.Model"}}
+    config["vlm_config"]["text_config"] |= {"auto_map": {"AutoModel": "evil.Model"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text("print('code was run')\n")
     found = CliRunner().invoke(app, ["info", "--model", str(folder)], input="y\ny\n")

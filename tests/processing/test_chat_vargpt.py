@@ -120,7 +120,7 @@ def test_special_token_spread_over_parts_is_refused(processor):
         ([user([{"type": "image_url", "image_url": 5}])], "image_url of type int"),
         ([user([{"type": "image_url", "image_url": {"url": 5}}])], "image_url of type int"),
         ([user([{"type": ["text"]}])], "type .'text'.; types are"),
-        ([user("a\ud800b")], "half a character, .*, at place 1 of its text"),
+        ([user("a\ud800b")], "half a character, .*, at character 1 of its text"),
         ([[user("a")], []], "conversation is empty"),
         ([{"role": "tool", "content": "a"}], "role 'tool'; roles are user, assistant and system"),
         ([user([{"type": "video"}])], "type 'video'; types are text, image and output_image"),

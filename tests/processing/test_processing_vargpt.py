@@ -162,7 +162,7 @@ def test_wrong_counts_are_refused(processor, arguments, message):
 
 def test_truncation_may_not_cut_pictures(processor):
     options = dict(truncation=True, max_length=5, return_tensors="pt")
-    with pytest.raises(ValueError, match="4 of the 5 places .* truncation"):
+    with pytest.raises(ValueError, match="4 of the 5 placeholders .* truncation"):
         processor(text=DRAWING, output_image_codes=[codes_of(0)], **options)
     with pytest.raises(ValueError, match="[Mm]ismatch in `image` token count"):
         processor(text="a b c " + IMAGE, images=noise_picture(0), **options)

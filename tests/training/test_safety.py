@@ -119,7 +119,7 @@ def test_weights_that_are_not_finite_are_not_saved(base, tmp_path):
     """Also where nothing was logged yet, by checkpoints and at the end."""
     for strategy in ("steps", "no"):
         keys = {**BLOWS_UP, "max_steps": 6, "save_steps": 6, "logging_steps": 100, "save_strategy": strategy}
-        with pytest.raises(TrainingStopped, match="not finite (at|after) step 6.*There is no whole checkpoint in .*: the run begins anew"):
+        with pytest.raises(TrainingStopped, match="not finite (at|after) step 6.*There is no complete checkpoint in .*: start the run again"):
             train(stage_file(tmp_path, base, **keys))
         assert not list((tmp_path / "out").rglob("*.safetensors"))
 

@@ -42,7 +42,7 @@ def trainer_of(model, processor, tmp_path, rows=ROWS, **arguments):
     return VargptSFTTrainer(model, args=config, train_dataset=Dataset.from_list(rows, features=ROW_FEATURES), processing_class=processor)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [name for name in STAGES if not name.startswith("v1_1")])  # those: test_training_v11.py
 def test_a_stage_trains_exactly_its_parameters(stage, model, processor, tmp_path):
     apply_stage(model, stage)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}

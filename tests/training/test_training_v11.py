@@ -2,9 +2,12 @@
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from backbone_configs import backbone_config, reading_inputs
 from datasets import Dataset
 from micro import ROWS, row, write_config
@@ -21,6 +24,7 @@ from vargpt_hf.training.data import ROW_FEATURES, load_rows
 from vargpt_hf.training.parts.base import build_base
 from vargpt_hf.training.parts.tokenizer import train_tokenizer
 from vargpt_hf.training.preference import PREFERENCE_FEATURES, VargptDPOConfig, VargptDPOTrainer, VargptPreferenceCollator
+from vargpt_hf.training.resolution import with_image_budget
 from vargpt_hf.training.script import make_trainer, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
@@ -371,6 +375,84 @@ def test_inputs_are_given_with_their_codes(model):
         model(input_ids=ids, output_pixel_values=pixels, output_image_inputs=first.output_image_inputs)
     with pytest.raises(ValueError, match=r"`output_image_inputs` must have the shape \(1, 20, 32\).*got \(1, 19, 32\)"):
         model(input_ids=ids, **{**given, "output_image_inputs": first.output_image_inputs[:, 1:]})
+
+
+# ---- stage files
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "paper_v1_1"
+COURSE = ["stage1", "stage2", "sft_256", "dpo_256", "sft_512", "dpo_512", "edit"]
+
+
+def test_the_course_is_whole():
+    assert sorted(path.stem for path in EXAMPLES.glob("*.yaml")) == sorted(COURSE)
+    given = [yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text()) for name in COURSE]
+    assert [each["model_name_or_path"] for each in given] == ["runs/paper_v1_1/start", *(each["output_dir"] for each in given[:-1])]
+    assert [each.get("image_budget") for each in given] == ["0.06M", None, "0.06M", "0.06M", "0.25M", "0.25M", "0.25M"]
+    assert [each.get("max_steps") for each in given] == [None, None, 40_000, 5_000, 30_000, 3_000, None]
+
+
+@pytest.mark.parametrize("name", COURSE)
+def test_the_examples_of_paper_size_are_read(name, base, tmp_path, monkeypatch):
+    """As they stand: with the folders and the model that they name, wherever they are."""
+    given = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    for source in given["train_data"] if isinstance(given["train_data"], list) else [{"path": given["train_data"]}]:
+        path = Path(source["path"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch() if path.suffix else path.mkdir()
+    shutil.copytree(base, given["model_name_or_path"])
+    script, training, _ = parse(EXAMPLES / f"{name}.yaml", ["--use_cpu", "true"])
+    assert (training.bf16, training.gradient_checkpointing) == (True, True)
+    assert (script.method, type(training)) == (("dpo", VargptDPOConfig) if "dpo" in name else ("sft", VargptSFTConfig))
+    assert (script.stage, training.learning_rate) == (given["stage"], given["learning_rate"])
+
+
+def test_preferences_are_trained_from_a_file(base, tmp_path, capsys):
+    Dataset.from_list(PAIRS * 2, features=PREFERENCE_FEATURES).save_to_disk(tmp_path / "pairs")
+    keys = {"stage": "v1_1_stage3", "method": "dpo", "train_data": str(tmp_path / "pairs"), "beta": 0.2, "max_steps": 2}
+    file = write_config(tmp_path, base, **keys, per_device_train_batch_size=1)
+    train(file, dry_run=True)
+    assert "Dry run: everything works" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    train(file)
+    assert "draws   with self-correction" in capsys.readouterr().out
+    before, after = (VargptForConditionalGeneration.from_pretrained(folder) for folder in (base, tmp_path / "out"))
+    changed = {name.split(".")[1] for name, value in after.named_parameters() if not torch.equal(value, before.get_parameter(name))}
+    assert changed == {"visual_decoder", "projector_to_llm", "projector_to_decoder"}
+    VargptProcessor.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"method": "grpo"}, "`method` is 'grpo'; it must be one of sft, dpo"),
+        ({"method": "dpo", "prompt_dropout": 0.1}, "unknown key `prompt_dropout`"),
+        ({"method": "dpo", "train_data": ["rows", "rows"]}, "`train_data` must be one dataset of pairs"),
+        ({"method": "dpo", "packing": True}, "unknown key `packing`"),
+        ({"beta": 0.1}, "unknown key `beta`"),
+        ({"image_budget": "2M"}, "`budget` must be one of 0.06M, 0.25M, 0.60M, 1M, got '2M'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_the_method_is_refused(base, tmp_path, monkeypatch, keys, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        parse(write_config(tmp_path, base, stage="v1_1_stage3", **keys))
+
+
+def test_another_image_size_from_a_stage_on(base, tmp_path):
+    """Schedules are no weights: the same model draws larger images, and what is saved says so."""
+    options = {"max_steps": 1, "save_strategy": "no", "sample_prompts": [], "image_budget": "0.06M", "per_device_train_batch_size": 1}
+    train(write_config(tmp_path, base, stage="v1_1_stage3", **options))
+    loaded, processor = VargptForConditionalGeneration.from_pretrained(tmp_path / "out"), VargptProcessor.from_pretrained(tmp_path / "out")
+    assert loaded.config.schedules[0].num_positions == processor.output_image_processor.num_positions[0] == 521
+    assert loaded.config.visual_decoder_config.reference_grids == [[64, 64]]
+    assert processor.output_image_processor.sizes == [(64, 64)]  # this tokenizer's positions have 4 pixels a side
+
+
+def test_a_decoder_for_one_schedule_keeps_it():
+    with pytest.raises(ValueError, match="are for its own schedules: leave `image_budget` out"):
+        with_image_budget(tiny_config(), "0.06M")
 
 
 # ---- adapters

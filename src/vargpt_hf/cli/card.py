@@ -15,7 +15,7 @@ def card(
     folder: Annotated[Path, typer.Argument(help="Folder of a VARGPT; README.md is written into it.")],
     name: Annotated[str | None, typer.Option(help="Hub id under which it will be found; the folder's name by default.")] = None,
     draw: Annotated[str | None, typer.Option(help=f"Draw this as an example, into {DRAWING}.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Figures that `vargpt evaluate --output` wrote.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Metrics that `vargpt evaluate --output` wrote.")] = None,
     data: Annotated[list[str] | None, typer.Option(help="What it was trained on; may be given several times.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model that it was made from.")] = None,
     license: Annotated[str | None, typer.Option(help="SPDX name of the weights' license, such as apache-2.0.")] = None,

@@ -1,4 +1,4 @@
-"""`vargpt evaluate`: the figures of vargpt-tiny, or of another model of its kind."""
+"""`vargpt evaluate`: metrics of vargpt-tiny, or of another model of its kind."""
 
 import json
 from collections import Counter
@@ -22,7 +22,7 @@ def evaluate(
     model: Model = None,
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="Rows of each group.")] = 400,
     seed: Seed = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the figures to this JSON file.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the metrics to this JSON file.")] = None,
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:
@@ -48,7 +48,7 @@ def evaluate(
         typer.echo(f"{name:28}{share:>8.1%}")
     if knows_nothing(figures, questions):
         typer.echo(
-            "This model draws and answers no better than a guess: it was not trained on these shapes and digits, and the figures say nothing "
+            "This model draws and answers no better than a guess: it was not trained on these shapes and digits, and the metrics say nothing "
             "of what it was trained on.",
             err=True,
         )
@@ -60,7 +60,7 @@ def knows_nothing(figures: dict[str, float], questions: list[dict]) -> bool:
     """Whether neither drawings nor answers are better than guesses, as of a model that was trained on other data.
 
     Args:
-        figures: shares that are right, by name.
+        figures: accuracies, by name.
         questions: rows whose `truth` holds the right answer; who always gives the most frequent one guesses.
     """
     answers = Counter(json.loads(row["truth"])["answer"] for row in questions)

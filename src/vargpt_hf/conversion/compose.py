@@ -85,18 +85,18 @@ def compose_checkpoint(
     check_destination(destination)
     llava_config = read_llava_config(llava)
     understanding = Part(open_checkpoint(llava), LLAVA_NAMES)
-    decoder = _open_part(var, ("trainer", "var_wo_ddp"))
-    image_tokenizer = _open_part(vqvae, ("trainer", "vae_local"))
+    decoder = open_part(var, ("trainer", "var_wo_ddp"))
+    image_tokenizer = open_part(vqvae, ("trainer", "vae_local"))
     _refuse_shared_modulation(decoder, var)
 
     tokenizer = tokenizer_with_picture_tokens(llava)
-    old_rows = _token_embedding(understanding, llava)
+    old_rows = token_embedding(understanding, llava)
     rows = vocabulary_rows(old_rows.shape[0], tokenizer)
     with said_of(f"{llava}, {var.name} and {vqvae.name}"):
         config = _composed_config(llava_config, understanding, (var, decoder), (vqvae, image_tokenizer), tokenizer, rows, scales)
     processor = make_processor(llava, tokenizer, config)
     parts = [
-        understanding._replace(adapt=partial(_with_new_rows, old_rows=old_rows.shape[0], rows=rows)),
+        understanding._replace(adapt=partial(with_new_rows, old_rows=old_rows.shape[0], rows=rows)),
         Part(decoder, DECODER_NAMES, "model.visual_decoder.", partial(adapt_decoder, conditions=var_conditions)),
         Part(image_tokenizer, VQ_NAMES, "model.image_tokenizer."),
     ]
@@ -142,7 +142,7 @@ def read_llava_config(folder: Path) -> dict:
 
 
 def tokenizer_with_picture_tokens(folder: Path) -> PreTrainedTokenizerBase:
-    """LLaVA's tokenizer and, after its own tokens, those of images to draw.
+    """The tokenizer in a folder and, after its own tokens, those of images to draw.
 
     Raises:
         OSError: no tokenizer there, or files that cannot be read.
@@ -164,7 +164,8 @@ def var_conditions(table: torch.Tensor) -> torch.Tensor:
     return table[[-1, -1]] if table.dim() == 2 and len(table) else table
 
 
-def _open_part(path: Path, wrapped_in: Sequence[str]) -> dict[str, SourceTensor]:
+def open_part(path: Path, wrapped_in: Sequence[str]) -> dict[str, SourceTensor]:
+    """Tensors of one file, by name; see `open_weights`."""
     return {name: SourceTensor(tensor, path.name) for name, tensor in open_weights(path, wrapped_in).items()}
 
 
@@ -177,8 +178,8 @@ def _refuse_shared_modulation(decoder: dict[str, SourceTensor], path: Path) -> N
         )
 
 
-def _token_embedding(understanding: Part, folder: Path) -> torch.Tensor:
-    """LLaVA's table of token embeddings, (rows, D), whatever its name."""
+def token_embedding(understanding: Part, folder: Path) -> torch.Tensor:
+    """The table of token embeddings, (rows, D), of the model that reads, whatever its name."""
     for released, source in understanding.tensors.items():
         try:
             if understanding.ours(released) == _TOKEN_EMBEDDING and source.tensor.dim() == 2:
@@ -188,8 +189,8 @@ def _token_embedding(understanding: Part, folder: Path) -> torch.Tensor:
     raise ValueError(f"{folder} lacks the matrix {understanding.released(_TOKEN_EMBEDDING)}, which holds the token embeddings.")
 
 
-def _with_new_rows(name: str, tensor: torch.Tensor, old_rows: int, rows: int) -> Iterator[tuple[str, torch.Tensor]]:
-    """A tensor of LLaVA's; the tables of tokens with new rows, each the mean of the old ones."""
+def with_new_rows(name: str, tensor: torch.Tensor, old_rows: int, rows: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """A tensor of the model that reads; the tables of tokens with new rows, each the mean of the old ones."""
     if name in _VOCABULARY_TABLES and tensor.dim() == 2 and len(tensor) == old_rows < rows and tensor.is_floating_point():
         mean = tensor.mean(0, keepdim=True, dtype=torch.float32).to(tensor.dtype)
         tensor = torch.cat([tensor, mean.expand(rows - old_rows, -1)])
@@ -205,7 +206,7 @@ def _composed_config(
     rows: int,
     scales: Sequence[int] | None,
 ) -> VargptConfig:
-    """Our configuration: LLaVA's for what reads, sizes read off the tensors for what draws."""
+    """Our configuration: LLaVA's for what reads, sizes inferred from the tensors for what draws."""
     opened = [{name: source.tensor for name, source in tensors.items()} for _, tensors in (decoder, image_tokenizer)]
     decoder_shapes, vq_shapes = (TensorShapes(part, where=str(path)) for part, (path, _) in zip(opened, (decoder, image_tokenizer)))
     scales = scales_of(decoder_shapes, opened[0].get("lvl_1L"), scales)

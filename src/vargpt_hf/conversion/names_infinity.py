@@ -84,6 +84,14 @@ V11_NAMES = [
     ("model.{rest}", "model.vlm.language_model.{rest}"),
     ("lm_head.weight", "lm_head.weight"),
 ]
+# Qwen2-VL's own tensors in the layouts of Transformers 5 and 4.
+QWEN2_VL_NAMES = [
+    ("model.visual.{rest}", "model.vlm.visual.{rest}"),
+    ("model.language_model.{rest}", "model.vlm.language_model.{rest}"),
+    ("visual.{rest}", "model.vlm.visual.{rest}"),
+    ("model.{rest}", "model.vlm.language_model.{rest}"),
+    ("lm_head.weight", "lm_head.weight"),
+]
 _CHUNK = re.compile(r"chunks\.(\d+)\.(\d+)\.")
 
 
@@ -117,4 +125,4 @@ def adapt_infinity(name: str, tensor: torch.Tensor, blocks_of_chunk: int, start_
         yield name, tensor
 
 
-__all__ = ["BSQ_NAMES", "INFINITY_NAMES", "V11_NAMES", "adapt_infinity"]
+__all__ = ["BSQ_NAMES", "INFINITY_NAMES", "QWEN2_VL_NAMES", "V11_NAMES", "adapt_infinity"]

@@ -1,4 +1,4 @@
-"""Sizes of the image tokenizer and the visual decoder, read off the shapes of released tensors.
+"""Sizes of the image tokenizer and the visual decoder, inferred from the shapes of released tensors.
 
 The released configuration says nothing of these two. Names here are those of VAR's own files: what the whole checkpoint puts
 before them (`vae_local.`, `vargpt_gen.`) is removed first.

@@ -141,10 +141,7 @@ def config_of(
     """
     opened = {name: source.tensor for name, source in tensors.items()}
     decoder, tokenizer = TensorShapes(opened, "vargpt_gen."), TensorShapes(opened, "vae_local.")
-    if scales is None:
-        schedules, reference_grids = infinity_schedules("0.25M")
-    else:
-        schedules, reference_grids = [list(scales)], [list(reference_grid or (scales[-1], scales[-1]))]
+    schedules, reference_grids = schedules_of(scales, reference_grid)
     special = source_config.get("special_tokens")
     special = special if isinstance(special, dict) else {}
 
@@ -156,8 +153,8 @@ def config_of(
 
     return VargptConfig(
         vlm_config=_vlm_config(source_config),
-        image_tokenizer_config=_tokenizer_config(tokenizer, schedules),
-        visual_decoder_config=_decoder_config(decoder, reference_grids),
+        image_tokenizer_config=tokenizer_config(tokenizer, schedules),
+        visual_decoder_config=decoder_config(decoder, reference_grids),
         output_image_start_token_id=token("image_gen_start_token_id"),
         output_image_end_token_id=token("image_gen_end_token_id"),
         output_image_token_id=token("image_gen_pad_token_id"),
@@ -165,6 +162,13 @@ def config_of(
         plain_positions=True,
         license_note=LICENSE_NOTE,
     )
+
+
+def schedules_of(scales: Sequence[int] | None, reference_grid: tuple[int, int] | None) -> tuple[list, list]:
+    """Schedules and reference grids: those of 512×512 pixels in all aspect ratios, or one of squares with these sides."""
+    if scales is None:
+        return infinity_schedules("0.25M")
+    return [list(scales)], [list(reference_grid or (scales[-1], scales[-1]))]
 
 
 def _vlm_config(source_config: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +189,8 @@ def _vlm_config(source_config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tokenizer_config(shapes: TensorShapes, schedules: list) -> dict[str, Any]:
+def tokenizer_config(shapes: TensorShapes, schedules: list) -> dict[str, Any]:
+    """Fields of the image tokenizer with these shapes, in either spelling of its names, and these schedules."""
     wrapped = ".conv" if "encoder.conv_in.conv.weight" in shapes.shapes else ""
     channels, in_channels = shapes.of(f"encoder.conv_in{wrapped}.weight", 4)[:2]
     widths = [shapes.of(f"encoder.down.{level}.block.0.conv1{wrapped}.weight", 4)[0] for level in range(shapes.count("encoder.down"))]
@@ -202,7 +207,8 @@ def _tokenizer_config(shapes: TensorShapes, schedules: list) -> dict[str, Any]:
     }
 
 
-def _decoder_config(shapes: TensorShapes, reference_grids: list) -> dict[str, Any]:
+def decoder_config(shapes: TensorShapes, reference_grids: list) -> dict[str, Any]:
+    """Fields of the visual decoder with these shapes; a reference grid for each schedule."""
     chunks, blocks = shapes.count("block_chunks"), shapes.count("block_chunks.0.module")
     return {
         "model_type": "vargpt_infinity_decoder",

@@ -1,4 +1,4 @@
-"""Figures of a model: what it draws, seen by the judges, and what it answers."""
+"""Metrics of a model: accuracy of what it draws, as seen by the judges, and of what it answers."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def drawing_figures(picture: Image.Image, truth: dict[str, Any], digit_judge: DigitJudge) -> dict[str, bool]:
-    """What is right about one drawing: its figures' names and whether each holds.
+    """What is right about one drawing: names of metrics and whether each holds.
 
     Args:
         truth: `{"digit"}`, or `{"kind", "objects": [{"shape", "colour"}], "relation", "background"}`.
@@ -100,7 +100,7 @@ def evaluate(
         settings: of `generate`, for drawing.
 
     Returns:
-        `{"group: figure": share}` for drawings, `{"answers: kind": share}` and "answers" for questions; each in [0, 1].
+        `{"group: metric": share}` for drawings, `{"answers: kind": share}` and "answers" for questions; each in [0, 1].
     """
     results = defaultdict(list)
     for group, rows in drawings.items():

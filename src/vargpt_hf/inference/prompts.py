@@ -60,7 +60,7 @@ def read_prompts(file: str | Path, seed: int = 0) -> list[Prompt]:
 
     Args:
         file: .txt with one prompt a line, or .jsonl with an object a line: "prompt", and if wanted "id" (name of its image; six digits
-            of its place from 0 by default) and "seed"; other keys are not read.
+            of its number from 0 by default) and "seed"; other keys are not read.
         seed: of the first prompt; each further one has the next, unless it brings its own.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What configurations of the family share: numbers that are checked, and refusals in words."""
+"""What configurations of the family share: checked numbers, and readable errors."""
 
 import functools
 import math

@@ -47,7 +47,7 @@ def make_card(
         license: SPDX name of the weights' license; "other" by default where the config has a `license_note`.
         base_model: Hub id of the model that this one was made from.
         datasets: what it was trained on; Hub ids among them also stand in the card's metadata.
-        figures: shares in [0, 1] by name, as `vargpt evaluate` writes them.
+        figures: metrics in [0, 1] by name, as `vargpt evaluate` writes them.
         example: a prompt, and the file in the repository that shows what was drawn.
     """
     note = getattr(model.config, "license_note", None)

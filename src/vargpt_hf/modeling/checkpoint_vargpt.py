@@ -37,7 +37,7 @@ def read_json(path: Path) -> dict:
         ValueError: JSON that is no object.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} has no {path.name}: give the folder of a whole, downloaded checkpoint.")
+        raise FileNotFoundError(f"{path.parent} has no {path.name}: give the folder of a complete, downloaded checkpoint.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

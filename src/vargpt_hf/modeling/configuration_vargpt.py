@@ -179,7 +179,7 @@ class VargptConfig(VargptBaseConfig):
             )
 
     def least_parameters(self) -> int:
-        """A number of parameters that the model has at least, worked out without building it."""
+        """A lower bound of the model's number of parameters, computed without building it."""
         text, decoder = self.text_config, self.visual_decoder_config
         layers = [
             (part.num_hidden_layers, part.hidden_size, width)

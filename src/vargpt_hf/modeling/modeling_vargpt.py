@@ -120,6 +120,8 @@ def num_inputs(schedule: ScaleSchedule) -> int:
 class VargptModel(VargptPreTrainedModel):
     """What reads, what draws, and the projectors between them; no head for text."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # a whole model's checkpoint serves this one too
+
     def __init__(self, config: VargptConfig):
         super().__init__(config)
         self.vlm = VargptBackbone.build(config.vlm_config)
@@ -363,7 +365,7 @@ class VargptModel(VargptPreTrainedModel):
                 where their schedules differ.
             output_image_codes: the same images as codes, (N, L), in place of `output_pixel_values`.
             attention_mask: 1 where a token counts, (B, T), padding on either side.
-            position_ids: (B, T), or (3, B, T) for backbones with positions in time, height and width; worked out by default.
+            position_ids: (B, T), or (3, B, T) for backbones with positions in time, height and width; computed by default.
             past_key_values, inputs_embeds: as in every causal model.
             output_image_condition_ids: condition of each image to draw, (N,); drawn by `condition_dropout` by default.
             output_image_schedule_ids: scale schedule of each image to draw, (N,); the first one by default.

@@ -163,7 +163,7 @@ def check_room(config: VargptConfig, num_tokens: int, image_tokens: int = 0) -> 
     """Raises a ValueError for a prompt beyond the positions that the language model knows.
 
     Args:
-        num_tokens: of the prompt, places of its images included.
+        num_tokens: of the prompt, placeholders of its images included.
         image_tokens: that have to follow it, where an image is asked for.
     """
     positions = max_positions(config)
@@ -200,7 +200,7 @@ def user_turn(text: str) -> list[dict[str, Any]]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"the prompt holds half a character ({error.reason}) at place {error.start}") from error
+        raise ValueError(f"the prompt holds half a character ({error.reason}) at character {error.start}") from error
     return [{"role": "user", "content": text.strip()}]
 
 

@@ -175,7 +175,7 @@ def refuse_half_characters(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where} has half a character, {text[error.start]!r}, at place {error.start} of its text: remove it.") from None
+        raise ValueError(f"{where} has half a character, {text[error.start]!r}, at character {error.start} of its text: remove it.") from None
 
 
 def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: str) -> None:

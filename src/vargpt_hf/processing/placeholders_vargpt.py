@@ -1,8 +1,8 @@
 """Placeholders of images in text: counted, written out, and found again after tokenization.
 
-An image to draw is `start place end` in text; the model gets as many places as its schedule has positions. Images to read have placeholders
-of the reader's own, which it writes out itself. A replacement is a dict as Transformers' processors give it: `type`, the characters `span`
-in the text before and `new_span` in the text after.
+An image to draw is `start placeholder end` in text; the model gets as many placeholders as its schedule has positions. Images to read
+have placeholders of the reader's own, which it writes out itself. A replacement is a dict as Transformers' processors give it: `type`, the
+characters `span` in the text before and `new_span` in the text after.
 """
 
 import bisect
@@ -130,7 +130,7 @@ def in_rows(flat: list, counts: Sequence[int]) -> list[list]:
 
 
 def compare_counts(label: str, argument: str, places: list[int], total: int, per_row: list[int] | None) -> None:
-    """Raises `ValueError` if texts have places for other numbers of images than are given.
+    """Raises `ValueError` unless texts have placeholders for as many images as are given.
 
     By row where the images came by row (`per_row`), else in `total`.
     """

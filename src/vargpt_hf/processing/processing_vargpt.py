@@ -203,7 +203,7 @@ class VargptProcessor(ProcessorMixin):
             there are several schedules.
 
         Raises:
-            ValueError: images and their places differ in number (in a row, where images are given by row), or do not fit.
+            ValueError: images and their placeholders differ in number (in a row, where images are given by row), or do not fit.
         """
         assistant_spans = kwargs.pop("assistant_spans", None)  # on its way from `apply_chat_template` to the masks
         kwargs = self._options(kwargs)
@@ -339,7 +339,7 @@ class VargptProcessor(ProcessorMixin):
         generator: torch.Generator | int | None,
     ) -> tuple[dict[str, np.ndarray], list[int]]:
         """Images to draw as `output_pixel_values` or `output_image_codes`, with their schedules where there are several, and the positions
-        of each; counted against their places in the texts.
+        of each; counted against their placeholders in the texts.
 
         {} if there are none. `places` None: nothing to count against.
         """
@@ -413,7 +413,7 @@ class VargptProcessor(ProcessorMixin):
         found = sum(int(np.count_nonzero(np.asarray(ids) == self.output_image_token_id)) for ids in input_ids) if expected else 0
         if found != expected:
             raise ValueError(
-                f"{found} of the {expected} places of images to draw are left after tokenization, likely by "
+                f"{found} of the {expected} placeholders of images to draw are left after tokenization, likely by "
                 "truncation. Raise max_length or turn truncation off."
             )
 
@@ -437,7 +437,7 @@ class VargptProcessor(ProcessorMixin):
         return processed_dict
 
     def _get_num_multimodal_tokens(self, image_sizes: list | None = None, **kwargs: Any) -> MultiModalData:
-        """Places and patches of images to read, by which serving engines plan."""
+        """Placeholders and patches of images to read, by which serving engines plan."""
         return MultiModalData() if self.reader is None else self.reader._get_num_multimodal_tokens(image_sizes, **kwargs)
 
     # -- chats to text and tensors ------------------------------------------------------------------------------------
@@ -563,7 +563,7 @@ class VargptProcessor(ProcessorMixin):
         return rows
 
     def _generated_pictures(self, output: Any) -> list[tuple[int, int, Image.Image | None, torch.Tensor]]:
-        """(row, index of image-start, image, codes) of all images, by row and place; no image without pixels."""
+        """(row, index of image-start, image, codes) of all images, by row and position; no image without pixels."""
         codes, pixels = output.get("output_image_codes"), output.get("output_images")  # a ModelOutput leaves out what is None
         if codes is None or len(codes) == 0:
             return []
@@ -596,7 +596,7 @@ def array_of_codes(code: Any, index: int) -> np.ndarray:
 
 
 def in_words(call: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Calls what belongs to libraries, such as a template or a tokenizer; their own kinds of errors become a ValueError in words.
+    """Calls what belongs to libraries, such as a template or a tokenizer; their own kinds of errors become a readable ValueError.
 
     Raises:
         ValueError: in place of an error of a kind that a user would not know; a plain ValueError, TypeError or OSError stays as it is.

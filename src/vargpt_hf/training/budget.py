@@ -1,4 +1,4 @@
-"""Memory and arithmetic of training, worked out from a model's layers without running it.
+"""Memory and arithmetic of training, estimated from a model's layers without running it.
 
 An estimate: matrix products and attention are counted, all else is small beside them; activations are counted by the inputs and
 outputs of linear layers. `docs/paper_scale.md` says what is left out, the tests how close it comes.
@@ -16,7 +16,7 @@ from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 
 IMAGE_TOKENS = 324  # of a square image of 504 pixels, where the number of its tokens depends on its size
 _FLOAT32, _BFLOAT16 = 4, 2  # bytes
-_CONDITIONS = 2  # the decoder's modulations are computed once for each of these, not for each place
+_CONDITIONS = 2  # the decoder's modulations are computed once for each of these, not for each position
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,14 @@ class _Unit(NamedTuple):
 
 @dataclass
 class _Part:
-    """Modules that see the same places, in the order in which they run.
+    """Modules that see the same positions, in the order in which they run.
 
     Args:
         places: tokens, patches or codes of a batch.
         upstream: whether gradients run into what comes before them.
-        context: places that each attends to.
+        context: positions that each attends to.
         width: of the attention's queries over all heads.
-        without: modules inside that do not see these places.
+        without: modules inside that do not see these positions.
         has_loss: whether a cross-entropy follows.
         inside_layers: whether the modules are parts of layers, which checkpointing computes again with these.
     """

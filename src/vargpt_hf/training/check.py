@@ -30,7 +30,7 @@ class DataReport:
         images: images to read.
         drawings: images to draw, codes among them.
         lengths: tokens of every row that the processor takes.
-        unread: rows whose columns make no row for training, each with its place and the cause.
+        unread: rows whose columns make no row for training, each with its file, row and cause.
         broken: images that cannot be read, each with its row, its file and the cause.
         wrong: rows that the processor refuses, each with the cause.
         max_length: longest row that training takes whole; None for any.

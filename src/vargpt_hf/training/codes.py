@@ -140,7 +140,7 @@ def _load(model: str, device: str, number: int = 0) -> None:
 def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size: int, skip_broken: bool) -> list[str]:
     """Encodes one shard and writes its file; returns its broken images, and writes nothing where there are some that must not be skipped."""
     start = shard * job.rows_per_shard
-    encoded, waiting, broken = [], [], []  # waiting: (codes of a row, its place in it, pixels)
+    encoded, waiting, broken = [], [], []  # waiting: (codes of a row, index in it, pixels)
     for index in range(start, min(start + job.rows_per_shard, job.num_rows)):
         row = rows[index]
         inputs, hashes = [], []

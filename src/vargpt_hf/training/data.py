@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, Value, interleave_datasets
 
 from .collator import texts_of
-from .readers import ROW_FEATURES, AnyDataset, check_data_path, open_dataset, to_rows, with_constants
+from .readers import ROW_FEATURES, AnyDataset, check_data_path, open_dataset, to_pairs, to_rows, with_constants
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
@@ -80,6 +80,12 @@ def load_rows(path: str | Path, split: str | None = None, streaming: bool = Fals
     return to_rows(dataset, folder, name=path, **options)
 
 
+def load_pairs(source: DataSource) -> AnyDataset:
+    """The pairs of answers of one dataset: [`open_dataset`], then [`to_pairs`]."""
+    dataset, folder = open_dataset(source.path, source.split)
+    return to_pairs(dataset, folder, name=source.path)
+
+
 def mix_rows(sources: Sequence[DataSource], seed: int = 0, streaming: bool = False, stop: str = "all_exhausted") -> AnyDataset:
     """Rows of several sources, drawn by their weights in an order that the seed fixes; of one source, as they are.
 
@@ -146,6 +152,7 @@ __all__ = [
     "add_lengths",
     "describe_mixture",
     "kinds_of",
+    "load_pairs",
     "load_rows",
     "measure_rows",
     "mix_rows",

@@ -204,7 +204,7 @@ def _has_codes(file: str) -> bool:
 
 
 def _json_rows(files: list[tuple[str, int, int]], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """The rows of files as texts, each with its place, for people, and with what is wrong with it as JSON."""
+    """The rows of files as texts, each with its file and line and with what is wrong with it as JSON."""
     for file, _, _ in files:
         rows = _lines(file) if Path(file).suffix == ".jsonl" else _elements(file)
         for index, (where, text, fault) in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What a run will do, in words, before it does it."""
+"""What a run will do, printed before it starts."""
 
 import math
 import time
@@ -50,12 +50,12 @@ class RowShape:
 
 
 def measure_shape(rows: AnyDataset, processor: "VargptProcessor") -> RowShape:
-    """The shape of rows, measured on some of them: of a dataset spread over it, of a stream the first."""
+    """The shape of rows, measured on some of them: of a dataset spread over it, of a stream the first. A pair counts by its chosen answer."""
+    names = ["prompt", "chosen"] if "chosen" in (rows.column_names or ()) else ["messages"]
+    rows = rows.select_columns(names)
     if isinstance(rows, Dataset):
-        spread = np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED_ROWS)).astype(int)
-        conversations = rows.select(spread).select_columns("messages")["messages"][:]
-    else:
-        conversations = [row["messages"] for row in rows.select_columns("messages").take(_MEASURED_ROWS)]
+        rows = rows.select(np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED_ROWS)).astype(int))
+    conversations = [[message for name in names for message in row[name]] for row in rows.take(_MEASURED_ROWS)]
     lengths = measure_rows(conversations, processor)
     kinds = Counter(kind for messages in conversations for kind in kinds_of(messages))
     count = len(conversations)
@@ -125,7 +125,7 @@ def _describe_drawings(model: nn.Module, rows: AnyDataset, shape: RowShape) -> d
     tokenizer = next(module for module in model.modules() if isinstance(module, VargptImageTokenizer))
     if not shape.drawings or not tokenizer.corrects_itself:
         return {}
-    if "output_image_codes" in (rows.column_names or ()):
+    if {"output_image_codes", "chosen_codes"} & set(rows.column_names or ()):
         return {"draws": NO_SELF_CORRECTION}
     return {"draws": "with self-correction: in every step the image tokenizer inverts other bits in what is fed forward"}
 
@@ -158,8 +158,9 @@ def _describe_format(args: TrainingArguments) -> str:
 
 def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: RowShape) -> dict[str, str]:
     """Estimates of memory, for the longest rows, and of time."""
+    answers = 2 if "chosen" in (trainer.train_dataset.column_names or ()) else 1  # of a pair; what the reference takes is not counted
     settings = {
-        "batch_size": args.train_batch_size,
+        "batch_size": args.train_batch_size * answers,
         "pictures_to_read": shape.images,
         "pictures_to_generate": shape.drawings,
         "num_processes": args.world_size,
@@ -171,7 +172,7 @@ def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: 
     largest = estimate_budget(trainer.model, sequence_length=math.ceil(shape.longest + around), **settings)
     average = estimate_budget(trainer.model, sequence_length=math.ceil(shape.tokens + around), **settings)
     rate = product_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
-    hours = average.hours(num_steps(args, trainer.train_dataset) * rows_of_a_step(args), rate, _UTILISATION)
+    hours = average.hours(num_steps(args, trainer.train_dataset) * rows_of_a_step(args) * answers, rate, _UTILISATION)
     return {
         "memory": f"about {largest.memory / 2**30:.2g} GiB on each device, by estimate",
         "time": f"at least {describe_seconds(3600 * hours)} at {_UTILISATION:.0%} of the {rate / 1e12:.2g} TFLOP/s of a matrix product here",

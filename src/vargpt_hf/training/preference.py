@@ -317,7 +317,7 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
 
     @torch.no_grad()
     def _note(self, pairs: Pairs, answers: AnswerLogProbs, num_tokens: torch.Tensor) -> None:
-        """Keeps the figures of every pair of all ranks for the next log."""
+        """Keeps the metrics of every pair of all ranks for the next log."""
         mode = "train" if self.model.training else "eval"
         figures = {
             "rewards/chosen": pairs.beta * pairs.chosen_ratios,

@@ -157,7 +157,7 @@ def _convert(row: Row, index: int, read: Callable[[Row], Row], features: Feature
             found = read(row)
         if late := [column for column in found if column not in features]:
             raise ValueError(f"it has {' and '.join(late)}, unlike the first row: give the dataset `features` with all its columns.")
-    except Exception as error:  # whatever a row may bring out: one error, with its place
+    except Exception as error:  # whatever a row may raise: one error, with its file and row
         fault = f"{row.get(PLACE) or place_of(index, name)}: {cause_in_words(error)}"
         if not keep_faults:
             raise ValueError(fault) from error

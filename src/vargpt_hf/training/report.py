@@ -37,7 +37,7 @@ class LossProgressCallback(ProgressCallback):
 
 
 def describe_log(logs: dict[str, Any]) -> str:
-    """The figures of one log that people look at first, in one line."""
+    """The metrics of one log that people look at first, in one line."""
     parts = []
     for prefix in sorted({key.removesuffix(name) for key in logs for name in _LOSSES.values() if key.endswith(name)}):
         for kind, name in _LOSSES.items():

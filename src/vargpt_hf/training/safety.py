@@ -64,7 +64,7 @@ def checkpoints_of(output_dir: str | Path) -> list[Path]:
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The whole checkpoint with the highest step, or None."""
+    """The complete checkpoint with the highest step, or None."""
     return next((str(folder) for folder in reversed(checkpoints_of(output_dir)) if is_whole(folder)), None)
 
 
@@ -120,7 +120,7 @@ class TrainingGuard:
     Raises:
         TrainingStopped: a loss that is not finite, when it is logged; trained weights that are not finite, before they are saved; a
             checkpoint that cannot be written, of which nothing is left; a row that cannot be read or made into a batch. The message names
-            the step, the cause and the last whole checkpoint.
+            the step, the cause and the last complete checkpoint.
     """
 
     source_names: Sequence[str] = ()
@@ -239,7 +239,7 @@ class TrainingGuard:
         """Where to resume."""
         last = last_complete_checkpoint(self.args.output_dir)
         if last is None:
-            return f"There is no whole checkpoint in {self.args.output_dir}: the run begins anew."
+            return f"There is no complete checkpoint in {self.args.output_dir}: start the run again."
         steps = TrainerState.load_from_json(str(Path(last) / _STATE)).global_step
         return f"The last complete checkpoint is {last} (step {steps}): resume with --resume_from_checkpoint true."
 

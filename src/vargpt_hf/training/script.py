@@ -20,9 +20,11 @@ from ..peft import PRESETS, find_preset, lora_config
 from ..processing.processing_vargpt import VargptProcessor
 from ..tiny import TINY_FOLDER, TINY_NAME
 from .collator import VargptDataCollator
-from .data import DataSource, add_lengths, mix_rows, names_of, sources_of
+from .data import DataSource, add_lengths, load_pairs, mix_rows, names_of, sources_of
 from .plan import StepTimer, describe_plan, num_steps
+from .preference import VargptDPOConfig, VargptDPOTrainer
 from .report import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
+from .resolution import fit_processor, with_image_budget
 from .safety import last_complete_checkpoint, remove_half_checkpoints
 from .stage_files import check_form, find_stage, only_writer, read_stage, refuse_unknown
 from .stages import apply_stage, get_stage, stage_linears
@@ -32,31 +34,47 @@ _ADAPTER = "adapter_config.json"
 
 
 @dataclass
-class VargptScriptArguments:
-    """What a stage's YAML says beside TRL's `SFTConfig` and `ModelConfig`.
+class PreferenceArguments:
+    """What a stage's YAML says beside TRL's `ModelConfig` and the trainer's own configuration.
 
     Args:
         stage: name of the stage, which says what is trained and the default schedule.
+        method: "sft", supervised, or "dpo", on pairs of answers: `train_data` is then one dataset of pairs (docs/preference.md), and the
+            further settings are those of `VargptDPOConfig`.
         train_data: what to train on: a path, or (in the file) a list of paths and of mappings with the fields of `DataSource`.
         eval_data: what to evaluate on, in the same form.
-        streaming: read rows one after the other instead of all ahead; needs `max_steps`.
-        mixture_stop: when a mixture of several ends; see `mix_rows`.
         train_modules: regular expressions of parameters to train in place of the stage's.
-        assistant_only: label the assistant's tokens only.
-        prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
-        random_crop: cut images to draw at a random place, not in the middle.
-        text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
-        sample_prompts: what to draw before, at evaluations and at the end; by default the first such prompts in the data, [] for nothing.
+        image_budget: pixels of images to draw from this stage on, of a model with Infinity's schedules: "0.06M" (256×256), "0.25M" (512×512),
+            "0.60M" or "1M"; by default the model's own.
         lora_preset: with `use_peft`, where adapters go and what is fully trained beside them, as in `vargpt_hf.peft.lora_config`: "draw",
             "understand" or "all"; it, not the stage, then says what is trained. By default adapters go on the linear layers of the stage.
     """
 
     stage: str = ""
+    method: str = "sft"
     train_data: str = ""
     eval_data: str | None = None
+    train_modules: list[str] | None = field(default=None)
+    image_budget: str | None = None
+    lora_preset: str | None = None
+
+
+@dataclass
+class VargptScriptArguments(PreferenceArguments):
+    """The same for supervised training, with what that alone knows.
+
+    Args:
+        streaming: read rows one after the other instead of all ahead; needs `max_steps`.
+        mixture_stop: when a mixture of several ends; see `mix_rows`.
+        assistant_only: label the assistant's tokens only.
+        prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
+        random_crop: cut images to draw at a random place, not in the middle.
+        text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
+        sample_prompts: what to draw before, at evaluations and at the end; by default the first such prompts in the data, [] for nothing.
+    """
+
     streaming: bool = False
     mixture_stop: str = "all_exhausted"
-    train_modules: list[str] | None = field(default=None)
     assistant_only: bool = True
     prompt_dropout: float = 0.0
     random_crop: bool = False
@@ -64,7 +82,6 @@ class VargptScriptArguments:
     image_loss_weight: float | None = None
     image_scale_power: float | None = None
     sample_prompts: list[str] | None = field(default=None)
-    lora_preset: str | None = None
 
 
 NUM_SAMPLES = 4
@@ -119,19 +136,20 @@ def _try_one_step(config: str | Path, overrides: Sequence[str]) -> None:
 
 
 def make_trainer(
-    script: VargptScriptArguments, training: VargptSFTConfig, model_config: ModelConfig
-) -> tuple[VargptSFTTrainer, list[DataSource]]:
+    script: PreferenceArguments, training: VargptSFTConfig, model_config: ModelConfig
+) -> tuple[VargptSFTTrainer | VargptDPOTrainer, list[DataSource]]:
     """The trainer of a stage and the sources of its data."""
     sources = sources_of(script.train_data)
+    if script.method == "dpo":
+        return _make_preference_trainer(script, training, model_config, sources), sources
     train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
     if script.streaming:
-        train_rows = train_rows.repeat(None)  # one endless pass, since a resumed run finds its place in the first pass alone
+        train_rows = train_rows.repeat(None)  # one endless pass, since a resumed run finds its position in the first pass alone
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
-    model = load_model(model_config)
+    model, processor = load_model(model_config, script.image_budget), load_processor(model_config, script.image_budget)
     for name in LOSS_SETTINGS:
         if getattr(script, name) is not None:
             setattr(model.config, name, getattr(script, name))
-    processor = VargptProcessor.from_pretrained(model_config.model_name_or_path, revision=model_config.model_revision)
     if training.train_sampling_strategy in GROUPING:
         train_rows = add_lengths(train_rows, processor, training.length_column_name)
         eval_rows = eval_rows and add_lengths(eval_rows, processor, training.length_column_name)
@@ -160,14 +178,31 @@ def make_trainer(
     return trainer, sources
 
 
+def _make_preference_trainer(
+    script: PreferenceArguments, training: VargptDPOConfig, model_config: ModelConfig, sources: list[DataSource]
+) -> VargptDPOTrainer:
+    """The trainer of pairs of answers; its reference is the model that it starts from."""
+    (source,) = sources
+    eval_rows = load_pairs(*sources_of(script.eval_data)) if script.eval_data else None
+    model = with_adapters(load_model(model_config, script.image_budget), script, model_config)
+    apply_stage(model, script.stage, modules_of(script, model))
+    return VargptDPOTrainer(
+        model,
+        args=training,
+        train_dataset=load_pairs(source),
+        eval_dataset=eval_rows,
+        processing_class=load_processor(model_config, script.image_budget),
+    )
+
+
 def _print_plan(
-    trainer: VargptSFTTrainer, script: VargptScriptArguments, sources: list[DataSource], training: VargptSFTConfig | None = None
+    trainer: VargptSFTTrainer, script: PreferenceArguments, sources: list[DataSource], training: VargptSFTConfig | None = None
 ) -> None:
     if trainer.is_world_process_zero():
         print(describe_plan(trainer, f"{script.stage}: {get_stage(script.stage).description}", sources, training or trainer.args))
 
 
-def _run(trainer: VargptSFTTrainer, script: VargptScriptArguments, checkpoint: str | None) -> None:
+def _run(trainer: VargptSFTTrainer, script: PreferenceArguments, checkpoint: str | None) -> None:
     """Trains, saves model and processor, and then what people look at."""
     output_dir = Path(trainer.args.output_dir)
     sampler = _sampler(trainer, script)
@@ -185,8 +220,10 @@ def _run(trainer: VargptSFTTrainer, script: VargptScriptArguments, checkpoint: s
             sampler.draw(trainer.model, output_dir, trainer.state.global_step)
 
 
-def _sampler(trainer: VargptSFTTrainer, script: VargptScriptArguments) -> SampleCallback | None:
+def _sampler(trainer: VargptSFTTrainer, script: PreferenceArguments) -> SampleCallback | None:
     """What draws samples, where there is something to draw and a process has the whole model."""
+    if not isinstance(script, VargptScriptArguments):
+        return None
     prompts = script.sample_prompts
     if prompts is None:
         prompts = drawing_prompts(trainer.eval_dataset or trainer.train_dataset, NUM_SAMPLES)
@@ -195,18 +232,31 @@ def _sampler(trainer: VargptSFTTrainer, script: VargptScriptArguments) -> Sample
     return SampleCallback(trainer.processing_class, prompts, trainer.args.seed)
 
 
-def load_model(model_config: ModelConfig) -> VargptForConditionalGeneration:
-    """The model of a folder or Hub id; of a folder with an adapter, its base with the adapter merged into it."""
-    path = model_config.model_name_or_path
+def load_model(model_config: ModelConfig, image_budget: str | None = None) -> VargptForConditionalGeneration:
+    """The model of a folder or Hub id, drawing images of a budget; of a folder with an adapter, its base with the adapter merged into it."""
+    path, revision = model_config.model_name_or_path, model_config.model_revision
     options = {"dtype": model_config.dtype or "float32", "attn_implementation": model_config.attn_implementation}
-    if not (Path(path) / _ADAPTER).is_file():
-        return VargptForConditionalGeneration.from_pretrained(path, revision=model_config.model_revision, **options)
-    base = VargptForConditionalGeneration.from_pretrained(PeftConfig.from_pretrained(path).base_model_name_or_path, **options)
-    return PeftModel.from_pretrained(base, path).merge_and_unload()
+    has_adapter = (Path(path) / _ADAPTER).is_file()
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path if has_adapter else path
+    options |= {} if has_adapter else {"revision": revision}
+    if image_budget is not None:
+        options["config"] = with_image_budget(VargptConfig.from_pretrained(base, revision=options.get("revision")), image_budget)
+    model = VargptForConditionalGeneration.from_pretrained(base, **options)
+    return PeftModel.from_pretrained(model, path).merge_and_unload() if has_adapter else model
+
+
+def load_processor(model_config: ModelConfig, image_budget: str | None = None) -> VargptProcessor:
+    """The processor of the same folder or Hub id, for images to draw of a budget."""
+    path, revision = model_config.model_name_or_path, model_config.model_revision
+    processor = VargptProcessor.from_pretrained(path, revision=revision)
+    if image_budget is not None:
+        base = PeftConfig.from_pretrained(path).base_model_name_or_path if (Path(path) / _ADAPTER).is_file() else path
+        fit_processor(processor, with_image_budget(VargptConfig.from_pretrained(base), image_budget))
+    return processor
 
 
 def with_adapters(
-    model: VargptForConditionalGeneration, script: VargptScriptArguments, model_config: ModelConfig
+    model: VargptForConditionalGeneration, script: PreferenceArguments, model_config: ModelConfig
 ) -> VargptForConditionalGeneration | PeftModel:
     """The model in PEFT's wrapper, where asked for: by a preset, or by default, and for "all-linear", on the linear layers of the stage."""
     peft_config = get_peft_config(model_config)
@@ -222,7 +272,7 @@ def with_adapters(
     return get_peft_model(model, peft_config)
 
 
-def modules_of(script: VargptScriptArguments, model: nn.Module) -> list[str] | None:
+def modules_of(script: PreferenceArguments, model: nn.Module) -> list[str] | None:
     """Regular expressions of the parameters to train, where they are not the stage's: those given, or those of the preset."""
     if script.lora_preset is None:
         return script.train_modules
@@ -230,7 +280,7 @@ def modules_of(script: VargptScriptArguments, model: nn.Module) -> list[str] | N
     return [rf"model\.{re.escape(name)}\." for name in preset.adapts + preset.trains]
 
 
-def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[VargptScriptArguments, VargptSFTConfig, ModelConfig]:
+def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[PreferenceArguments, VargptSFTConfig | VargptDPOConfig, ModelConfig]:
     """The three groups of arguments of a YAML file; the stage's schedule fills in what it leaves open.
 
     Raises:
@@ -238,27 +288,31 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[VargptScri
     """
     config = find_stage(config)
     given = read_stage(config)
-    hints = {name: hint for group in _GROUPS for name, hint in get_type_hints(group).items()} | {"env": dict}
+    method = _value("method", given, overrides) or "sft"
+    if method not in METHODS:
+        raise ValueError(f"{config}: `method` is {method!r}; it must be one of {', '.join(METHODS)}.")
+    groups = (*METHODS[method], ModelConfig)
+    hints = {name: hint for group in groups for name, hint in get_type_hints(group).items()} | {"env": dict}
     refuse_unknown([key for key in given if key not in hints], hints, config)
     check_form(given, {**hints, "train_data": str | list, "eval_data": str | list | None}, config)
     overridden = {part.removeprefix("--").split("=")[0] for part in overrides if part.startswith("--")}
     for key in ("stage", "train_data", "model_name_or_path", "output_dir"):
         if not given.get(key) and key not in overridden:
             raise ValueError(f"{config} has no `{key}`.")
-    schedule = get_stage(_stage_name(given, overrides)).schedule
+    schedule = get_stage(str(_value("stage", given, overrides))).schedule
     defaults = [part for key, value in schedule.items() if key not in given for part in (f"--{key}", str(value))]
-    parser = _Parser(_GROUPS)
+    parser = _Parser(groups)
     try:
-        *groups, unknown = parser.parse_args_and_config(["--config", str(config), *defaults, *overrides], return_remaining_strings=True)
+        *parsed, unknown = parser.parse_args_and_config(["--config", str(config), *defaults, *overrides], return_remaining_strings=True)
     except (TypeError, KeyError, AttributeError) as error:  # of the libraries' own checks, which take the form for granted
         raise ValueError(f"{config}: a value has the wrong form: {error}.") from error
     refuse_unknown([str(part).removeprefix("--").split("=")[0] for part in unknown if str(part).startswith("--")], hints, "command line")
     if unknown:
         raise ValueError(f"command line: {' '.join(map(str, unknown))} belongs to no --key.")
-    if groups[2].model_name_or_path == TINY_NAME and not Path(TINY_NAME).exists():
-        groups[2].model_name_or_path = str(TINY_FOLDER)
-    _check(*groups)
-    return tuple(groups)
+    if parsed[2].model_name_or_path == TINY_NAME and not Path(TINY_NAME).exists():
+        parsed[2].model_name_or_path = str(TINY_FOLDER)
+    _check(*parsed)
+    return tuple(parsed)
 
 
 class _Parser(TrlParser):
@@ -268,24 +322,23 @@ class _Parser(TrlParser):
         raise ValueError(f"{message[:1].upper()}{message[1:]}.")
 
 
-_GROUPS = (VargptScriptArguments, VargptSFTConfig, ModelConfig)
+METHODS = {"sft": (VargptScriptArguments, VargptSFTConfig), "dpo": (PreferenceArguments, VargptDPOConfig)}
 
 
-def _stage_name(given: dict, overrides: Sequence[str]) -> str:
-    """The stage of the file or, which wins, of the overrides."""
+def _value(key: str, given: dict, overrides: Sequence[str]) -> object:
+    """What the file or, which wins, the overrides say of a key."""
     values = dict(zip(overrides, overrides[1:]))
-    equal_signs = dict(part.split("=", 1) for part in overrides if part.startswith("--stage="))
-    return str(equal_signs.get("--stage") or values.get("--stage") or given.get("stage"))
+    equal_signs = dict(part.split("=", 1) for part in overrides if part.startswith(f"--{key}="))
+    return equal_signs.get(f"--{key}") or values.get(f"--{key}") or given.get(key)
 
 
-def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_config: ModelConfig) -> None:
+def _check(script: PreferenceArguments, training: VargptSFTConfig | VargptDPOConfig, model_config: ModelConfig) -> None:
     """Refuses, before anything is loaded, what cannot work."""
-    for given in filter(None, (script.train_data, script.eval_data)):
-        sources_of(given)
-    if script.streaming and training.max_steps <= 0:
-        raise ValueError("`streaming` does not know how many rows there are: set `max_steps`.")
-    if script.streaming and training.train_sampling_strategy in GROUPING:
-        raise ValueError(f"train_sampling_strategy={training.train_sampling_strategy!r} needs all rows ahead: leave it out, or `streaming`.")
+    for name in ("train_data", "eval_data"):
+        if getattr(script, name) and len(sources_of(getattr(script, name))) > 1 and script.method == "dpo":
+            raise ValueError(f"`{name}` must be one dataset of pairs with `method: dpo`.")
+    if isinstance(script, VargptScriptArguments):
+        _check_supervised(script, training)
     if training.eval_strategy != "no" and not script.eval_data:
         raise ValueError(f"eval_strategy is {training.eval_strategy.value!r}, but there is no `eval_data`.")
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
@@ -293,11 +346,6 @@ def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_confi
             raise ValueError(f"`{name}` must be at least 1, got {getattr(training, name)}.")
     if not 0 <= training.learning_rate < float("inf"):
         raise ValueError(f"`learning_rate` must be a number from 0 on, got {training.learning_rate}.")
-    for name in LOSS_SETTINGS:
-        if (getattr(script, name) or 0) < 0:
-            raise ValueError(f"`{name}` must not be negative, got {getattr(script, name)}.")
-    if not 0 <= script.prompt_dropout <= 1:
-        raise ValueError(f"`prompt_dropout` must be in [0, 1], got {script.prompt_dropout}.")
     if script.lora_preset is not None:
         if script.lora_preset not in PRESETS:
             raise ValueError(f"`lora_preset` is {script.lora_preset!r}; it must be one of {', '.join(PRESETS)}.")
@@ -319,9 +367,23 @@ def _check(script: VargptScriptArguments, training: VargptSFTConfig, model_confi
     path = model_config.model_name_or_path
     if not (Path(path) / _ADAPTER).is_file():
         try:
-            VargptConfig.from_pretrained(path, revision=model_config.model_revision)
+            config = VargptConfig.from_pretrained(path, revision=model_config.model_revision)
         except OSError as error:
             raise ValueError(f"There is no model at {path}: give a folder with a VARGPT, or a Hub id.") from error
+        if script.image_budget is not None:
+            with_image_budget(config, script.image_budget)
+
+
+def _check_supervised(script: VargptScriptArguments, training: VargptSFTConfig) -> None:
+    if script.streaming and training.max_steps <= 0:
+        raise ValueError("`streaming` does not know how many rows there are: set `max_steps`.")
+    if script.streaming and training.train_sampling_strategy in GROUPING:
+        raise ValueError(f"train_sampling_strategy={training.train_sampling_strategy!r} needs all rows ahead: leave it out, or `streaming`.")
+    for name in LOSS_SETTINGS:
+        if (getattr(script, name) or 0) < 0:
+            raise ValueError(f"`{name}` must not be negative, got {getattr(script, name)}.")
+    if not 0 <= script.prompt_dropout <= 1:
+        raise ValueError(f"`prompt_dropout` must be in [0, 1], got {script.prompt_dropout}.")
 
 
 def resume_point(training: SFTConfig) -> str | None:

@@ -198,7 +198,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
 
     @torch.no_grad()
     def _add_up(self, inputs: dict[str, Any], outputs, counts: dict[str, torch.Tensor]) -> None:
-        """Adds this batch to the sums behind the logged figures; nothing waits for the device, nothing is gathered yet."""
+        """Adds this batch to the sums behind the logged metrics; nothing waits for the device, nothing is gathered yet."""
         labels, targets = inputs["labels"][:, 1:], self._text_targets(inputs["labels"])
         num_texts = targets.sum()
         text_loss = outputs.text_loss.detach() * counts.get("num_items_in_batch", num_texts.clamp(min=1))
@@ -222,7 +222,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         self._sums[mode] = sums if before is None else before + sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in `Trainer`, with the figures since the last log; every rank gathers the same numbers."""
+        """As in `Trainer`, with the metrics since the last log; every rank gathers the same numbers."""
         mode = "train" if self.model.training else "eval"
         figures = self._figures(mode)
         if mode == "eval" and figures:
@@ -236,7 +236,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         super().log(logs, start_time)
 
     def _figures(self, mode: str) -> dict[str, float]:
-        """The figures of the sums so far, which start anew; {} where nothing was added up."""
+        """The metrics of the sums so far, which are reset; {} where nothing was added."""
         sums, self._sums[mode] = self._sums[mode], None
         if sums is None:
             return {}

@@ -42,7 +42,7 @@ class VargptVQTrainer(Trainer):
     with the encoder may know light and dark alone for thousands of steps, while [`fit_quantizer`] among latents that distinguish colors
     keeps them apart. The noise, and a penalty on large latents, leave only differences that a codebook can keep.
 
-    Codes that no place has used for `revive_every` steps are put where the current batch leaves something to code. A share
+    Codes that no position has used for `revive_every` steps are put where the current batch leaves something to code. A share
     `coarse_share` of the images is decoded from a random number of its first scales only, where coarse images matter more than the
     last bit of fidelity.
     """
