@@ -16,7 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.modeling.bsq_vargpt import VargptBSQConfig, VargptBSQModel
-from vargpt_hf.peft import lora_config
+from vargpt_hf.peft import lora_config, unquantized_modules
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.codes import encode_rows
 from vargpt_hf.training.collator import VargptDataCollator
@@ -468,3 +468,10 @@ def test_adapters_reach_the_cross_attention(qwen):
     adapted(**mixed_batch(adapted)).loss.backward()
     missing = [name for name, parameter in adapted.named_parameters() if ".cross_attn." in name and "lora_" in name and parameter.grad is None]
     assert not missing
+
+
+def test_what_is_not_quantized_covers_the_drawing_side(qwen):
+    kept = unquantized_modules(model=qwen)
+    linears = [name for name, module in qwen.named_modules() if isinstance(module, torch.nn.Linear)]
+    quantized = [name for name in linears if not any(name == each or name.startswith(f"{each}.") for each in kept)]
+    assert quantized and all(name.startswith("model.vlm.language_model.") for name in quantized)

@@ -283,11 +283,8 @@ def _parts(model: VargptForConditionalGeneration, rows: _Rows, checkpointing: bo
 
 def _reading_modules(inner: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """What sees patches of images that are read, and what sees the tokens that come of them."""
-    language = {id(module) for module in inner.backbone.decoder.modules()}
-    children = [] if inner.vlm is inner.backbone.decoder else [child for _, child in inner.vlm.named_children() if id(child) not in language]
-    merging = [module for child in children for name, module in child.named_modules() if name.split(".")[-1] == "merger"]
-    connectors = [child for child in children if not any(isinstance(module, GradientCheckpointingLayer) for module in child.modules())]
-    return [child for child in children if child not in connectors], connectors + merging
+    towers, projectors = inner.backbone.tower_names, inner.backbone.projector_names
+    return [inner.vlm.get_submodule(name) for name in towers], [inner.vlm.get_submodule(name) for name in projectors]
 
 
 def _reading_parts(

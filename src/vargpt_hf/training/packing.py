@@ -104,7 +104,7 @@ def pack(inputs: dict[str, Any], bins: Sequence[Sequence[RowPart]], pad_token_id
     """
     if depends := [name for name in inputs if name.endswith(("token_type_ids", "_grid_thw"))]:
         raise ValueError(
-            f"Rows of this backbone cannot be packed: its positions or masks follow from {', '.join(depends)}, not from row order alone. "
+            f"Rows of this backbone cannot be packed: its positions or masks follow from {', '.join(depends)}, not from token order alone. "
             "Turn `packing` off."
         )
     longest = max(sum(part.length for part in parts) for parts in bins)

@@ -58,7 +58,7 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
         Parts have a `type` and a `text`, None of images. `output_image_codes` and what belongs to them are kept, where there are some.
 
     Raises:
-        ValueError: columns of none of these kinds, other numbers of images than placeholders, or a column with images that nothing uses.
+        ValueError: columns of none of these kinds, more or fewer images than placeholders, or a column with images that nothing uses.
         TypeError: a row, message, content or text of a wrong type.
     """
     given = _given(row)
