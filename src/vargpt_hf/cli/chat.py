@@ -70,7 +70,7 @@ def _read() -> str | None:
 
 
 def _attachment(file: Path) -> list[dict]:
-    """The content part of an image's file, or none, with a word about it, where it cannot be read."""
+    """The content part of an image's file, or none, with a message, where it cannot be read."""
     if not file.is_file():
         typer.echo(f"There is no file {file}.", err=True)
         return []

@@ -45,7 +45,7 @@ def draw(
 ) -> None:
     """Draw an image of TEXT, or one of each prompt in a file.
 
-    With --prompts, images (000000.png, … or the ids) and results.jsonl lie in the folder; an interrupted run resumes there. Prompt
+    With --prompts, images (000000.png, … or the ids) and results.jsonl are written to the folder; an interrupted run resumes there. Prompt
     number n has the seed SEED + n. On GPUs each process takes the next one. `accelerate launch --no_python vargpt draw …` and torchrun
     spread the work over machines with a common folder.
 
