@@ -3,7 +3,7 @@
     python examples/edit_shapes.py runs/edits --rows 20000
 
 Takes a minute for 20,000 rows. Recolor, remove, add and move, in equal shares; the seed names the rows for good. The folder is a dataset
-for `train_data` of a stage. The judge of `vargpt_hf.evaluation.edits`, which shares no code with what makes the rows, looks at the first
+for `train_data` of a stage. The judge of `vargpt_hf.tiny.edit_judge`, which shares no code with what makes the rows, looks at the first
 hundred; what it prints should be 100 %.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from vargpt_hf.evaluation.edits import judge_edit
+from vargpt_hf.tiny.edit_judge import judge_edit
 from vargpt_hf.tiny.edits import EDIT_KINDS, sample_edit
 from vargpt_hf.tiny.shapes import render
 from vargpt_hf.training.data import ROW_FEATURES
