@@ -32,12 +32,11 @@ WITHIN = """
 import time, torch
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.tiny import TINY_FOLDER
-from vargpt_hf.cli.options import prompt_inputs
+from vargpt_hf.inference.drawing import prompt_inputs
 model = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype="float32").eval()
 processor = VargptProcessor.from_pretrained(TINY_FOLDER)
 def seconds(batch):
-    chats = [{"role": "user", "content": "a red circle above a blue square"}]
-    inputs = {name: value.repeat(batch, 1) for name, value in prompt_inputs(processor, chats, "cpu").items()}
+    inputs = prompt_inputs(processor, ["a red circle above a blue square"] * batch)
     start = time.perf_counter()
     model.generate(**inputs, generation_mode="image", max_new_tokens=2)
     return time.perf_counter() - start

@@ -1,6 +1,6 @@
 """Teaches vargpt-tiny by preference (DPO): of its own drawings of a prompt, those that a judge finds right over those that it finds wrong.
 
-    python examples/dpo_tiny.py runs/dpo --image docs/dpo_tiny.png
+    python examples/dpo_tiny.py runs/dpo --picture docs/dpo_tiny.png
 
 Takes three minutes of one CPU core. Draws at temperature 1, five times the shipped one, where a tenth of the digits cannot be read. Saves the
 adapter and figures.json, and prints, for prompts in words that are not trained on: the share of drawings that are right before and after;
@@ -22,11 +22,12 @@ from draw_gallery import sheet
 from PIL import Image as PILImage
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.evaluation.judges import DigitJudge
 from vargpt_hf.evaluation.report import draw_rows, drawing_figures
+from vargpt_hf.inference.drawing import answer
 from vargpt_hf.peft import lora_config
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.digits import load_split
+from vargpt_hf.tiny.judges import DigitJudge
 from vargpt_hf.tiny.rows import rows
 from vargpt_hf.training.preference import PREFERENCE_CODES_FEATURES, VargptDPOConfig, VargptDPOTrainer
 
@@ -96,18 +97,14 @@ def right(picture: PILImage.Image, row: dict, judge: DigitJudge) -> bool:
     return all(drawing_figures(picture, json.loads(row["truth"]), judge).values())
 
 
-@torch.no_grad()
 def make_pairs(model, processor, asked: list[dict], judge: DigitJudge) -> list[dict]:
     """Codes of drawings that the judge finds right, each beside one of the same words that it finds wrong, while there are both."""
     generator, found = torch.Generator().manual_seed(4), defaultdict(lambda: {True: [], False: []})
     for start in range(0, len(asked), BATCH):
         batch = asked[start : start + BATCH]
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
-        inputs = processor.apply_chat_template([row["messages"][:1] for row in batch], **options, processor_kwargs={"padding": True})
         settings = {"output_image_temperature": TEMPERATURE, "num_return_sequences": DRAWINGS, "generator": generator}
-        output = model.generate(**inputs, **settings, generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
-        pictures = processor.output_image_processor.post_process(output.output_images)
-        for picture, codes, index in zip(pictures, output.output_image_codes.tolist(), output.output_image_rows.tolist()):
+        drawn = answer(model, processor, [row["messages"][:1] for row in batch], "image", max_new_tokens=2, **settings)
+        for picture, codes, index in zip(drawn.images, drawn.output.output_image_codes.tolist(), drawn.output.output_image_rows.tolist()):
             row = batch[index // DRAWINGS]
             found[words(row)][right(picture, row, judge)].append(codes)
     fingerprint = model.model.image_tokenizer.fingerprint()

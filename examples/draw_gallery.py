@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.inference.drawing import answer
 from vargpt_hf.tiny import TINY_FOLDER
 
 SENTENCES = (
@@ -31,22 +32,11 @@ def main() -> None:
     arguments = parser.parse_args()
     model = VargptForConditionalGeneration.from_pretrained(arguments.model, dtype="float32").eval()
     processor = VargptProcessor.from_pretrained(arguments.model)
-    chats = [[{"role": "user", "content": sentence}] for sentence in SENTENCES]
-    inputs = processor.apply_chat_template(
-        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
-    )
-    output = model.generate(
-        **inputs,
-        generation_mode="image",
-        max_new_tokens=2,
-        generator=[torch.Generator().manual_seed(arguments.seed) for _ in chats],
-        return_dict_in_generate=True,
-    )
-    drawn = processor.output_image_processor.post_process(output.output_images)
+    drawn = answer(model, processor, SENTENCES, "image", max_new_tokens=2, seeds=[arguments.seed] * len(SENTENCES))
     scales = model.config.schedules[0].grids
-    grown = [model.decode_image_codes(output.output_image_codes[:1], num_scales=count) for count in range(1, len(scales) + 1)]
+    grown = [model.decode_image_codes(drawn.output.output_image_codes[:1], num_scales=count) for count in range(1, len(scales) + 1)]
     rows = [
-        list(zip(drawn, SENTENCES, strict=True)),
+        list(zip(drawn.images, SENTENCES, strict=True)),
         [
             (picture, f"after scale {rows_}x{columns}")
             for (rows_, columns), picture in zip(scales, processor.output_image_processor.post_process(torch.cat(grown)))

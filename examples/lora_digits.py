@@ -17,11 +17,11 @@ from peft import PeftModel
 from PIL import Image as PILImage
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.evaluation.judges import DigitJudge
 from vargpt_hf.evaluation.report import draw_rows, drawing_figures
 from vargpt_hf.peft import lora_config
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.digits import load_split
+from vargpt_hf.tiny.judges import DigitJudge
 from vargpt_hf.tiny.rows import rows
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer

@@ -6,8 +6,8 @@ from PIL import Image
 from transformers import pipeline
 
 from vargpt_hf import VargptForConditionalGeneration, VargptPipeline, VargptProcessor
-from vargpt_hf.evaluation.judges import detect
 from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.tiny.judges import detect
 
 SENTENCE = "a red circle above a blue square"
 

@@ -9,7 +9,7 @@ import pytest
 from fake_hub import FakeHub
 from PIL import Image
 
-from vargpt_hf.evaluation.judges import detect
+from vargpt_hf.tiny.judges import detect
 
 TOUR = (Path(__file__).parents[2] / "docs" / "tour.md").read_text()
 WITHOUT_PACKAGE = "import sys; sys.modules['vargpt_hf'] = None\n"

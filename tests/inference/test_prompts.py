@@ -109,7 +109,7 @@ LINES = [
     ('{"prompt": "a red circle", "id": "mine", "seed": 77, "kind": "shape"}', None),
     ("", "the line is empty"),
     ('{"prompt": "a red circle", "id": "mine"}', "the id 'mine' is that of an earlier prompt"),
-    ('{"prompt": 3}', "the prompt is no text, but int"),
+    ('{"prompt": 3}', "the prompt is not a text, but int"),
     ('{"prompt": "   "}', "the prompt is empty"),
     ('{"text": "a red circle"}', 'no JSON object with the key "prompt"'),
     ('["a red circle"]', 'no JSON object with the key "prompt"'),

@@ -6,9 +6,9 @@ from quantisers import QUANTISERS
 from transformers import QuantizedCache
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.evaluation.judges import detect
 from vargpt_hf.peft import unquantized_modules
 from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.tiny.judges import detect
 
 WORDS = "a red circle above a blue square"
 

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from vargpt_hf.evaluation.judges import detect
 from vargpt_hf.tiny.digits import load_split
+from vargpt_hf.tiny.judges import detect
 from vargpt_hf.tiny.rows import PLURALS, SEEN_PAIRS, TASKS, pictures, rows, texts
 from vargpt_hf.tiny.shapes import HELD_OUT_PAIRS, KINDS, render, sample_scene
 

@@ -139,8 +139,7 @@ def test_other_data_or_another_image_tokenizer_is_refused(data, encoded, tmp_pat
     assert {row["image_tokenizer_fingerprint"] for row in load_rows(encoded)} == {fingerprint}
     assert VargptForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype=torch.bfloat16).model.image_tokenizer.fingerprint() == fingerprint
     model.model.image_tokenizer.quantizer.codebook.weight.data[0, 0] += 1
-    collator = VargptDataCollator(VargptProcessor.from_pretrained(TINY_FOLDER))
-    collator.image_tokenizer_fingerprint = model.model.image_tokenizer.fingerprint()
+    collator = VargptDataCollator(VargptProcessor.from_pretrained(TINY_FOLDER)).bind(model)
     with pytest.raises(ValueError, match="codes of another image tokenizer"):
         collator([load_rows(encoded)[0]])
 

@@ -19,11 +19,11 @@ from ranks import run_ranks
 from safetensors.torch import load_file
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.training.collator import VargptDataCollator
+from vargpt_hf.training.collator import VargptDataCollator, no_images
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.script import train
 from vargpt_hf.training.stages import apply_stage
-from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer, no_pictures
+from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 TRAIN = """
 from vargpt_hf.training.script import train
@@ -127,7 +127,7 @@ def batches_of(base: str, rank: int | None) -> list[tuple[dict[str, torch.Tensor
     processor = VargptProcessor.from_pretrained(base)
     config = VargptForConditionalGeneration.config_class.from_pretrained(base)
     plain, collator = VargptDataCollator(processor), VargptDataCollator(processor)
-    collator.no_pictures = no_pictures(config)
+    collator.no_images = no_images(config)
     batches = []
     for rows in ROWS_OF_RANKS:
         everything = plain(rows[0] + rows[1])

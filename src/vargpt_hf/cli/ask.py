@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, load, prompt_inputs
+from .options import Device, DType, Model, load
 
 
 def ask(
@@ -25,18 +25,14 @@ def ask(
     """
     if not picture.is_file():
         raise ValueError(f"There is no file {picture}.")
+    vargpt, processor = load(model, device, dtype)
+    from ..inference.drawing import answer
     from ..modeling.settings_vargpt import user_turn
 
     (turn,) = user_turn(text)
-    vargpt, processor = load(model, device, dtype)
     content = [{"type": "image", "path": str(picture)}, {"type": "text", "text": turn["content"]}]
-    vargpt.generate(
-        **prompt_inputs(processor, [{"role": "user", "content": content}], vargpt.device),
-        generation_mode="text",
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        streamer=answer_streamer(processor.tokenizer),
-    )
+    settings = {"do_sample": False, "max_new_tokens": max_new_tokens, "streamer": answer_streamer(processor.tokenizer)}
+    answer(vargpt, processor, [[{"role": "user", "content": content}]], "text", **settings)
 
 
 def answer_streamer(tokenizer):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import load, prompt_inputs
+from .options import load
 
 DRAWING = "drawn.png"
 
@@ -35,11 +35,9 @@ def card(
     vargpt, processor = load(str(folder.resolve()), device="cpu", dtype="float32")
     example = None
     if draw is not None:
-        from ..modeling.settings_vargpt import user_turn
+        from ..inference.drawing import answer
 
-        inputs = prompt_inputs(processor, user_turn(draw), vargpt.device)
-        output = vargpt.generate(**inputs, generation_mode="image", do_sample=False, return_dict_in_generate=True)
-        processor.output_image_processor.post_process(output.output_images)[0].save(folder / DRAWING)
+        answer(vargpt, processor, [draw], "image", do_sample=False).images[0].save(folder / DRAWING)
         example = (draw, DRAWING)
     from ..modeling.card_vargpt import make_card
 

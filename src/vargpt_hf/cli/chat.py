@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, Seed, load, prompt_inputs
+from .options import Device, DType, Model, Seed, load
 
 HELP = "Type a message. /image FILE adds an image to it, /draw TEXT asks for an image, /new starts over, /quit ends."
 
@@ -53,13 +53,12 @@ def chat(
 
 def _answer(vargpt, processor, messages: list[dict], attached: list[dict], text: str, **settings) -> tuple[list[dict], dict]:
     """Content parts that answer a text with attached images after `messages`, and the turn that they answer."""
+    from ..inference.drawing import answer
     from ..modeling.settings_vargpt import user_turn
 
     (turn,) = user_turn(text)
     turn["content"] = [*attached, {"type": "text", "text": turn["content"]}]
-    inputs = prompt_inputs(processor, [*messages, turn], vargpt.device)
-    result = vargpt.generate(**inputs, return_dict_in_generate=True, **settings)
-    return processor.post_process_interleaved(result, prompt_length=inputs["input_ids"].shape[1])[0], turn
+    return answer(vargpt, processor, [[*messages, turn]], **settings).parts[0], turn
 
 
 def _read() -> str | None:
@@ -71,7 +70,7 @@ def _read() -> str | None:
 
 
 def _attachment(file: Path) -> list[dict]:
-    """The content part of an image's file, or none, with a word about it, where it cannot be read."""
+    """The content part of an image's file, or none, with a message, where it cannot be read."""
     if not file.is_file():
         typer.echo(f"There is no file {file}.", err=True)
         return []

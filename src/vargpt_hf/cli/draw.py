@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, Seed, check_device, check_model, load, prompt_inputs
+from .options import Device, DType, Model, Seed, check_device, check_model, load
 
 
 class Guidance(str, Enum):
@@ -17,6 +17,7 @@ class Guidance(str, Enum):
     none = "none"
     prompt = "prompt"
     noise = "noise"
+    scale = "scale"
 
 
 def draw(
@@ -45,7 +46,7 @@ def draw(
 ) -> None:
     """Draw an image of TEXT, or one of each prompt in a file.
 
-    With --prompts, images (000000.png, … or the ids) and results.jsonl lie in the folder; an interrupted run resumes there. Prompt
+    With --prompts, images (000000.png, … or the ids) and results.jsonl are written to the folder; an interrupted run resumes there. Prompt
     number n has the seed SEED + n. On GPUs each process takes the next one. `accelerate launch --no_python vargpt draw …` and torchrun
     spread the work over machines with a common folder.
 
@@ -74,27 +75,19 @@ def draw(
         raise ValueError(f"--num-processes is {num_processes}, but one TEXT is drawn by one process; it goes with --prompts.")
     output = output or Path("out.png")
     check_writable(output, scales_strip)
-    from ..modeling.settings_vargpt import user_turn
-
-    chat = user_turn(text)
     vargpt, processor = load(model, device, dtype)
     import torch
     from tqdm import tqdm
 
-    inputs = prompt_inputs(processor, chat, vargpt.device)
+    from ..inference.drawing import answer
+
     with tqdm(total=len(vargpt.config.schedules[0]), desc="Drawing", unit="scale", leave=False) as progress:
-        result = vargpt.generate(
-            **inputs,
-            generation_mode="image",
-            generator=torch.Generator(vargpt.device).manual_seed(seed),
-            output_image_streamer=progress_streamer(progress),
-            return_dict_in_generate=True,
-            **settings,
-        )
-    save(processor.output_image_processor.post_process(result.output_images)[0], output, enlarge)
+        settings["output_image_streamer"] = progress_streamer(progress)
+        drawn = answer(vargpt, processor, [text], "image", seeds=[seed], **settings)
+    save(drawn.images[0], output, enlarge)
     if scales_strip is not None:
         scales = range(1, len(vargpt.config.schedules[0]) + 1)
-        steps = [vargpt.model.image_tokenizer.decode(result.output_image_codes, num_scales=count) for count in scales]
+        steps = [vargpt.model.image_tokenizer.decode(drawn.output.output_image_codes, num_scales=count) for count in scales]
         save(processor.output_image_processor.post_process(torch.cat(steps, dim=3))[0], scales_strip, enlarge)
 
 

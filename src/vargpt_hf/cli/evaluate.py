@@ -34,9 +34,9 @@ def evaluate(
       vargpt evaluate --model runs/tiny/stage3 --number 200 --output figures.json
     """
     with train_extra("The judges need"):
-        from ..evaluation.judges import DigitJudge
         from ..evaluation.report import evaluate as measure
         from ..tiny.digits import load_split
+        from ..tiny.judges import DigitJudge
         from ..tiny.rows import rows
 
         judge = DigitJudge(*load_split("train"))

@@ -146,8 +146,3 @@ def hide_bars_of_small(model: str) -> None:
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # is read when Transformers is imported
         if "transformers" in sys.modules:
             sys.modules["transformers"].utils.logging.disable_progress_bar()
-
-
-def prompt_inputs(processor: "VargptProcessor", chat: list[dict], device) -> dict:
-    """Model inputs of a conversation that the model is to continue."""
-    return processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt").to(device)

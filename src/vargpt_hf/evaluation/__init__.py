@@ -1,1 +1,1 @@
-"""Judges of drawings and answers, and the metrics they give."""
+"""Metrics, each with its unit, and the report on vargpt-tiny."""

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .judges import Detection, DigitJudge, background, detect
+from ..inference.drawing import answer
+from ..tiny.judges import Detection, DigitJudge, background, detect
 
 if TYPE_CHECKING:
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
@@ -58,7 +59,6 @@ def same_answer(given: str, right: str) -> bool:
     return given.strip().rstrip(".").lower() == right.lower()
 
 
-@torch.no_grad()
 def draw_rows(
     model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], seed: int, batch_size: int, **settings
 ) -> list[Image.Image]:
@@ -66,40 +66,20 @@ def draw_rows(
     pictures, generator = [], torch.Generator(model.device).manual_seed(seed)
     for start in tqdm(range(0, len(rows), batch_size), desc="Drawing", leave=False):
         chats = [row["messages"][:1] for row in rows[start : start + batch_size]]
-        output = model.generate(
-            **_inputs(model, processor, chats),
-            generation_mode="image",
-            max_new_tokens=2,
-            generator=generator,
-            return_dict_in_generate=True,
-            **settings,
-        )
-        pictures += processor.output_image_processor.post_process(output.output_images)
+        pictures += answer(model, processor, chats, "image", max_new_tokens=2, generator=generator, **settings).images
     return pictures
 
 
-@torch.no_grad()
 def answer_rows(model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], batch_size: int) -> list[str]:
     """The likeliest answer to the question of each row, about its image where it has one."""
     answers = []
     for start in tqdm(range(0, len(rows), batch_size), desc="Answering", leave=False):
         batch = rows[start : start + batch_size]
         images = [row["images"] for row in batch]
-        inputs = _inputs(model, processor, [row["messages"][:1] for row in batch], **({"images": images} if any(images) else {}))
-        sequences = model.generate(**inputs, generation_mode="text", do_sample=False, max_new_tokens=32)
-        answers += processor.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        chats = [row["messages"][:1] for row in batch]
+        settings = {"images": images if any(images) else None, "do_sample": False, "max_new_tokens": 32}
+        answers += answer(model, processor, chats, "text", **settings).texts
     return answers
-
-
-def _inputs(model: "VargptForConditionalGeneration", processor: "VargptProcessor", chats: list, **pictures) -> dict[str, torch.Tensor]:
-    return processor.apply_chat_template(
-        chats,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, **pictures},
-    ).to(model.device)
 
 
 def evaluate(
@@ -127,9 +107,9 @@ def evaluate(
         for row, picture in zip(rows, draw_rows(model, processor, rows, seed, batch_size, **settings)):
             for name, right in drawing_figures(picture, json.loads(row["truth"]), digit_judge).items():
                 results[f"{group}: {name}"].append(right)
-    for row, answer in zip(questions, answer_rows(model, processor, questions, batch_size)):
+    for row, given in zip(questions, answer_rows(model, processor, questions, batch_size)):
         truth = json.loads(row["truth"])
-        right = same_answer(answer, truth["answer"])
+        right = same_answer(given, truth["answer"])
         results[f"answers: {truth['asks']}"].append(right)
         results["answers"].append(right)
     return {name: sum(values) / len(values) for name, values in results.items()}

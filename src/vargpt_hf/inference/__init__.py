@@ -1,1 +1,1 @@
-"""Drawing thousands of prompts."""
+"""Drawing and asking: a batch at a time, or a file of prompts."""

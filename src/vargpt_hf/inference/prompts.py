@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import hf_hub_download
 from PIL import Image
 from tqdm.auto import tqdm
@@ -27,6 +26,7 @@ from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..modeling.settings_vargpt import check_room, check_settings, image_tokens, user_turn
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
+from .drawing import answer, prompt_inputs
 
 MANIFEST = "draw.manifest"
 RESULTS = "results.jsonl"
@@ -119,19 +119,12 @@ def check_prompts(prompts: Sequence[Prompt], processor: VargptProcessor, config:
             return prompt
         try:
             user_turn(prompt.text)
-            check_room(config, len(_inputs(processor, [prompt])["input_ids"][0]), image_tokens(config, [0]))
+            check_room(config, prompt_inputs(processor, _chats([prompt]))["input_ids"].shape[1], image_tokens(config, [0]))
         except ValueError as error:
             return replace(prompt, error=str(error))
         return prompt
 
     return [checked(prompt) for prompt in prompts]
-
-
-def _inputs(processor: VargptProcessor, prompts: Sequence[Prompt], tensors: str | None = None):
-    chats = [[{"role": "user", "content": prompt.text}] for prompt in prompts]
-    return processor.apply_chat_template(
-        chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors=tensors, processor_kwargs={"padding": bool(tensors)}
-    )
 
 
 def draw_batch(
@@ -149,18 +142,12 @@ def draw_batch(
     """
     if not prompts:
         return []
-    inputs = _inputs(processor, prompts, tensors="pt").to(model.device)
-    try:
-        output = model.generate(
-            **inputs,
-            generation_mode="image",
-            generator=[torch.Generator(model.device).manual_seed(prompt.seed) for prompt in prompts],
-            return_dict_in_generate=True,
-            **settings,
-        )
-    except torch.OutOfMemoryError as error:
-        raise ValueError(f"A batch of {len(prompts)} does not fit into the memory of {model.device}: take a smaller batch size.") from error
-    return [enlarged(picture, enlarge) for picture in processor.output_image_processor.post_process(output.output_images)]
+    drawn = answer(model, processor, _chats(prompts), "image", seeds=[prompt.seed for prompt in prompts], **settings)
+    return [enlarged(image, enlarge) for image in drawn.images]
+
+
+def _chats(prompts: Sequence[Prompt]) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": prompt.text}] for prompt in prompts]
 
 
 def enlarged(picture: Image.Image, times: int) -> Image.Image:

@@ -40,7 +40,7 @@ REFUSED = {
     "gemma4": "its layers read an embedding of every token id",
     "kosmos-2": "its images enter by an embedding of its own",
     "kosmos-2.5": "its images enter by an embedding of its own",
-    "llama4": "it hands back no hidden states after the final norm",
+    "llama4": "it returns no hidden states after the final norm",
     "phi4_multimodal": "its images enter by an embedding of its own",
 }
 # Models whose head multiplies its logits by a field of the text configuration, to this power.

@@ -69,7 +69,7 @@ class VargptPreTrainedModel(VargptAdapterMixin, VargptBaseModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         """Loads a model as Transformers does, and refuses a checkpoint that does not hold it.
 
-        `output_loading_info=True` hands back what is missing, extra or misshapen instead, as does `ignore_mismatched_sizes=True` for shapes.
+        `output_loading_info=True` returns what is missing, extra or misshapen instead, as does `ignore_mismatched_sizes=True` for shapes.
 
         Raises:
             ValueError: tensors that are missing, extra or of other shapes than the configuration asks for, no floating-point numbers, not

@@ -194,7 +194,7 @@ def user_turn(text: str) -> list[dict[str, Any]]:
         ValueError: an empty text, or one with halves of surrogate pairs, which are no characters.
     """
     if not isinstance(text, str):
-        raise TypeError(f"the prompt is no text, but {type(text).__name__}")
+        raise TypeError(f"the prompt is not a text, but {type(text).__name__}")
     if not text.strip():
         raise ValueError("the prompt is empty")
     try:

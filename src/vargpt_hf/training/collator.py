@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
+from transformers.utils.generic import is_flash_attention_requested
 
+from ..modeling.image_tokenizer_vargpt import VargptImageTokenizer
 from ..processing.chat_vargpt import clean_chat, picture_of_part
 from .packing import IGNORE_INDEX, SPANS, bins_of, cut, images_of_parts, pack, parts_of_rows, take
 
 if TYPE_CHECKING:
+    from ..modeling.configuration_vargpt import VargptConfig
     from ..processing.processing_vargpt import VargptProcessor
 
 PICTURE_COLUMNS = ("images", "output_images", "output_image_codes")
@@ -37,10 +41,7 @@ class VargptDataCollator:
         random_crop: cut images to draw at a random place, as in the paper's training, not in the middle.
         seed: of the two.
 
-    The trainer sets `image_tokenizer_fingerprint`, that of its model's image tokenizer: codes of another one are refused; and
-    `pack_in_one_row`, for flash attention, which keeps packed rows apart only in a batch of one. Where weights are sharded over
-    processes, it sets `no_pictures`, too, the tensors of no images of each kind: they stand in for kinds that a batch lacks, so that each
-    process runs every part of the model in every batch.
+    The trainers bind it to their model (see `bind`), so that codes of another image tokenizer are refused.
 
     Raises:
         ValueError: rows without messages, with codes of another image tokenizer, or with other numbers of images than their
@@ -49,7 +50,7 @@ class VargptDataCollator:
 
     image_tokenizer_fingerprint: str | None = None
     pack_in_one_row = False
-    no_pictures: dict[str, torch.Tensor] | None = None
+    no_images: dict[str, torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -70,6 +71,28 @@ class VargptDataCollator:
         self.prompt_dropout = prompt_dropout
         self.random_crop = random_crop
         self.seed = seed
+
+    def bind(self, model: nn.Module, sharded: bool = False) -> "VargptDataCollator":
+        """Takes from a model all that its batches depend on; returns the collator itself.
+
+        Codes that its image tokenizer has not made are refused from now on, and rows are packed into one where its attention keeps them
+        apart in a batch of one alone (flash attention).
+
+        Args:
+            model: a VARGPT, however adapters or engines have wrapped it.
+            sharded: its weights are sharded over processes, each of which must run every part of the model in every batch; tensors of
+                zero images then stand in for kinds of images that a batch lacks.
+
+        Raises:
+            ValueError: no VARGPT, or a backbone for whose images no such tensors are known.
+        """
+        tokenizer = next((module for module in model.modules() if isinstance(module, VargptImageTokenizer)), None)
+        if tokenizer is None:
+            raise ValueError(f"The collator binds to a VARGPT, got a {type(model).__name__} without an image tokenizer.")
+        self.image_tokenizer_fingerprint = tokenizer.fingerprint()
+        self.pack_in_one_row = is_flash_attention_requested(model.config.get_text_config())
+        self.no_images = no_images(model.config) if sharded else None
+        return self
 
     def for_evaluation(self) -> "VargptDataCollator":
         """The same without anything random."""
@@ -115,11 +138,11 @@ class VargptDataCollator:
             processor_kwargs=options,
         )
         inputs = self._cut_and_packed(self._with_labels(dict(inputs)), rows)
-        if self.no_pictures is not None:
+        if self.no_images is not None:
             # Whether pixels or codes are used follows from the columns, which are those of the whole dataset: the same in all processes.
             drawn_from = "output_image_codes" if any("output_image_codes" in row for row in rows) else "output_pixel_values"
             drawn_from = next((name for name in ("output_image_codes", "output_pixel_values") if name in inputs), drawn_from)
-            inputs = {name: self.no_pictures[name] for name in ("pixel_values", drawn_from)} | inputs
+            inputs = {name: self.no_images[name] for name in ("pixel_values", drawn_from) if name in self.no_images} | inputs
         # Into torch's memory, which is aligned: of numpy's, products may round otherwise in every run.
         inputs = {name: value.clone() for name, value in inputs.items()}
         if all(row.get("source") is not None for row in rows):
@@ -198,3 +221,25 @@ def without_text(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(message["content"], str):
         return {**message, "content": ""}
     return {**message, "content": [part for part in message["content"] if part["type"] != "text"]}
+
+
+def no_images(config: "VargptConfig") -> dict[str, torch.Tensor]:
+    """Model inputs of zero images of each kind, by their names; of a backbone that sees nothing, only those to draw.
+
+    Raises:
+        ValueError: a backbone whose images are no plain tensors of one size.
+    """
+    tokenizer, vision = config.image_tokenizer_config, config.vision_config
+    inputs = {
+        "output_pixel_values": torch.zeros(0, tokenizer.in_channels, *tokenizer.image_size()),
+        "output_image_codes": torch.zeros(0, config.schedules[0].num_positions, dtype=torch.long),
+    }
+    if vision is None:
+        return inputs
+    side, channels = (getattr(vision, name, None) for name in ("image_size", "num_channels"))
+    if not isinstance(side, int) or not isinstance(channels, int):
+        raise ValueError(
+            f"A {vision.model_type!r} takes images in a form of its own: train such a backbone without sharding its weights, by DDP or in one "
+            "process."
+        )
+    return {"pixel_values": torch.zeros(0, channels, side, side), **inputs}

@@ -17,14 +17,14 @@ from trl import DPOConfig, DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from ..modeling.image_tokenizer_vargpt import VargptImageTokenizer, code_log_probs
+from ..modeling.image_tokenizer_vargpt import code_log_probs
 from ..modeling.scales_vargpt import position_weights
 from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION
 from .collator import VargptDataCollator, pictures_of
 from .packing import IGNORE_INDEX
 from .readers import PREFERENCE_CODES_FEATURES, PREFERENCE_FEATURES, for_trainer, to_pairs
 from .safety import TrainingGuard
-from .trainer import AnyMachineDefaults, number_of_drawings, part_of
+from .trainer import AnyMachineDefaults, number_of_drawings
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
@@ -243,7 +243,7 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
         )
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptPreferenceCollator):
-            self.data_collator.collator.image_tokenizer_fingerprint = part_of(self.model, VargptImageTokenizer).fingerprint()
+            self.data_collator.collator.bind(self.model)
         if args.disable_dropout:
             for layer in [*self.model.modules(), *(() if self.ref_model is None else self.ref_model.modules())]:
                 if hasattr(layer, "drop_path_rate"):

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset
 from matplotlib.figure import Figure
 from PIL import Image
 from transformers import ProgressCallback, TrainerCallback
 
-from ..evaluation.report import draw_rows
+from ..inference.drawing import answer
 from .readers import AnyDataset
 
 if TYPE_CHECKING:
@@ -76,11 +77,12 @@ def draw_prompts(
     model: "VargptForConditionalGeneration", processor: "VargptProcessor", prompts: Sequence[str], seed: int = 0
 ) -> list[Image.Image]:
     """An image of each prompt, by the model's own settings of generation; the model is left in the mode in which it was."""
-    rows = [{"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     training = model.training
     model.eval()
     try:
-        return draw_rows(model, processor, rows, seed, batch_size=len(rows))
+        generator = torch.Generator(model.device).manual_seed(seed)
+        return answer(model, processor, chats, "image", max_new_tokens=2, generator=generator).images
     finally:
         model.train(training)
 

@@ -3,24 +3,22 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTConfig, SFTTrainer
 
 from ..hardware import is_fast, warn_if_slow
 from ..modeling.configuration_vargpt import VargptConfig
-from ..modeling.image_tokenizer_vargpt import NO_CODE, VargptImageTokenizer, code_log_probs, to_symbols
+from ..modeling.image_tokenizer_vargpt import NO_CODE, code_log_probs, to_symbols
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from .collator import VargptDataCollator
 from .packing import IGNORE_INDEX, num_tokens
 from .readers import for_trainer, to_rows
 from .safety import TrainingGuard
 
-Part = TypeVar("Part", bound=nn.Module)
 CODE_COLUMNS = ("output_image_codes", "output_image_schedule_ids", "image_tokenizer_fingerprint")
 ROW_COLUMNS = ("messages", "images", "output_images", *CODE_COLUMNS, "source")
 GROUPING = ("group_by_length", "batch_rebalance")
@@ -143,10 +141,7 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         )
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptDataCollator):
-            self.data_collator.image_tokenizer_fingerprint = part_of(self.model, VargptImageTokenizer).fingerprint()
-            self.data_collator.pack_in_one_row = is_flash_attention_requested(self.model.config.get_text_config())
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                self.data_collator.no_pictures = no_pictures(self.model.config)
+            self.data_collator.bind(self.model, sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled)
         self._num_codes_in_batch: torch.Tensor | None = None
         self.source_names = list(source_names)
         self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long, device=self.args.device)
@@ -291,21 +286,6 @@ def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
     if torch.is_grad_enabled() and outputs.loss is not None and not outputs.loss.requires_grad:
         outputs.loss = outputs.loss + sum(0.0 * p.sum() for p in module.parameters() if p.requires_grad)
     return outputs
-
-
-def part_of(model: nn.Module, kind: type[Part]) -> Part:
-    """The model's part of this class, however adapters or engines have wrapped the model."""
-    return next(module for module in model.modules() if isinstance(module, kind))
-
-
-def no_pictures(config: VargptConfig) -> dict[str, torch.Tensor]:
-    """Model inputs of zero images of each kind, by their names."""
-    vision, tokenizer = config.vision_config, config.image_tokenizer_config
-    return {
-        "pixel_values": torch.zeros(0, vision.num_channels, vision.image_size, vision.image_size),
-        "output_pixel_values": torch.zeros(0, tokenizer.in_channels, *tokenizer.image_size()),
-        "output_image_codes": torch.zeros(0, config.schedules[0].num_positions, dtype=torch.long),
-    }
 
 
 def number_of_codes(batch: dict[str, torch.Tensor], config: VargptConfig) -> int:

@@ -17,7 +17,6 @@ from vargpt_hf.training.parts.vq import (
     evaluate_vq,
     fit_quantizer,
     pixels_of,
-    psnr,
     reconstruction_loss,
     residuals_of,
     train_vq,
@@ -55,11 +54,6 @@ def test_tokenizer_refuses_what_it_cannot_do():
         train_tokenizer(TEXTS, 100)
     with pytest.raises(ValueError, match="no texts"):
         train_tokenizer([], 300)
-
-
-def test_psnr_of_a_known_error():
-    pixels = torch.zeros(2, 3, 4, 4)
-    torch.testing.assert_close(psnr(pixels + 0.2, pixels), torch.full((2,), 20.0))  # 10 log10(4 / 0.04)
 
 
 def test_reconstruction_loss_of_known_errors():

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
+from ...evaluation.metrics import codebook_use, perplexity, psnr
 from ...modeling.scales_vargpt import ScaleSchedule
 from ...modeling.vq_vargpt import VargptResidualQuantizer, VargptVQConfig, VargptVQModel
-
-PEAK = 2.0  # pixels lie in [-1, 1]
 
 
 def pixels_of(rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -34,12 +33,6 @@ def reconstruction_loss(reconstruction: torch.Tensor, pixels: torch.Tensor) -> t
     colour = error - error.mean(1, keepdim=True)
     edges = error.diff(dim=2).square().mean() + error.diff(dim=3).square().mean()
     return error.square().mean() + colour.square().mean() + edges / 2
-
-
-def psnr(reconstruction: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio of each image in dB, (B,), of pixels in [-1, 1]."""
-    mse = (reconstruction.clamp(-1, 1) - pixels).square().flatten(1).mean(1)
-    return 10 * torch.log10(PEAK**2 / mse.clamp(min=1e-10))
 
 
 class VargptVQTrainer(Trainer):
@@ -182,11 +175,10 @@ def evaluate_vq(model: VargptVQModel, pictures: Dataset, batch_size: int = 100) 
         codes = model.encode(pixels.to(model.device))
         values.append(psnr(model.decode(codes).float().cpu(), pixels))
         hits += torch.bincount(codes.flatten().cpu(), minlength=len(hits))
-    shares = hits / hits.sum()
     return {
         "psnr": torch.cat(values).mean().item(),
-        "codebook_use": (hits > 0).float().mean().item(),
-        "perplexity": torch.exp(-(shares * shares.clamp(min=1e-12).log()).sum()).item(),
+        "codebook_use": codebook_use(hits),
+        "perplexity": perplexity(hits),
     }
 
 
