@@ -93,8 +93,8 @@ class Costs:
         for index, tokens in enumerate(self.sizes):
             lead = int(index == 0)  # image-start rides with the first scale
             cost += self.llm(llm_rows, lead + tokens, seen) + self.scale(decoder_rows, index)
-            if index:  # the decoder embeds f̂ once, however many rows read it
-                cost += self._linear(pictures * tokens, self.vq.latent_channels, self.decoder.hidden_size)
+            if index:  # f̂ is embedded for each row that reads it
+                cost += self._linear(llm_rows * tokens, self.vq.latent_channels, self.decoder.hidden_size)
             seen += lead + tokens
         return cost
 
