@@ -85,6 +85,7 @@ CLASS_ATTRIBUTES = {
     (transformers.PreTrainedModel, "_can_compile_fullgraph"): False,
     (transformers.PreTrainedModel, "_keep_in_fp32_modules_strict"): None,
     (transformers.PreTrainedModel, "_is_stateful"): False,
+    (transformers.PreTrainedModel, "_keys_to_ignore_on_load_unexpected"): None,
     (transformers.PreTrainedModel, "_no_split_modules"): None,
     (transformers.PreTrainedModel, "_skip_keys_device_placement"): None,
     (transformers.PreTrainedModel, "_supports_attention_backend"): False,

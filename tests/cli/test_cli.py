@@ -208,3 +208,10 @@ def test_card(tmp_path):
     with pytest.raises(ValueError, match="does not hold shares"):
         run("card", folder, "--figures", figures, "--overwrite")
     assert (folder / "README.md").read_text() == written
+
+
+def test_draw_offers_every_guidance():
+    from vargpt_hf.cli.draw import Guidance
+    from vargpt_hf.modeling.image_sampling_vargpt import GUIDANCE_TYPES
+
+    assert {kind.value for kind in Guidance} == GUIDANCE_TYPES.keys() | {"default"}

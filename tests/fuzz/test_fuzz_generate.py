@@ -61,7 +61,7 @@ EXPECTED = plain(MODEL)
 OWN = dict(vars(MODEL.generation_config))
 
 
-@fuzzed(settings=fitting, odd=st.none() | st.lists(wrong, max_size=1), in_a_config=st.booleans())
+@fuzzed(2, settings=fitting, odd=st.none() | st.lists(wrong, max_size=1), in_a_config=st.booleans())
 def test_settings(settings, odd, in_a_config):
     settings = {"max_new_tokens": 6, **settings, **dict(odd or ())}
     with policy(cpu_seconds=60.0):

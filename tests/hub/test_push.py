@@ -63,7 +63,7 @@ def test_the_card_says_what_it_is(hub):
     card = ModelCard(hub.repositories["me/drawer"]["README.md"].decode())
     assert (card.data.pipeline_tag, card.data.library_name) == ("any-to-any", "transformers")
     assert 'pipeline("any-to-any", model="me/drawer", trust_remote_code=True)' in card.text
-    assert "46 codes of 512" in card.text
+    assert "has 46 codes of 512 classes" in card.text
 
 
 def test_a_card_that_is_there_stays(hub, tmp_path):

@@ -17,6 +17,7 @@ class Guidance(str, Enum):
     none = "none"
     prompt = "prompt"
     noise = "noise"
+    scale = "scale"
 
 
 def draw(

@@ -134,12 +134,13 @@ def _sizes(model: PreTrainedModel) -> str:
     ]
     rows.append(f"| in all | {model.num_parameters():,} |")
     tokenizer = config.image_tokenizer_config
+    symbols = "" if tokenizer.num_symbols == 1 else f"{tokenizer.num_symbols} × "
     images = []
     for schedule in config.schedules:
         height, width = tokenizer.image_size(schedule)
         images.append(
-            f"An image of {height}×{width} pixels has {schedule.num_positions:,} codes of {tokenizer.num_symbols} × {tokenizer.num_classes:,} "
-            f"classes and takes {len(schedule)} calls of the language model."
+            f"An image of {height}×{width} pixels has {schedule.num_positions:,} codes of {symbols}{tokenizer.num_classes:,} classes "
+            f"and takes {len(schedule)} calls of the language model."
         )
     return "\n".join(["| part | parameters |", "|---|---|", *rows]) + "\n\n" + "\n".join(images)
 

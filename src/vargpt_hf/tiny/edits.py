@@ -1,0 +1,94 @@
+"""Edits of scenes of shapes: a scene before, an instruction, the scene after. Recolor, remove, add and move; all else stays as it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .shapes import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneObject, sample_scene
+
+
+@dataclass(frozen=True)
+class SceneEdit:
+    """An edit: its kind, what the user says, and both scenes. No two objects of a scene have the same color and shape."""
+
+    kind: str
+    instruction: str
+    before: Scene
+    after: Scene
+
+
+def sample_edit(rng: np.random.Generator, kind: str | None = None) -> SceneEdit:
+    """A random edit.
+
+    Args:
+        rng: where all chance comes from.
+        kind: one of `EDIT_KINDS`; any of them by default.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    kind = _choice(rng, list(EDIT_KINDS)) if kind is None else kind
+    if kind not in EDIT_KINDS:
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(EDIT_KINDS)}.")
+    number = int(rng.integers(2, 4))
+    scene = sample_scene(rng, "list", num_objects=number)
+    before = replace(scene, objects=scene.objects[: number - 1]) if kind == "add" else scene  # at most three objects after it, too
+    after, instruction = EDIT_KINDS[kind](rng, before.objects)
+    return SceneEdit(kind, instruction, before, replace(before, objects=after))
+
+
+Edited = tuple[tuple[SceneObject, ...], str]
+
+
+def _recolor(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> Edited:
+    index, chosen = _one_of(rng, objects)
+    colours = [colour for colour in COLOURS if (colour, chosen.shape) not in {item.pair for item in objects}]
+    colour = _choice(rng, colours)
+    return _with(objects, index, replace(chosen, colour=colour)), f"make the {chosen.colour} {chosen.shape} {colour}"
+
+
+def _remove(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> Edited:
+    index, chosen = _one_of(rng, objects)
+    return _with(objects, index), f"remove the {chosen.colour} {chosen.shape}"
+
+
+def _add(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> Edited:
+    pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in {item.pair for item in objects}]
+    colour, shape = _choice(rng, pairs)
+    added = SceneObject(shape, colour, _choice(rng, list(SIZES)), _free_place(rng, objects))
+    return (*objects, added), f"add a {added.size} {colour} {shape} {PLACES[added.place]}"
+
+
+def _move(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> Edited:
+    index, chosen = _one_of(rng, objects)
+    moved = replace(chosen, place=_free_place(rng, objects))
+    return _with(objects, index, moved), f"put the {chosen.colour} {chosen.shape} {PLACES[moved.place]}"
+
+
+EDIT_KINDS: dict[str, Callable[[np.random.Generator, tuple[SceneObject, ...]], Edited]] = {
+    "recolor": _recolor,
+    "remove": _remove,
+    "add": _add,
+    "move": _move,
+}
+
+
+def _one_of(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> tuple[int, SceneObject]:
+    index = int(rng.integers(len(objects)))
+    return index, objects[index]
+
+
+def _with(objects: tuple[SceneObject, ...], index: int, *instead: SceneObject) -> tuple[SceneObject, ...]:
+    return (*objects[:index], *instead, *objects[index + 1 :])
+
+
+def _free_place(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> tuple[int, int]:
+    return _choice(rng, [place for place in PLACES if place not in {item.place for item in objects}])
+
+
+def _choice(rng: np.random.Generator, options: list):
+    return options[int(rng.integers(len(options)))]
+
+
+__all__ = ["EDIT_KINDS", "SceneEdit", "sample_edit"]
