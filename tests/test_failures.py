@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from vargpt_hf.tiny.shapes import COLOURS, Scene, SceneObject, render
-from vargpt_hf.training.safety import checkpoints_of, is_whole
+from vargpt_hf.training.guards import checkpoints_of, is_whole
 
 COMMAND = [sys.executable, "-c", "from vargpt_hf_command import main; main()"]
 SECONDS_TO_BEGIN, SECONDS_TO_END = 120, 15  # much more than either takes, on a machine that has other things to do

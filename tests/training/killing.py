@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from vargpt_hf.training.safety import checkpoints_of, is_whole
+from vargpt_hf.training.guards import checkpoints_of, is_whole
 from vargpt_hf.training.script import train
 
 

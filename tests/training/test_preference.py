@@ -14,6 +14,7 @@ from trl import DPOTrainer
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
 from vargpt_hf.modeling.visual_decoder_vargpt import GENERATE_CONDITION
 from vargpt_hf.peft import lora_config
+from vargpt_hf.training.guards import TrainingStopped, checkpoints_of
 from vargpt_hf.training.preference import (
     LOSSES,
     PREFERENCE_CODES_FEATURES,
@@ -22,7 +23,6 @@ from vargpt_hf.training.preference import (
     VargptDPOTrainer,
     VargptPreferenceCollator,
 )
-from vargpt_hf.training.safety import TrainingStopped, checkpoints_of
 from vargpt_hf.training.stages import apply_stage
 
 

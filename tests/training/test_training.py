@@ -21,9 +21,9 @@ from vargpt_hf.peft import PRESETS, lora_config
 from vargpt_hf.testing import tiny_model
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
-from vargpt_hf.training.plan import parameters_of_parts
+from vargpt_hf.training.forecast import parameters_of_parts
+from vargpt_hf.training.guards import last_complete_checkpoint
 from vargpt_hf.training.preference import VargptDPOConfig
-from vargpt_hf.training.safety import last_complete_checkpoint
 from vargpt_hf.training.script import VargptSFTConfig, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage, stage_linears
 from vargpt_hf.training.trainer import VargptSFTTrainer

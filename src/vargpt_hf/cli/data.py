@@ -36,8 +36,8 @@ def check(
       vargpt data check stage2.yaml --plot lengths.png
     """
     with train_extra("Checking data needs"):
-        from ..training.check import check_rows, draw_lengths
         from ..training.data import DataSource, sources_of
+        from ..training.data_check import check_rows, draw_lengths
         from ..training.script import parse
     from ..processing.processing_vargpt import VargptProcessor
     from ..tiny import TINY_FOLDER

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..modeling.checkpoint_vargpt import check_index, read_headers, read_index
+from ..modeling.checkpoint_vargpt import check_index, open_safetensors, read_index
 from ..modeling.pretrained_vargpt import shorten
 
 # In order of preference: a sharded checkpoint has an index, a small one a single file.
@@ -56,11 +55,9 @@ def open_weights(path: Path, wrapped_in: Sequence[str] = ()) -> dict[str, torch.
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     if path.suffix == ".safetensors":
-        read_headers(path)
+        with open_safetensors(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
         # Only PyTorch's zip format, which it writes since version 1.6, can be mapped.
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle raises nearly anything

@@ -2,17 +2,18 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
-# Formats in which weights are stored, and their bytes a number. Others are codes of a quantizer, counters or masks: never weights as such.
-WEIGHT_FORMATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# Formats in which weights are stored. Others are codes of a quantizer, counters or masks: never weights as such.
+WEIGHT_FORMATS = ("F64", "F32", "F16", "BF16")
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format itself
 
 
 class TensorHeader(NamedTuple):
@@ -81,44 +82,31 @@ def check_index(path: Path, index: dict[str, Path], held: dict[str, Path]) -> No
             raise ValueError(f"{path} says that {name} is in {file.name}, but it {where}. Download the checkpoint again.")
 
 
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[safe_open]:
+    """A safetensors file, of which only the header is read; safetensors itself refuses one that does not describe the file to the last byte.
+
+    Raises:
+        OSError: no such file, one that is truncated, or one whose header does not describe it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be read as weights: it is damaged ({error}). Download it again.") from error
+
+
 def read_headers(path: Path) -> dict[str, TensorHeader]:
     """What a safetensors file says of its tensors, none of which is read.
 
     Raises:
-        OSError: no such file, one that was cut short, or one whose header does not describe it.
+        OSError: as [`open_safetensors`].
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, LONGEST_HEADER):
-            raise _damaged(path, f"{size} bytes cannot hold its header")
-        text = file.read(length)
-    try:
-        found = json.loads(text)
-        found.pop("__metadata__", None)
-        headers, spans = {}, []
-        for name, entry in found.items():
-            begin, end = entry["data_offsets"]
-            shape = tuple(entry["shape"])
-            if not all(type(number) is int and number >= 0 for number in (begin, end, *shape)):
-                raise _damaged(path, f"shape or place of {name}: {entry}")
-            bytes_a_number = WEIGHT_FORMATS.get(entry["dtype"])
-            if bytes_a_number is not None and math.prod(shape) * bytes_a_number != end - begin:
-                raise _damaged(path, f"{name} has shape {shape} in {entry['dtype']}, but {end - begin} bytes")
-            headers[name] = TensorHeader(entry["dtype"], shape, path)
-            spans.append((begin, end))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _damaged(path, f"its header is not one of safetensors, {type(error).__name__}: {error}") from error
-    last = 0
-    for begin, end in sorted(spans):
-        if begin != last or end < begin:
-            raise _damaged(path, "its tensors overlap or leave gaps")
-        last = end
-    if last != size - 8 - length:
-        raise _damaged(path, f"its tensors take {last} bytes, {size - 8 - length} are there")
-    return headers
+    with open_safetensors(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, no dict
+        return {name: TensorHeader(found.get_dtype(), tuple(found.get_shape()), path) for name, found in slices.items()}
 
 
 def headers_of(source: str | Path, variant: str | None = None, **hub_options) -> dict[str, TensorHeader]:
@@ -152,10 +140,6 @@ def headers_of(source: str | Path, variant: str | None = None, **hub_options) ->
     return {}
 
 
-def _damaged(path: Path, why: str) -> OSError:
-    return OSError(f"{path} cannot be read as weights: it is damaged ({why}). Download it again.")
-
-
 def fault_of(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> str | None:
     """Why a tensor cannot be a weight, None where it can; at most its numbers are read, and nothing of their size is allocated.
 
@@ -184,6 +168,7 @@ __all__ = [
     "check_index",
     "fault_of",
     "headers_of",
+    "open_safetensors",
     "read_headers",
     "read_index",
     "read_json",

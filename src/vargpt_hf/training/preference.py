@@ -21,9 +21,9 @@ from ..modeling.image_tokenizer_vargpt import code_log_probs
 from ..modeling.scales_vargpt import position_weights
 from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION
 from .collator import VargptDataCollator, pictures_of
+from .guards import TrainingGuard
 from .packing import IGNORE_INDEX
 from .readers import PREFERENCE_CODES_FEATURES, PREFERENCE_FEATURES, for_trainer, to_pairs
-from .safety import TrainingGuard
 from .trainer import AnyMachineDefaults, number_of_drawings
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from ..processing.processing_vargpt import VargptProcessor
 from ..tiny import TINY_FOLDER, TINY_NAME
 from .collator import VargptDataCollator
 from .data import DataSource, add_lengths, load_pairs, mix_rows, names_of, sources_of
-from .plan import StepTimer, describe_plan, num_steps
+from .forecast import StepTimer, describe_plan, num_steps
+from .guards import last_complete_checkpoint, remove_half_checkpoints
 from .preference import VargptDPOConfig, VargptDPOTrainer
-from .report import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
+from .progress import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
 from .resolution import fit_processor, with_image_budget
-from .safety import last_complete_checkpoint, remove_half_checkpoints
 from .stage_files import check_form, find_stage, only_writer, read_stage, refuse_unknown
 from .stages import apply_stage, get_stage, stage_linears
 from .trainer import GROUPING, VargptSFTConfig, VargptSFTTrainer

@@ -15,9 +15,9 @@ from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.image_tokenizer_vargpt import NO_CODE, code_log_probs, to_symbols
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from .collator import VargptDataCollator
+from .guards import TrainingGuard
 from .packing import IGNORE_INDEX, num_tokens
 from .readers import for_trainer, to_rows
-from .safety import TrainingGuard
 
 CODE_COLUMNS = ("output_image_codes", "output_image_schedule_ids", "image_tokenizer_fingerprint")
 ROW_COLUMNS = ("messages", "images", "output_images", *CODE_COLUMNS, "source")

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from vargpt_hf import VargptProcessor
 from vargpt_hf.cli import app
 from vargpt_hf.tiny import TINY_FOLDER
-from vargpt_hf.training.check import check_rows, draw_lengths
 from vargpt_hf.training.data import load_rows
+from vargpt_hf.training.data_check import check_rows, draw_lengths
 
 DRAWING = {"role": "assistant", "content": [{"type": "output_image", "text": None}]}
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.training.data import ROW_FEATURES
-from vargpt_hf.training.safety import TrainingStopped, checkpoints_of, is_whole, last_complete_checkpoint
+from vargpt_hf.training.guards import TrainingStopped, checkpoints_of, is_whole, last_complete_checkpoint
 from vargpt_hf.training.script import train
 
 

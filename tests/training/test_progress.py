@@ -8,8 +8,8 @@ from micro import ROWS, row, write_config
 from PIL import Image
 
 from vargpt_hf.training.data import ROW_FEATURES
-from vargpt_hf.training.plan import measure_shape, num_steps
-from vargpt_hf.training.report import describe_log, drawing_prompts, save_curves
+from vargpt_hf.training.forecast import measure_shape, num_steps
+from vargpt_hf.training.progress import describe_log, drawing_prompts, save_curves
 from vargpt_hf.training.script import make_trainer, parse, train
 
 

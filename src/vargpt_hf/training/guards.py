@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..modeling.checkpoint_vargpt import read_headers
 from ..processing.processing_vargpt import VargptProcessor
 from .readers import picture_columns, undecoded
 
@@ -44,17 +44,11 @@ def is_whole(folder: str | Path) -> bool:
 
 
 def _is_whole_safetensors(file: Path) -> bool:
-    """Whether a file is as long as its head says: 8 bytes of the head's length, the head, the tensors."""
     try:
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            if length > file.stat().st_size:
-                return False
-            head = json.loads(opened.read(length))
-        ends = [tensor["data_offsets"][1] for name, tensor in head.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, struct.error):
+        read_headers(file)
+    except OSError:
         return False
-    return file.stat().st_size == 8 + length + max(ends, default=0)
+    return True
 
 
 def checkpoints_of(output_dir: str | Path) -> list[Path]:
