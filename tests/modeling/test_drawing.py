@@ -163,6 +163,8 @@ def test_the_image_tokenizer_takes_any_schedule(wide_model):
     assert tokenizer.decode(codes, wide).shape == pixels.shape
     with pytest.raises(ValueError, match=r"shape \(batch, 3, 16, 16\), got \(2, 3, 8, 16\)"):
         tokenizer.encode(pixels)
+    with pytest.raises(TypeError, match="takes a tensor of pixels, got ndarray"):
+        tokenizer.encode(pixels.numpy())
     with pytest.raises(ValueError, match=r"must have shape \(batch, 21\)"):
         tokenizer.decode(codes)
 

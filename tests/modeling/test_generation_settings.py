@@ -161,6 +161,8 @@ def test_noise_that_is_no_number(model, value):
         generate(model, output_image_noise=noise, **settings)
     with pytest.raises(ValueError, match=r"`output_image_noise\[0\]` is for 2 images, but 1 are drawn together"):
         generate(model, output_image_noise=[part.zero_().repeat(2, 1, 1) for part in noise], **settings)
+    with pytest.raises(ValueError, match="`output_image_noise` is used by guidance of the type 'noise' alone"):
+        generate(model, output_image_noise=[part.zero_() for part in noise], **{**settings, "output_image_guidance_type": "prompt"})
 
 
 def test_pictures_to_read_that_are_no_numbers(model):

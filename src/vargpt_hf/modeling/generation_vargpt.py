@@ -464,7 +464,13 @@ class VargptGenerationMixin(GenerationMixin):
 def _guidance(settings: GenerationConfig, noise: list[torch.Tensor] | None) -> Guidance:
     """The guidance that the settings ask for."""
     kind = GUIDANCE_TYPES[settings.output_image_guidance_type]
-    more = {"noise": noise} if noise is not None and kind.takes_noise else {}
+    if noise is not None and not kind.takes_noise:
+        takers = ", ".join(repr(name) for name, other in GUIDANCE_TYPES.items() if other.takes_noise)
+        raise ValueError(
+            f"`output_image_noise` is used by guidance of the type {takers} alone, but `output_image_guidance_type` is "
+            f"{settings.output_image_guidance_type!r}: leave the noise out, or set the type."
+        )
+    more = {} if noise is None else {"noise": noise}
     return kind(settings.output_image_guidance_scale, settings.output_image_guidance_ramp, **more)
 
 

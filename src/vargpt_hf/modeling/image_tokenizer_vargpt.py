@@ -144,7 +144,9 @@ class VargptImageTokenizer(VargptBaseModel):
         return False
 
     def check_pixels(self, pixel_values: torch.Tensor, schedule: ScaleSchedule) -> None:
-        """Raises a ValueError unless the pixels are (N, channels, height, width) of images of this schedule."""
+        """Raises a TypeError or ValueError unless the pixels are a tensor (N, channels, height, width) of images of this schedule."""
+        if not isinstance(pixel_values, torch.Tensor):
+            raise TypeError(f"The image tokenizer takes a tensor of pixels, got {type(pixel_values).__name__}: the processor makes one.")
         height, width = self.config.image_size(schedule)
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (self.config.in_channels, height, width):
             raise ValueError(
@@ -165,6 +167,7 @@ class VargptImageTokenizer(VargptBaseModel):
             schedule: of these images; the configuration's first one by default.
 
         Raises:
+            TypeError: pixels that are no tensor.
             ValueError: pixels of another shape than images of the schedule have.
         """
         schedule = schedule or self.default_schedule

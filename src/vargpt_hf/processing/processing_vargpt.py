@@ -152,15 +152,15 @@ class VargptProcessor(ProcessorMixin):
             "processor_class": type(self).__name__,
         }
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Saves image processor, tokenizer, chat template and the settings of the reader, with the code that defines them.
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> list[str]:
+        """Saves image processor, tokenizer, chat template and the settings of the reader, with the code that defines them; returns the files.
 
         Not saved is how the tokenizer happened to be loaded, which Transformers would note among its settings: the same processor makes
         the same files, whether it came from a folder or from the Hub, online or offline.
         """
         for circumstance in ("is_local", "local_files_only"):
             self.tokenizer.init_kwargs.pop(circumstance, None)
-        super().save_pretrained(save_directory, *args, **kwargs)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
     def check_fits(self, config: Any) -> None:
         """Raises a `ValueError` unless tokens, schedules and the numbers of image tokens are those of a model's configuration."""
@@ -177,7 +177,7 @@ class VargptProcessor(ProcessorMixin):
         output_image_schedule_ids: Sequence[int] | int | None = None,
         random_crop: bool | None = None,
         generator: torch.Generator | int | None = None,
-        return_image_spans: bool = False,
+        return_image_spans: bool | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Tokenizes text with its images.
@@ -272,7 +272,7 @@ class VargptProcessor(ProcessorMixin):
         images: list[list] | None,
         places: list[list[int]],
         lengths: list[int],
-        return_image_spans: bool,
+        return_image_spans: bool | None,
         kwargs: dict[str, Any],
     ) -> dict[str, Any]:
         """What the reader makes of the texts, with the placeholders of drawn images written out, and of the images."""
