@@ -86,7 +86,7 @@ def converted(source, dtype: torch.dtype) -> tuple[VargptForConditionalGeneratio
     """The model in memory, as it would be written, and the bytes that were allocated for it."""
     paper = VargptConfig.v1()
     described = released_config() | {"text_config": paper.text_config.to_dict(), "vision_config": paper.vision_config.to_dict()}
-    described |= {"image_seq_length": paper.image_seq_length, "image_token_index": paper.image_token_id}
+    described |= {"image_seq_length": paper.vlm_config.image_seq_length, "image_token_index": paper.image_token_id}
     described["special_tokens"] = {
         "image_token_id": paper.image_token_id,
         "image_gen_start_token_id": paper.output_image_start_token_id,
