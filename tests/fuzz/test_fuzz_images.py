@@ -53,7 +53,7 @@ def files(draw):
     size = draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
     mode, kind = draw(st.sampled_from(MODES)), draw(st.sampled_from(KINDS))
     picture, file = Image.new(mode, size, draw(st.sampled_from([0, 1]))), io.BytesIO()
-    options = {}
+    options = {"max_threads": 1} if kind == "AVIF" else {}  # the encoder's threads have ended whole test processes
     if draw(st.booleans()):
         exif = Image.Exif()
         exif[0x0112] = draw(st.integers(-1, 2**16 - 1))
