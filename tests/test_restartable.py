@@ -41,7 +41,7 @@ def test_one_process_works_here(tmp_path, monkeypatch):
 
 def test_hidden_files_do_not_make_a_folder_another(tmp_path):
     (tmp_path / ".draw.manifest.1f2e").write_text("half, of a process that starts at the same time")
-    claim_folder(tmp_path, "draw.manifest", {"seed": 1}, "pictures")
-    claim_folder(tmp_path, "draw.manifest", {"seed": 1}, "pictures")
+    claim_folder(tmp_path, "draw.manifest", {"seed": 1}, "images")
+    claim_folder(tmp_path, "draw.manifest", {"seed": 1}, "images")
     with pytest.raises(ValueError, match=r"holds images of something else: seed 1 \(here 2\)"):
-        claim_folder(tmp_path, "draw.manifest", {"seed": 2}, "pictures")
+        claim_folder(tmp_path, "draw.manifest", {"seed": 2}, "images")

@@ -108,7 +108,7 @@ def read_string(text: str, name: str) -> tuple[bytes, str]:
     Raises:
         ValueError: none of these, something that is no regular file, more than `MAX_FILE_BYTES`, or an address that does not answer in time.
     """
-    shown = text if len(text) <= 80 else text[:77] + "..."
+    shown = text if len(text) <= 120 else f"{text[:40]}...{text[-77:]}"  # with the end, where the name of a file is
     name = f"{name} ({shown!r})"
     try:
         if text.startswith(("http://", "https://")):
