@@ -348,7 +348,8 @@ def test_policy_and_reference_share_all_draws(adapted, base, processor, tmp_path
     assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
     trainer.log({})
     log = trainer.state.log_history[-1]
-    assert log["rewards/chosen"] == log["rewards/rejected"] == log["rewards/margins"] == 0
+    # CPUs may round a copy's sums of log-probabilities otherwise in the last bit.
+    assert [log[f"rewards/{name}"] for name in ("chosen", "rejected", "margins")] == pytest.approx([0.0] * 3, abs=1e-5)
     trainer.model.eval()
     with torch.no_grad():
         _, outputs = trainer.compute_loss(trainer.model, inputs, return_outputs=True)
