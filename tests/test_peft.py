@@ -111,7 +111,7 @@ def test_a_preset_trains_exactly_its_modules(preset, tied):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_follow_the_backbone(family, preset):
-    """The language model's linear layers and no others of the backbone get adapters; its projector is trained whole where it has one."""
+    """Only the linear layers of the backbone's language model get adapters; its projector, if it has one, is fully trained."""
     plain = tiny_model(vlm_config=backbone_config(family))
     backbone, names = plain.model.backbone, {module: name for name, module in plain.named_modules()}
     llm = {names[module] for module in backbone.decoder.modules() if isinstance(module, nn.Linear)}

@@ -111,7 +111,7 @@ def test_settings_of_the_pipeline_hold_until_a_call_says_otherwise():
 
 @pytest.mark.parametrize("task", ["any-to-any", "image-text-to-text"])
 def test_a_saved_folder_needs_neither_remote_code_nor_torchvision(task, tmp_path, picture, caplog):
-    """Also of a model that has been saved and is at hand, which then knows of the pipeline that the repository brings."""
+    """Holds also for a model object that was saved before: saving notes the repository's pipeline in its configuration."""
     model, processor = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER), VargptProcessor.from_pretrained(TINY_FOLDER)
     model.float().save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
