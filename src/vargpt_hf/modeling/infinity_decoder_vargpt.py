@@ -7,7 +7,6 @@ Shapes: as in visual_decoder_vargpt.py; D width of the language model.
 """
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -16,21 +15,21 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .base_configuration_vargpt import MOST_LAYERS, check_number, check_size, in_words
 from .scales_vargpt import ScaleSchedule
 from .visual_decoder_vargpt import (
     DecoderCache,
     DrawingState,
+    RotaryTable,
+    VargptDecoderAttention,
+    VargptDecoderLayer,
+    VargptDecoderMLP,
     VargptVisualDecoder,
     VargptVisualDecoderConfig,
+    attend,
     block_causal_mask,
-    eager_attention_forward,
 )
-
-Table = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each (L or l, head_dim / 2)
 
 
 @in_words
@@ -124,7 +123,7 @@ class VargptInfinityDecoderConfig(VargptVisualDecoderConfig):
 @lru_cache(maxsize=64)
 def rotary_table(
     schedule: ScaleSchedule, grid: tuple[int, int], head_dim: int, theta: float, device: torch.device, dtype: torch.dtype
-) -> Table:
+) -> RotaryTable:
     """Cosines and sines (L, head_dim / 2) of all positions of a schedule.
 
     Position (i, j) of a scale h×w has the row round(i · R_h / h) and the column round(j · R_w / w) of the reference `grid` (R_h, R_w), halves
@@ -140,49 +139,6 @@ def rotary_table(
     frequencies = theta ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
     angles = torch.cat([torch.cat(axis).float()[:, None] * frequencies for axis in (rows, columns)], dim=1)
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
-
-
-def rotate(values: torch.Tensor, table: Table) -> torch.Tensor:
-    """Queries or keys (N, heads, l, head_dim) with each pair of neighbors (2t, 2t + 1) turned by its angle."""
-    cosines, sines = table
-    first, second = values[..., 0::2], values[..., 1::2]
-    return torch.stack([first * cosines - second * sines, first * sines + second * cosines], dim=-1).flatten(-2)
-
-
-class VargptInfinitySelfAttention(nn.Module):
-    """Attention over L2-normalized, rotated queries and keys, with a learned temperature per head."""
-
-    is_causal = False
-    num_key_value_groups = 1
-    scaling = 1.0
-
-    def __init__(self, config: VargptInfinityDecoderConfig, layer_index: int):
-        super().__init__()
-        width = config.hidden_size
-        self.config = config  # which holds the choice of attention implementation
-        self.layer_index = layer_index
-        self.head_dim = config.head_dim
-        self.max_log_scale = math.log(config.max_attention_scale)
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-        self.log_scale = nn.Parameter(torch.full((config.num_attention_heads,), math.log(4.0)))
-
-    def forward(
-        self, hidden_states: torch.Tensor, table: Table, attention_mask: torch.Tensor | None, cache: DecoderCache | None
-    ) -> torch.Tensor:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = F.normalize(self.q_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)
-        key = F.normalize(self.k_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        query = query * self.log_scale.clamp(max=self.max_log_scale).exp()[:, None, None].to(query.dtype)
-        query, key = rotate(query, table), rotate(key, table)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_index)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0)
-        return self.out_proj(attended.flatten(2))
 
 
 class VargptInfinityCrossAttention(nn.Module):
@@ -211,43 +167,19 @@ class VargptInfinityCrossAttention(nn.Module):
         self, hidden_states: torch.Tensor, keys_and_values: tuple[torch.Tensor, torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         query = self.q_proj(hidden_states).view(*hidden_states.shape[:-1], -1, self.head_dim).transpose(1, 2)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, _ = attend(self, query, *keys_and_values, attention_mask, scaling=self.scaling, dropout=0.0)
-        return self.out_proj(attended.flatten(2))
+        return self.out_proj(attend(self, query, *keys_and_values, attention_mask))
 
 
-class VargptInfinityMLP(nn.Module):
-    """Linear, tanh GELU, Linear."""
-
-    def __init__(self, config: VargptInfinityDecoderConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
-
-
-class VargptInfinityLayer(GradientCheckpointingLayer):
+class VargptInfinityLayer(VargptDecoderLayer):
     """Self-attention, cross-attention, MLP; the first and the last modulated by the condition and dropped whole at times."""
 
     def __init__(self, config: VargptInfinityDecoderConfig, layer_index: int):
-        super().__init__()
-        self.eps = config.layer_norm_eps
-        self.drop_path_rate = config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1)
+        super().__init__(config, layer_index)
         self.modulation = nn.Parameter(torch.empty(6, config.hidden_size))  # what this layer adds to the shared one
-        self.self_attn = VargptInfinitySelfAttention(config, layer_index)
+        self.self_attn = VargptDecoderAttention(config, layer_index)
         self.cross_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.cross_attn = VargptInfinityCrossAttention(config)
-        self.mlp = VargptInfinityMLP(config)
-
-    def _dropped(self, gamma: torch.Tensor) -> torch.Tensor:
-        """γ (N, 1, C) of a branch, in training 0 for the images whose branch is dropped, and larger for the others."""
-        if not self.training or self.drop_path_rate == 0:
-            return gamma
-        keep = 1 - self.drop_path_rate
-        kept = torch.empty(gamma.shape[0], 1, 1, dtype=gamma.dtype, device=gamma.device).bernoulli_(keep)
-        return gamma * (kept / keep)
+        self.mlp = VargptDecoderMLP(config)
 
     def _norm(self, hidden_states: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         normed = F.layer_norm(hidden_states.float(), hidden_states.shape[-1:], eps=self.eps).to(hidden_states.dtype)
@@ -257,7 +189,7 @@ class VargptInfinityLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         shared: torch.Tensor,
-        table: Table,
+        table: RotaryTable,
         attention_mask: torch.Tensor | None = None,
         context: torch.Tensor | None = None,
         context_mask: torch.Tensor | None = None,
@@ -273,7 +205,7 @@ class VargptInfinityLayer(GradientCheckpointingLayer):
             cross: keys and values of the context, where they were made before.
         """
         gamma1, gamma2, scale1, scale2, shift1, shift2 = (shared + self.modulation).unsqueeze(2).unbind(1)
-        attended = self.self_attn(self._norm(hidden_states, scale1, shift1), table, attention_mask, cache)
+        attended = self.self_attn(self._norm(hidden_states, scale1, shift1), attention_mask, cache, table)
         hidden_states = hidden_states + self._dropped(gamma1) * attended
         if context is not None or cross is not None:
             cross = self.cross_attn.keys_and_values(context) if cross is None else cross
@@ -323,7 +255,7 @@ class VargptInfinityDecoder(VargptVisualDecoder):
                 self.init_linear(linear, std)
         elif isinstance(module, VargptInfinityLayer):
             self._init_layer(module, std)
-        elif isinstance(module, VargptInfinitySelfAttention):
+        elif isinstance(module, VargptDecoderAttention):
             init.constant_(module.log_scale, math.log(4.0))
 
     def _init_layer(self, layer: VargptInfinityLayer, std: float) -> None:
@@ -381,9 +313,7 @@ class VargptInfinityDecoder(VargptVisualDecoder):
         context: torch.Tensor | None = None,
         context_mask: torch.Tensor | None = None,
     ) -> DrawingState:
-        weight = self.start_embedding
-        shape = (len(condition_ids), self.config.num_attention_heads, schedule.num_positions, self.config.head_dim)
-        cache = DecoderCache(self.config.num_hidden_layers, shape, weight.dtype, weight.device)
+        cache = self.make_cache(len(condition_ids), schedule, self.start_embedding)
         constants = {
             "modulation": self._modulation(condition_ids),
             "cross": [None if context is None else layer.cross_attn.keys_and_values(context) for layer in self.layers],

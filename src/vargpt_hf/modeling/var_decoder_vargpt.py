@@ -5,16 +5,11 @@ Level and position embeddings are learned and added before the language model, s
 Shapes: as in visual_decoder_vargpt.py.
 """
 
-import math
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .base_configuration_vargpt import MOST_LAYERS, check_number, check_size, in_words
 from .scales_vargpt import ScaleSchedule
@@ -22,10 +17,12 @@ from .visual_decoder_vargpt import (
     NULL_CONDITION,
     DecoderCache,
     DrawingState,
+    VargptDecoderAttention,
+    VargptDecoderLayer,
+    VargptDecoderMLP,
     VargptVisualDecoder,
     VargptVisualDecoderConfig,
     block_causal_mask,
-    eager_attention_forward,
 )
 
 
@@ -106,74 +103,19 @@ def picked(modulation: tuple[torch.Tensor, ...], condition_ids: torch.LongTensor
     return tuple(part[condition_ids] for part in modulation)
 
 
-class VargptVARAttention(nn.Module):
-    """Attention over L2-normalized queries and keys, with a learned temperature per head (VAR, appendix A)."""
-
-    is_causal = False
-    num_key_value_groups = 1
-    scaling = 1.0
-
-    def __init__(self, config: VargptVARDecoderConfig, layer_index: int):
-        super().__init__()
-        width = config.hidden_size
-        self.config = config  # which holds the choice of attention implementation
-        self.layer_index = layer_index
-        self.head_dim = config.head_dim
-        self.max_log_scale = math.log(config.max_attention_scale)
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-        self.log_scale = nn.Parameter(torch.full((config.num_attention_heads,), math.log(4.0)))
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, cache: DecoderCache | None) -> torch.Tensor:
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = F.normalize(self.q_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)
-        key = F.normalize(self.k_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        query = query * self.log_scale.clamp(max=self.max_log_scale).exp()[:, None, None].to(query.dtype)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_index)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attended, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0)
-        return self.out_proj(attended.flatten(2))
-
-
-class VargptVARMLP(nn.Module):
-    """Linear, tanh GELU, Linear."""
-
-    def __init__(self, config: VargptVARDecoderConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
-
-
-class VargptVARLayer(GradientCheckpointingLayer):
+class VargptVARLayer(VargptDecoderLayer):
     """Attention and MLP, each modulated by the condition (AdaLN) and dropped whole at times (stochastic depth)."""
 
     def __init__(self, config: VargptVARDecoderConfig, layer_index: int):
-        super().__init__()
+        super().__init__(config, layer_index)
         self.normalized_shape = (config.hidden_size,)
-        self.eps = config.layer_norm_eps
-        self.drop_path_rate = config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1)
-        self.self_attn = VargptVARAttention(config, layer_index)
-        self.mlp = VargptVARMLP(config)
+        self.self_attn = VargptDecoderAttention(config, layer_index)
+        self.mlp = VargptDecoderMLP(config)
         self.modulation = nn.Linear(config.hidden_size, 6 * config.hidden_size)
 
     def modulate(self, condition: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """γ1, γ2, scale1, scale2, shift1, shift2, each (2, 1, C), from the embeddings of both conditions (2, C)."""
         return self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
-
-    def _dropped(self, gamma: torch.Tensor) -> torch.Tensor:
-        """γ (N, 1, C) of a branch, in training 0 for the images whose branch is dropped, and larger for the others."""
-        if not self.training or self.drop_path_rate == 0:
-            return gamma
-        keep = 1 - self.drop_path_rate
-        kept = torch.empty(gamma.shape[0], 1, 1, dtype=gamma.dtype, device=gamma.device).bernoulli_(keep)
-        return gamma * (kept / keep)
 
     def _norm(self, hidden_states: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(hidden_states, self.normalized_shape, eps=self.eps) * (1 + scale) + shift
@@ -229,7 +171,7 @@ class VargptVARDecoder(VargptVisualDecoder):
                 self.init_linear(linear, std)
         elif isinstance(module, VargptVARLayer):
             self._init_layer(module, std)
-        elif isinstance(module, VargptVARAttention):
+        elif isinstance(module, VargptDecoderAttention):
             init.constant_(module.log_scale, 4.0**0.5)
 
     def _init_layer(self, layer: VargptVARLayer, std: float) -> None:
@@ -292,8 +234,7 @@ class VargptVARDecoder(VargptVisualDecoder):
         context: torch.Tensor | None = None,
         context_mask: torch.Tensor | None = None,
     ) -> DrawingState:
-        shape = (len(condition_ids), self.config.num_attention_heads, schedule.num_positions, self.config.head_dim)
-        cache = DecoderCache(self.config.num_hidden_layers, shape, self.position_embedding.dtype, self.position_embedding.device)
+        cache = self.make_cache(len(condition_ids), schedule, self.position_embedding)
         return DrawingState(condition_ids, cache, {"modulations": self.modulations(condition_ids)})
 
     def forward(

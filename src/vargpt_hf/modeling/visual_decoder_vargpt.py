@@ -7,7 +7,9 @@ Shapes: N images, L positions of one image over all scales, l positions of one s
 C decoder width, K symbols of a code, V classes of a symbol, P tokens of context.
 """
 
+import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +18,8 @@ from torch import nn
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .base_configuration_vargpt import VargptBaseConfig
 from .base_modeling_vargpt import VargptBaseModel
@@ -23,6 +27,8 @@ from .scales_vargpt import ScaleSchedule, schedules_of
 
 GENERATE_CONDITION = 0
 NULL_CONDITION = 1
+
+RotaryTable = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each (L or l, head_dim / 2)
 
 
 class DecoderCache:
@@ -184,6 +190,12 @@ class VargptVisualDecoder(VargptBaseModel):
             condition_ids = condition_ids.masked_fill(dropped, NULL_CONDITION)
         return condition_ids
 
+    def make_cache(self, num_images: int, schedule: ScaleSchedule, like: torch.Tensor) -> DecoderCache:
+        """Room for keys and values of images of a schedule, in the type and on the device of `like`."""
+        config = self.config
+        shape = (num_images, config.num_attention_heads, schedule.num_positions, config.head_dim)
+        return DecoderCache(config.num_hidden_layers, shape, like.dtype, like.device)
+
     @staticmethod
     def init_linear(linear: nn.Linear, std: float) -> None:
         """Fresh weights of a linear layer: normal, biases 0; nothing is written over what was loaded."""
@@ -226,6 +238,89 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def attend(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """Outputs (N, l, C) of the attention that the configuration of `module` chooses, from (N, heads, l or positions, head_dim)."""
+    chosen: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
+    attended, _ = chosen(module, query, key, value, attention_mask, scaling=module.scaling, dropout=0.0)
+    return attended.flatten(2)
+
+
+def rotate(values: torch.Tensor, table: RotaryTable) -> torch.Tensor:
+    """Queries or keys (N, heads, l, head_dim) with each pair of neighbors (2t, 2t + 1) turned by its angle."""
+    cosines, sines = table
+    first, second = values[..., 0::2], values[..., 1::2]
+    return torch.stack([first * cosines - second * sines, first * sines + second * cosines], dim=-1).flatten(-2)
+
+
+class VargptDecoderAttention(nn.Module):
+    """Attention over L2-normalized queries and keys, with a learned temperature per head (VAR, appendix A)."""
+
+    is_causal = False
+    num_key_value_groups = 1
+    scaling = 1.0
+
+    def __init__(self, config: VargptVisualDecoderConfig, layer_index: int):
+        super().__init__()
+        width = config.hidden_size
+        self.config = config  # which holds the choice of attention implementation
+        self.layer_index = layer_index
+        self.head_dim = config.head_dim
+        self.max_log_scale = math.log(config.max_attention_scale)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+        self.log_scale = nn.Parameter(torch.full((config.num_attention_heads,), math.log(4.0)))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        cache: DecoderCache | None,
+        table: RotaryTable | None = None,
+    ) -> torch.Tensor:
+        """Outputs (N, l, C); with a `table` queries and keys are rotated by their positions."""
+        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = F.normalize(self.q_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)
+        key = F.normalize(self.k_proj(hidden_states).view(heads).transpose(1, 2), dim=-1)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query = query * self.log_scale.clamp(max=self.max_log_scale).exp()[:, None, None].to(query.dtype)
+        if table is not None:
+            query, key = rotate(query, table), rotate(key, table)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_index)
+        return self.out_proj(attend(self, query, key, value, attention_mask))
+
+
+class VargptDecoderMLP(nn.Module):
+    """Linear, tanh GELU, Linear."""
+
+    def __init__(self, config: VargptVisualDecoderConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(hidden_states), approximate="tanh"))
+
+
+class VargptDecoderLayer(GradientCheckpointingLayer):
+    """What layers of visual decoders share: branches that are dropped whole at times (stochastic depth)."""
+
+    def __init__(self, config: VargptVisualDecoderConfig, layer_index: int):
+        super().__init__()
+        self.eps = config.layer_norm_eps
+        self.drop_path_rate = config.drop_path_rate * layer_index / max(config.num_hidden_layers - 1, 1)
+
+    def _dropped(self, gamma: torch.Tensor) -> torch.Tensor:
+        """γ (N, 1, C) of a branch, in training 0 for the images whose branch is dropped, and larger for the others."""
+        if not self.training or self.drop_path_rate == 0:
+            return gamma
+        keep = 1 - self.drop_path_rate
+        kept = torch.empty(gamma.shape[0], 1, 1, dtype=gamma.dtype, device=gamma.device).bernoulli_(keep)
+        return gamma * (kept / keep)
+
+
 class VargptProjector(nn.Module):
     """Between language model and visual decoder: Linear to its own width, exact GELU, Linear to the other side's width."""
 
@@ -243,9 +338,15 @@ __all__ = [
     "NULL_CONDITION",
     "DecoderCache",
     "DrawingState",
+    "RotaryTable",
+    "VargptDecoderAttention",
+    "VargptDecoderLayer",
+    "VargptDecoderMLP",
     "VargptProjector",
     "VargptVisualDecoder",
     "VargptVisualDecoderConfig",
+    "attend",
     "block_causal_mask",
     "eager_attention_forward",
+    "rotate",
 ]
