@@ -8,18 +8,15 @@ grid of one scale. Codes run coarse to fine, row by row inside a scale.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
 
 from .autoencoder_vargpt import VargptConvDecoder, VargptConvEncoder, check_autoencoder, init_convolutions
 from .base_configuration_vargpt import check_number, in_words
-from .image_tokenizer_vargpt import VargptImageTokenizer, VargptImageTokenizerConfig, channels_last_on_cpu
+from .image_tokenizer_vargpt import VargptImageTokenizer, VargptImageTokenizerConfig, after_scale, channels_last_on_cpu
 from .scales_vargpt import ScaleSchedule
 
 # Sides of Infinity's square images: the first 7 make 256×256 pixels, 10 make 512×512, 12 make 768×768, all 1024×1024.
@@ -118,21 +115,6 @@ class VargptBSQConfig(VargptImageTokenizerConfig):
     def num_classes(self) -> int:
         """A bit has two values."""
         return 2
-
-
-@dataclass
-class VargptBSQOutput(ModelOutput):
-    """What a training pass of the image tokenizer gives.
-
-    Args:
-        reconstruction (`torch.Tensor` of shape `(N, channels, height, width)`): decoded pixels, not clamped.
-        codes (`torch.LongTensor` of shape `(N, L)`): codes of the images.
-        quantization_loss (`torch.Tensor`, scalar): commitment and entropy terms, each the mean over the scales.
-    """
-
-    reconstruction: torch.Tensor | None = None
-    codes: torch.LongTensor | None = None
-    quantization_loss: torch.Tensor | None = None
 
 
 class VargptBSQModel(VargptImageTokenizer):
@@ -256,27 +238,16 @@ class VargptBSQModel(VargptImageTokenizer):
 
     # ---- the tokenizer's own training
 
-    @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> tuple | VargptBSQOutput:
-        """Encodes, quantizes with a straight-through gradient, and decodes pixels (N, channels, height, width).
-
-        Args:
-            num_scales: from how many scales, (N,) in [1, S], each image is decoded; all by default.
-        """
-        schedule = self.default_schedule
-        self.check_pixels(pixel_values, schedule)
-        latents = self.encode_latents(pixel_values)
+    def quantize_to_train(
+        self, latents: torch.Tensor, schedule: ScaleSchedule, num_scales: torch.LongTensor | None
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
         codes, losses, wanted = [], [], None
         with torch.autocast(latents.device.type, enabled=False):
             for scale, (residual, bits, f_hat) in enumerate(self.residuals(latents.float(), schedule)):
                 codes.append(self.from_symbols(bits.long()))
                 losses.append(self._loss_of_scale(residual, bits))
-                keep = wanted is None or num_scales is None
-                wanted = f_hat if keep else torch.where((num_scales > scale)[:, None, None, None], f_hat, wanted)
-        straight_through = latents + (wanted - latents).detach()
-        return VargptBSQOutput(
-            reconstruction=self.decode_latents(straight_through), codes=torch.cat(codes, dim=1), quantization_loss=torch.stack(losses).mean()
-        )
+                wanted = after_scale(wanted, f_hat, scale, num_scales)
+        return torch.cat(codes, dim=1), wanted, torch.stack(losses).mean()
 
     def _loss_of_scale(self, residual: torch.Tensor, bits: torch.BoolTensor) -> torch.Tensor:
         """Commitment and entropy terms of one scale (arXiv 2406.07548, sections 4.1 and 4.2), from residuals (N, d, h, w).
@@ -296,4 +267,4 @@ class VargptBSQModel(VargptImageTokenizer):
 VargptBSQModel.register_for_auto_class()
 VargptBSQConfig.register_for_auto_class()
 
-__all__ = ["INFINITY_SIDES", "VargptBSQConfig", "VargptBSQModel", "VargptBSQOutput", "infinity_schedules"]
+__all__ = ["INFINITY_SIDES", "VargptBSQConfig", "VargptBSQModel", "infinity_schedules"]

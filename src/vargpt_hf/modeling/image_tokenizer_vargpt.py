@@ -9,10 +9,12 @@ last scale), K symbols of a code, V classes of a symbol. Codes run coarse to fin
 
 import hashlib
 from abc import abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from transformers.utils import torch_compilable_check
+from transformers.utils import ModelOutput, torch_compilable_check
+from transformers.utils.generic import can_return_tuple
 
 from .base_configuration_vargpt import VargptBaseConfig
 from .base_modeling_vargpt import VargptBaseModel
@@ -96,11 +98,26 @@ def _hashable(scale):
     return tuple(scale) if isinstance(scale, list) else scale
 
 
+@dataclass
+class VargptImageTokenizerOutput(ModelOutput):
+    """What a training pass of an image tokenizer gives.
+
+    Args:
+        reconstruction (`torch.Tensor` of shape `(N, channels, height, width)`): decoded pixels, not clamped.
+        codes (`torch.LongTensor` of shape `(N, L)`): codes of the images.
+        quantization_loss (`torch.Tensor`, scalar): the quantizer's own terms, mean over the scales.
+    """
+
+    reconstruction: torch.Tensor | None = None
+    codes: torch.LongTensor | None = None
+    quantization_loss: torch.Tensor | None = None
+
+
 class VargptImageTokenizer(VargptBaseModel):
     """Base of image tokenizers.
 
     A subclass has a configuration of its own `model_type` and supplies [`encode_latents`], [`decode_latents`], [`quantize`],
-    [`contribution`], [`next_input`] and [`fingerprint_tensors`]; the rest follows.
+    [`contribution`], [`next_input`], [`quantize_to_train`] and [`fingerprint_tensors`]; the rest follows.
     """
 
     main_input_name = "pixel_values"
@@ -127,6 +144,16 @@ class VargptImageTokenizer(VargptBaseModel):
     @abstractmethod
     def next_input(self, f_hat: torch.Tensor, scale: int, schedule: ScaleSchedule) -> torch.Tensor:
         """What the visual decoder is given for `scale`: f̂ (N, Cz, H, W) of the coarser ones on its grid, as (N, l, Cz)."""
+
+    @abstractmethod
+    def quantize_to_train(
+        self, latents: torch.Tensor, schedule: ScaleSchedule, num_scales: torch.LongTensor | None
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
+        """Codes (N, L), f̂ (N, Cz, H, W) and the quantization loss (scalar) of latents (N, Cz, H, W).
+
+        Args:
+            num_scales: after how many scales, (N,) in [1, S], the f̂ of each image is wanted; all by default.
+        """
 
     @abstractmethod
     def fingerprint_tensors(self) -> dict[str, torch.Tensor]:
@@ -267,6 +294,29 @@ class VargptImageTokenizer(VargptBaseModel):
             digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    # ---- the tokenizer's own training
+
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> tuple | VargptImageTokenizerOutput:
+        """Encodes, quantizes with a straight-through gradient, and decodes pixels (N, channels, height, width).
+
+        Args:
+            num_scales: from how many scales, (N,) in [1, S], each image is decoded; all by default.
+        """
+        schedule = self.default_schedule
+        self.check_pixels(pixel_values, schedule)
+        latents = self.encode_latents(pixel_values)
+        codes, f_hat, loss = self.quantize_to_train(latents, schedule, num_scales)
+        straight_through = latents + (f_hat - latents).detach()
+        return VargptImageTokenizerOutput(reconstruction=self.decode_latents(straight_through), codes=codes, quantization_loss=loss)
+
+
+def after_scale(wanted: torch.Tensor | None, f_hat: torch.Tensor, scale: int, num_scales: torch.LongTensor | None) -> torch.Tensor:
+    """The f̂ (N, Cz, H, W) wanted so far: that after `scale`, but for images whose `num_scales` (N,) end before it."""
+    if wanted is None or num_scales is None:
+        return f_hat
+    return torch.where((num_scales > scale)[:, None, None, None], f_hat, wanted)
+
 
 def channels_last_on_cpu(pixels: torch.Tensor) -> torch.Tensor:
     """The same pixels or latents (N, channels, H, W), laid out as CPUs convolve them fastest, in bfloat16 twice as fast.
@@ -281,6 +331,8 @@ __all__ = [
     "NO_CODE",
     "VargptImageTokenizer",
     "VargptImageTokenizerConfig",
+    "VargptImageTokenizerOutput",
+    "after_scale",
     "channels_last_on_cpu",
     "code_log_probs",
     "from_symbols",

@@ -5,7 +5,6 @@ latent grid (the last scale), h w the grid of one scale. Codes run coarse to fin
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,12 +12,10 @@ import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple
 
 from .autoencoder_vargpt import VargptConvDecoder, VargptConvEncoder, check_autoencoder, init_convolutions
 from .base_configuration_vargpt import MOST_LAYERS, check_number, check_size, in_words
-from .image_tokenizer_vargpt import VargptImageTokenizer, VargptImageTokenizerConfig, channels_last_on_cpu
+from .image_tokenizer_vargpt import VargptImageTokenizer, VargptImageTokenizerConfig, after_scale, channels_last_on_cpu
 from .scales_vargpt import VAR_SIDES, ScaleSchedule
 
 
@@ -92,21 +89,6 @@ class VargptVQConfig(VargptImageTokenizerConfig):
     def num_classes(self) -> int:
         """Classes V of that symbol: the codebook's rows."""
         return self.codebook_size
-
-
-@dataclass
-class VargptVQOutput(ModelOutput):
-    """What a training pass of the image tokenizer gives.
-
-    Args:
-        reconstruction (`torch.Tensor` of shape `(B, 3, image_size, image_size)`): decoded pixels, not clamped.
-        codes (`torch.LongTensor` of shape `(B, L)`): codes of the images.
-        quantization_loss (`torch.Tensor`, scalar): codebook term plus β times commitment term, mean over the scales.
-    """
-
-    reconstruction: torch.Tensor | None = None
-    codes: torch.LongTensor | None = None
-    quantization_loss: torch.Tensor | None = None
 
 
 def residual_conv_index(scale_index: int, num_scales: int, num_convs: int) -> int:
@@ -187,8 +169,7 @@ class VargptResidualQuantizer(nn.Module):
                 codes.append(scale_codes)
                 commitment = F.mse_loss(latents, f_hat.detach())
                 losses.append(F.mse_loss(f_hat, target) + self.commitment_weight * commitment)
-                keep = wanted is None or num_scales is None
-                wanted = f_hat if keep else torch.where((num_scales > scale)[:, None, None, None], f_hat, wanted)
+                wanted = after_scale(wanted, f_hat, scale, num_scales)
         return torch.cat(codes, dim=1), wanted, torch.stack(losses).mean()
 
 
@@ -235,22 +216,13 @@ class VargptVQModel(VargptImageTokenizer):
     def fingerprint_tensors(self) -> dict[str, torch.Tensor]:
         return self.quantizer.state_dict()
 
-    @can_return_tuple
-    def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> tuple | VargptVQOutput:
-        """Encodes, quantizes with a straight-through gradient, and decodes pixels (N, channels, height, width).
-
-        Args:
-            num_scales: from how many scales, (N,) in [1, S], each image is decoded; all by default.
-        """
-        schedule = self.default_schedule
-        self.check_pixels(pixel_values, schedule)
-        latents = self.encode_latents(pixel_values)
-        codes, f_hat, loss = self.quantizer.encode(latents, schedule, num_scales)
-        straight_through = latents + (f_hat - latents).detach()
-        return VargptVQOutput(reconstruction=self.decode_latents(straight_through), codes=codes, quantization_loss=loss)
+    def quantize_to_train(
+        self, latents: torch.Tensor, schedule: ScaleSchedule, num_scales: torch.LongTensor | None
+    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
+        return self.quantizer.encode(latents, schedule, num_scales)
 
 
 VargptVQModel.register_for_auto_class()
 VargptVQConfig.register_for_auto_class()
 
-__all__ = ["VargptResidualQuantizer", "VargptVQConfig", "VargptVQModel", "VargptVQOutput", "residual_conv_index"]
+__all__ = ["VargptResidualQuantizer", "VargptVQConfig", "VargptVQModel", "residual_conv_index"]
