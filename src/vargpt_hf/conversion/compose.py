@@ -116,6 +116,27 @@ def compose_checkpoint(
     write_folder(model, processor, destination, max_shard_size)
 
 
+def read_config_of(folder: Path, model_type: str, name: str, repository: str) -> dict:
+    """`config.json` in a folder of a model in Transformers' format.
+
+    Args:
+        name, repository: what to call the model, and where it is found, in refusals.
+
+    Raises:
+        OSError: no folder, or no config in it.
+        ValueError: a config of another kind of model.
+    """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder: download {name} first ({repository}), then give the folder it is in.")
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != model_type:
+        raise ValueError(
+            f"{folder} is not a {name} in Transformers' format: its model_type is {config.get('model_type')!r}, not {model_type!r}. "
+            f"Take {repository}."
+        )
+    return config
+
+
 def read_llava_config(folder: Path) -> dict:
     """`config.json` of a LLaVA in Transformers' format.
 
@@ -123,16 +144,7 @@ def read_llava_config(folder: Path) -> dict:
         OSError: no folder, or no config in it.
         ValueError: a config of another kind of model, or one without a field that is needed.
     """
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"{folder} is not a folder: download LLaVA-1.5 first (llava-hf/llava-1.5-7b-hf), then give the folder it is in."
-        )
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != LLAVA_MODEL_TYPE:
-        raise ValueError(
-            f"{folder} is not a LLaVA-1.5 in Transformers' format: its model_type is {config.get('model_type')!r}, not {LLAVA_MODEL_TYPE!r}. "
-            "Take llava-hf/llava-1.5-7b-hf."
-        )
+    config = read_config_of(folder, LLAVA_MODEL_TYPE, "LLaVA-1.5", "llava-hf/llava-1.5-7b-hf")
     for name in ("text_config", "vision_config"):
         if not isinstance(config.get(name), dict):
             raise ValueError(f"{folder / 'config.json'} has no `{name}`.")

@@ -8,14 +8,13 @@ import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..modeling.checkpoint_vargpt import read_json
 from ..modeling.configuration_vargpt import VargptConfig
 from ..processing import VargptProcessor
 from ..processing.chat_vargpt import OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_START_TOKEN, OUTPUT_IMAGE_TOKEN
 from . import vargpt_v1_1
 from .assembly import Part, assemble, check_destination, floating_dtype, token_ids, write_folder
 from .checkpoint import SourceTensor, open_checkpoint, said_of
-from .compose import FRESH, open_part, token_embedding, tokenizer_with_picture_tokens, vocabulary_rows, with_new_rows
+from .compose import FRESH, open_part, read_config_of, token_embedding, tokenizer_with_picture_tokens, vocabulary_rows, with_new_rows
 from .names_infinity import BSQ_NAMES, INFINITY_NAMES, QWEN2_VL_NAMES, adapt_infinity
 from .sizes import TensorShapes
 
@@ -95,16 +94,7 @@ def compose_v1_1(
 
 def _read_vlm_config(folder: Path) -> tuple[dict, PreTrainedConfig]:
     """`config.json` of a Qwen2-VL as it is, and as Transformers reads it."""
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"{folder} is not a folder: download Qwen2-VL first (Qwen/Qwen2-VL-7B-Instruct), then give the folder it is in."
-        )
-    source = read_json(folder / "config.json")
-    if source.get("model_type") != VLM_MODEL_TYPE:
-        raise ValueError(
-            f"{folder} is not a Qwen2-VL in Transformers' format: its model_type is {source.get('model_type')!r}, not {VLM_MODEL_TYPE!r}. "
-            "Take Qwen/Qwen2-VL-7B-Instruct."
-        )
+    source = read_config_of(folder, VLM_MODEL_TYPE, "Qwen2-VL", "Qwen/Qwen2-VL-7B-Instruct")
     with said_of(folder / "config.json"):
         return source, AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 

@@ -77,16 +77,21 @@ LLAVA_NAMES = [
     ("lm_head.weight", "lm_head.weight"),
 ]
 
-# What the whole checkpoint adds to VAR's two parts. `{rest}` stands for anything.
-WHOLE_NAMES = [
-    *((f"vae_local.{released}", ours and f"model.image_tokenizer.{ours}") for released, ours in VQ_NAMES),
-    *((f"vargpt_gen.{released}", ours and f"model.visual_decoder.{ours}") for released, ours in DECODER_NAMES),
+# The projectors between language model and visual decoder, in the checkpoints of v1 and of v1.1.
+PROJECTOR_NAMES = [
     ("image_gen_projector.mlp.0.{}", "model.projector_to_llm.fc1.{}"),
     ("image_gen_projector.mlp.2.{}", "model.projector_to_llm.fc2.{}"),
     ("image_gen_projector_out.mlp.0.{}", "model.projector_to_decoder.fc1.{}"),
     ("image_gen_projector_out.mlp.2.{}", "model.projector_to_decoder.fc2.{}"),
     ("image_gen_projector.ln_q.{}", None),
     ("image_gen_projector_out.ln_q.{}", None),
+]
+
+# What the whole checkpoint adds to VAR's two parts. `{rest}` stands for anything.
+WHOLE_NAMES = [
+    *((f"vae_local.{released}", ours and f"model.image_tokenizer.{ours}") for released, ours in VQ_NAMES),
+    *((f"vargpt_gen.{released}", ours and f"model.visual_decoder.{ours}") for released, ours in DECODER_NAMES),
+    *PROJECTOR_NAMES,
     *_LLAVA_OLD_NAMES,
 ]
 

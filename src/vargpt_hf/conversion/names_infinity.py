@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
+from .names import PROJECTOR_NAMES
+
 _BLOCK = {
     "norm1": ("norm1.norm", "norm1"),
     "conv1": ("conv1.conv", "conv1"),
@@ -74,12 +76,7 @@ V11_NAMES = [
     *((f"vae_local.{released}", ours and f"model.image_tokenizer.{ours}") for released, ours in BSQ_NAMES),
     *((f"vargpt_gen.{released}", ours and f"model.visual_decoder.{ours}") for released, ours in INFINITY_NAMES),
     ("sos_embedding.weight", "model.visual_decoder.condition_embedding"),
-    ("image_gen_projector.mlp.0.{}", "model.projector_to_llm.fc1.{}"),
-    ("image_gen_projector.mlp.2.{}", "model.projector_to_llm.fc2.{}"),
-    ("image_gen_projector_out.mlp.0.{}", "model.projector_to_decoder.fc1.{}"),
-    ("image_gen_projector_out.mlp.2.{}", "model.projector_to_decoder.fc2.{}"),
-    ("image_gen_projector.ln_q.{}", None),
-    ("image_gen_projector_out.ln_q.{}", None),
+    *PROJECTOR_NAMES,
     ("visual.{rest}", "model.vlm.visual.{rest}"),
     ("model.{rest}", "model.vlm.language_model.{rest}"),
     ("lm_head.weight", "lm_head.weight"),
