@@ -127,8 +127,8 @@ def nearest_schedule(schedules: Sequence[ScaleSchedule], height: float, width: f
         raise ValueError(f"An image has a positive height and width, got {height} and {width}.")
 
     def distance(index: int) -> tuple[float, float]:
-        rows, columns = schedules[index].final_grid
-        return abs(rows / columns - height / width), abs(rows * columns - height * width)
+        schedule = schedules[index]
+        return abs(schedule.aspect_ratio - height / width), abs(schedule.areas[-1] - height * width)
 
     return min(range(len(schedules)), key=distance)
 
