@@ -440,6 +440,10 @@ class VargptProcessor(ProcessorMixin):
         """Placeholders and patches of images to read, by which serving engines plan."""
         return MultiModalData() if self.reader is None else self.reader._get_num_multimodal_tokens(image_sizes, **kwargs)
 
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
+        """What the reader writes in the place of one image to read; serving engines ask for it."""
+        return self.reader.replace_image_token(image_inputs, image_idx, **kwargs)
+
     # -- chats to text and tensors ------------------------------------------------------------------------------------
 
     def apply_chat_template(self, conversation: list, chat_template: str | None = None, **kwargs: Any) -> Any:
