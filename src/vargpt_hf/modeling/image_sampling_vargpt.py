@@ -133,7 +133,7 @@ class ScaleAloneGuidance(Guidance):
     """The guidance that VARGPT v1.1 was released with: against each scale alone.
 
     The unconditional half reads the scale's tokens without prompt and without coarser scales, at positions from 0, and its decoder attends
-    to as many stored rows as the image's context has tokens (MODEL: VARGPT-v1.1, arXiv 2504.02949, as released).
+    to as many stored rows as the image's context has tokens (VARGPT-v1.1, arXiv 2504.02949, as released).
     """
 
     def conditions(self) -> list[int]:
