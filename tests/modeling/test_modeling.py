@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from golden_v11_helpers import golden_v11_config
+from transformers import PreTrainedModel
 
 from vargpt_hf import VargptForConditionalGeneration
 from vargpt_hf.modeling import image_tokenizer_vargpt
@@ -221,10 +223,13 @@ def test_shifted_labels_replace_labels(model):
         torch.testing.assert_close(outputs.loss, expected.loss)
 
 
-def test_attention_can_be_chosen_for_every_part():
-    fresh = tiny_model()
-    fresh.set_attn_implementation("eager")
-    assert {part.config._attn_implementation for part in (fresh, fresh.model.vlm.language_model, fresh.model.image_tokenizer)} == {"eager"}
+@pytest.mark.parametrize("kind", ["v1", "v1.1"])
+def test_attention_can_be_chosen_for_every_part(kind):
+    fresh = tiny_model() if kind == "v1" else VargptForConditionalGeneration(golden_v11_config())
+    for chosen in ("eager", "sdpa"):
+        fresh.set_attn_implementation(chosen)
+        parts = {name: part for name, part in fresh.named_modules() if isinstance(part, PreTrainedModel)}
+        assert {name: part.config._attn_implementation for name, part in parts.items()} == dict.fromkeys(parts, chosen)
 
 
 def test_another_language_model():

@@ -22,12 +22,12 @@ from .visual_decoder_vargpt import (
     DecoderCache,
     DrawingState,
     RotaryTable,
+    VargptAttention,
     VargptDecoderAttention,
     VargptDecoderLayer,
     VargptDecoderMLP,
     VargptVisualDecoder,
     VargptVisualDecoderConfig,
-    attend,
     block_causal_mask,
 )
 
@@ -141,22 +141,12 @@ def rotary_table(
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
-class VargptInfinityCrossAttention(nn.Module):
+class VargptInfinityCrossAttention(VargptAttention):
     """Attention to the text before an image, without positions."""
 
-    is_causal = False
-    num_key_value_groups = 1
-
     def __init__(self, config: VargptInfinityDecoderConfig):
-        super().__init__()
-        width = config.hidden_size
-        self.config = config
-        self.head_dim = config.head_dim
+        super().__init__(config)
         self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(width, width)
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
 
     def keys_and_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values, each (N, heads, P, head_dim), of a context (N, P, C)."""
@@ -167,7 +157,7 @@ class VargptInfinityCrossAttention(nn.Module):
         self, hidden_states: torch.Tensor, keys_and_values: tuple[torch.Tensor, torch.Tensor], attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         query = self.q_proj(hidden_states).view(*hidden_states.shape[:-1], -1, self.head_dim).transpose(1, 2)
-        return self.out_proj(attend(self, query, *keys_and_values, attention_mask))
+        return self.attend(query, *keys_and_values, attention_mask)
 
 
 class VargptInfinityLayer(VargptDecoderLayer):

@@ -238,13 +238,6 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
-def attend(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """Outputs (N, l, C) of the attention that the configuration of `module` chooses, from (N, heads, l or positions, head_dim)."""
-    chosen: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager_attention_forward)
-    attended, _ = chosen(module, query, key, value, attention_mask, scaling=module.scaling, dropout=0.0)
-    return attended.flatten(2)
-
-
 def rotate(values: torch.Tensor, table: RotaryTable) -> torch.Tensor:
     """Queries or keys (N, heads, l, head_dim) with each pair of neighbors (2t, 2t + 1) turned by its angle."""
     cosines, sines = table
@@ -252,24 +245,41 @@ def rotate(values: torch.Tensor, table: RotaryTable) -> torch.Tensor:
     return torch.stack([first * cosines - second * sines, first * sines + second * cosines], dim=-1).flatten(-2)
 
 
-class VargptDecoderAttention(nn.Module):
-    """Attention over L2-normalized queries and keys, with a learned temperature per head (VAR, appendix A)."""
+class VargptAttention(nn.Module):
+    """Projections of an attention, and the implementation that the configuration chooses.
+
+    Attention of every visual decoder inherits from here: Transformers lets an implementation be chosen for a model whose module either
+    defines no attention from scratch or looks it up itself.
+    """
 
     is_causal = False
     num_key_value_groups = 1
     scaling = 1.0
 
-    def __init__(self, config: VargptVisualDecoderConfig, layer_index: int):
+    def __init__(self, config: VargptVisualDecoderConfig):
         super().__init__()
         width = config.hidden_size
         self.config = config  # which holds the choice of attention implementation
-        self.layer_index = layer_index
         self.head_dim = config.head_dim
-        self.max_log_scale = math.log(config.max_attention_scale)
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        """Outputs (N, l, C), projected, of queries (N, heads, l, head_dim) over keys and values (N, heads, positions, head_dim)."""
+        chosen: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, _ = chosen(self, query, key, value, attention_mask, scaling=self.scaling, dropout=0.0)
+        return self.out_proj(attended.flatten(2))
+
+
+class VargptDecoderAttention(VargptAttention):
+    """Attention over L2-normalized queries and keys, with a learned temperature per head (VAR, appendix A)."""
+
+    def __init__(self, config: VargptVisualDecoderConfig, layer_index: int):
+        super().__init__(config)
+        self.layer_index = layer_index
+        self.max_log_scale = math.log(config.max_attention_scale)
         self.log_scale = nn.Parameter(torch.full((config.num_attention_heads,), math.log(4.0)))
 
     def forward(
@@ -289,7 +299,7 @@ class VargptDecoderAttention(nn.Module):
             query, key = rotate(query, table), rotate(key, table)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_index)
-        return self.out_proj(attend(self, query, key, value, attention_mask))
+        return self.attend(query, key, value, attention_mask)
 
 
 class VargptDecoderMLP(nn.Module):
@@ -339,13 +349,13 @@ __all__ = [
     "DecoderCache",
     "DrawingState",
     "RotaryTable",
+    "VargptAttention",
     "VargptDecoderAttention",
     "VargptDecoderLayer",
     "VargptDecoderMLP",
     "VargptProjector",
     "VargptVisualDecoder",
     "VargptVisualDecoderConfig",
-    "attend",
     "block_causal_mask",
     "eager_attention_forward",
     "rotate",
