@@ -1,59 +1,133 @@
-"""Makes rows that teach to edit: an image of shapes is read with an instruction, and the edited image is drawn.
+"""Teaches vargpt-tiny to edit: it reads an image of shapes with an instruction, and draws the edited image.
 
-    python examples/edit_shapes.py runs/edits --rows 20000
+    python examples/edit_shapes.py runs/edits --picture docs/edited.png
 
-Takes a minute for 20,000 rows. Recolor, remove, add and move, in equal shares; the seed names the rows for good. The folder is a dataset
-for `train_data` of a stage. The judge of `vargpt_hf.tiny.edit_judge`, which shares no code with what makes the rows, looks at the first
-hundred; what it prints should be 100 %.
+Recolor, remove, add and move, in equal shares; beside them rows of what the model already does, so that it does not forget. All its
+weights but the image tokenizer's are trained. Steps whose folder is there are skipped, and training resumes from its last checkpoint. A
+judge, which shares no code with what makes the images, looks at edits of other scenes: whether each is done, and whether all else is as it
+was; once drawn freely, and once with a mask of the squares that change, outside of which the image keeps its codes.
 """
 
 import argparse
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from draw_gallery import sheet
+from PIL import Image as PILImage
+from train_tiny import DRAWING, READING, VARGPT, make_rows, run_stage
 
-from vargpt_hf.tiny.edit_judge import judge_edit
+from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.tiny.edit_judge import EditVerdict, judge_edit
 from vargpt_hf.tiny.edits import EDIT_KINDS, sample_edit
-from vargpt_hf.tiny.shapes import render
-from vargpt_hf.training.data import ROW_FEATURES
+from vargpt_hf.tiny.rows import SEEN_PAIRS
+from vargpt_hf.tiny.shapes import SQUARE_SIZE, render
 
-JUDGED = 100
+STAGE, BATCH = "edit", 50
+ROWS = {"edits": 80_000, "drawing": 12_000, "reading": 12_000}  # in the proportion of the weights in examples/tiny/edit.yaml
+SHOWN = 8
 
 
-def edit_rows(number: int, seed: int = 0) -> Iterator[dict]:
-    """Rows `{"messages", "images", "output_images"}`, the kinds of edits in turn."""
-    rng, kinds = np.random.default_rng(seed), list(EDIT_KINDS)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder for rows, model and figures")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the rows to train on")
+    parser.add_argument("--evaluate", type=int, default=800, help="edits that are judged")
+    parser.add_argument("--picture", type=Path, help="file for the first edits that are judged, before and after")
+    arguments = parser.parse_args()
+    make_data(arguments.output / "data" / STAGE, arguments.scale)
+    if not (arguments.output / STAGE / "model.safetensors").exists():
+        run_stage(STAGE, arguments.output)
+    rows = list(edit_rows(arguments.evaluate, seed=1, split="test"))
+    ideal = figures(rows, [row["output_images"][0] for row in rows])
+    edited = {way: edit(arguments.output / STAGE, rows, way == "with a mask") for way in ("drawn freely", "with a mask")}
+    results = {"as rendered": ideal, **{way: figures(rows, pictures) for way, pictures in edited.items()}}
+    print(json.dumps(results, indent=2))
+    (arguments.output / "figures.json").write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.picture:
+        before = [(row["images"][0], "") for row in rows[:SHOWN]]
+        after = [(picture, instruction_of(row)) for picture, row in zip(edited["drawn freely"], rows[:SHOWN])]
+        sheet([before, after]).save(arguments.picture)
+
+
+def edit_rows(number: int, seed: int = 0, split: str = "train") -> Iterator[dict]:
+    """Rows `{"messages", "images", "output_images"}`, the kinds of edits in turn; the seed and the split name them for good."""
+    rng, kinds = np.random.default_rng([seed, split == "test", 2]), list(EDIT_KINDS)
     for index in range(number):
-        edit = sample_edit(rng, kinds[index % len(kinds)])
+        edit = sample_edit(rng, kinds[index % len(kinds)], SEEN_PAIRS)  # the image tokenizer knows no others
+        asked = [{"type": "image"}, {"type": "text", "text": edit.instruction}]
+        if rng.random() < 0.5:
+            asked.reverse()
         yield {
-            "messages": [
-                {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": edit.instruction}]},
-                {"role": "assistant", "content": [{"type": "output_image"}]},
-            ],
+            "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "output_image"}]}],
             "images": [render(edit.before)],
             "output_images": [render(edit.after)],
         }
 
 
-def share_done(rows: list[dict]) -> tuple[float, float]:
-    """Shares of edits done and of untouched objects kept, by the judge."""
-    verdicts = [judge_edit(row["images"][0], row["output_images"][0], row["messages"][0]["content"][1]["text"]) for row in rows]
+def make_data(folder: Path, scale: float) -> None:
+    """Datasets of edits, drawings and questions; images to draw as codes."""
+    from datasets import Dataset
+
+    from vargpt_hf.training.data import ROW_FEATURES
+
+    numbers = {name: max(int(number * scale), 32) for name, number in ROWS.items()}
+    if not (folder / "edits").exists():
+        rows = Dataset.from_generator(edit_rows, ROW_FEATURES, str(folder / "cache"), gen_kwargs={"number": numbers["edits"]})
+        rows.save_to_disk(folder / "edits")
+    for seed, (name, mixture) in enumerate({"drawing": DRAWING, "reading": READING}.items(), start=60):
+        if not (folder / name).exists():
+            make_rows(folder / name, mixture, numbers[name], seed)
+    for name in ("edits", "drawing"):
+        if not (folder / f"{name}_codes").exists():
+            subprocess.run([VARGPT, "encode", folder / name, folder / f"{name}_codes", "--model", TINY_FOLDER], check=True)
+
+
+def edit(model_folder: Path, rows: list[dict], with_mask: bool) -> list[PILImage.Image]:
+    """The image that the model draws for each row, its likeliest codes taken."""
+    import torch
+
+    from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+    from vargpt_hf.inference.drawing import answer
+
+    model = VargptForConditionalGeneration.from_pretrained(model_folder, dtype="float32").eval()
+    processor = VargptProcessor.from_pretrained(model_folder)
+    drawn = []
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        settings = {"images": [row["images"] for row in batch], "do_sample": False}
+        if with_mask:
+            before = [row["images"][0] for row in batch]
+            pixels = processor.output_image_processor(before, return_tensors="pt")["output_pixel_values"]
+            settings["output_image_codes_to_keep"] = model.model.encode_images(pixels)
+            settings["output_image_mask"] = torch.tensor(np.stack([changed(row["images"][0], row["output_images"][0]) for row in batch]))
+        drawn += answer(model, processor, [row["messages"][:1] for row in batch], "image", **settings).images
+    return drawn
+
+
+def changed(before: PILImage.Image, after: PILImage.Image) -> np.ndarray:
+    """Mask (height, width) of the squares of the board in which two images differ: what a user would mark."""
+    differs = (np.asarray(before) != np.asarray(after)).any(-1)
+    squares = differs.reshape(differs.shape[0] // SQUARE_SIZE, SQUARE_SIZE, -1, SQUARE_SIZE).any((1, 3))
+    return squares.repeat(SQUARE_SIZE, 0).repeat(SQUARE_SIZE, 1)
+
+
+def figures(rows: list[dict], pictures: list[PILImage.Image]) -> dict[str, float]:
+    """Shares that the judge finds: edits done, in all and of each kind, untouched objects kept, images in which all else is as it was."""
+    verdicts = [judge_edit(row["images"][0], picture, instruction_of(row)) for row, picture in zip(rows, pictures)]
+    shares = {"done": share(verdicts, "done"), **{kind: share([v for v in verdicts if v.kind == kind], "done") for kind in EDIT_KINDS}}
     kept, untouched = (sum(getattr(verdict, name) for verdict in verdicts) for name in ("kept", "untouched"))
-    return sum(verdict.done for verdict in verdicts) / len(verdicts), kept / max(untouched, 1)
+    return {"edits": len(rows), **shares, "untouched objects kept": kept / max(untouched, 1), "all else kept": share(verdicts, "rest_is_kept")}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="folder for the dataset")
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    done, kept = share_done(list(edit_rows(min(JUDGED, arguments.rows), arguments.seed)))
-    made = Dataset.from_generator(edit_rows, ROW_FEATURES, gen_kwargs={"number": arguments.rows, "seed": arguments.seed})
-    made.save_to_disk(arguments.output)
-    print(f"Saved {arguments.output}: {arguments.rows:,} rows; the judge finds {done:.1%} of edits done, {kept:.1%} of all else untouched.")
+def share(verdicts: list[EditVerdict], name: str) -> float:
+    return float(np.mean([getattr(verdict, name) for verdict in verdicts]))
+
+
+def instruction_of(row: dict) -> str:
+    return next(part["text"] for part in row["messages"][0]["content"] if part["type"] == "text")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from vargpt_hf.tiny import edit_judge
 from vargpt_hf.tiny.edit_judge import judge_edit
 from vargpt_hf.tiny.edits import EDIT_KINDS, sample_edit
-from vargpt_hf.tiny.shapes import PLACES, Scene, SceneObject, render
+from vargpt_hf.tiny.shapes import ALL_PAIRS, HELD_OUT_PAIRS, PLACES, Scene, SceneObject, render
 
 SCENE = Scene((SceneObject("circle", "red", "large", (0, 0)), SceneObject("square", "blue", "small", (2, 1))))
 
@@ -47,6 +47,15 @@ def test_only_what_is_named_changes(kind):
         assert edit.before.background == edit.after.background
 
 
+@pytest.mark.parametrize("kind", EDIT_KINDS)
+def test_pairs_of_color_and_shape_can_be_limited(kind):
+    rng, shown = np.random.default_rng(2), set()
+    for _ in range(60):
+        edit = sample_edit(rng, kind, ALL_PAIRS - HELD_OUT_PAIRS)
+        shown |= {item.pair for scene in (edit.before, edit.after) for item in scene.objects}
+    assert shown <= ALL_PAIRS - HELD_OUT_PAIRS and len(shown) > 15
+
+
 def test_a_seed_names_the_edits():
     first, again = ([sample_edit(np.random.default_rng(5)) for _ in range(2)] for _ in range(2))
     assert first == again
@@ -67,6 +76,13 @@ def test_wrong_edits_are_found_out():
     cross = SceneObject("cross", "green", "large", (1, 1))
     assert verdict(with_objects(circle, square, cross), "add a large green cross in the middle").done
     assert not verdict(with_objects(circle, square, replace(cross, place=(1, 2))), "add a large green cross in the middle").done
+    small = replace(cross, size="small")
+    assert not verdict(with_objects(circle, square, small), "add a large green cross in the middle").done
+    assert verdict(with_objects(circle, square, small), "add a small green cross in the middle").done
+    assert verdict(with_objects(circle, square, small), "add a green cross in the middle").done
+    moved = replace(circle, place=(2, 2))
+    assert verdict(with_objects(moved, square), "put the red circle at the bottom right").done
+    assert not verdict(with_objects(replace(moved, size="small"), square), "put the red circle at the bottom right").done  # it shrank
 
 
 def test_a_changed_rest_is_found_out():

@@ -5,7 +5,7 @@ It shares no code with what made the images: it reads the instruction and looks 
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -14,11 +14,12 @@ from .judges import Detection, background, detect
 _FORMS = {
     "recolor": r"make the (?P<colour>\w+) (?P<shape>\w+) (?P<new_colour>\w+)",
     "remove": r"remove the (?P<colour>\w+) (?P<shape>\w+)",
-    "add": r"add a (?:small |large )?(?P<new_colour>\w+) (?P<shape>\w+) (?P<place>(?:at|on|in) the [\w ]+)",
+    "add": r"add a (?:(?P<size>small|large) )?(?P<new_colour>\w+) (?P<shape>\w+) (?P<place>(?:at|on|in) the [\w ]+)",
     "move": r"put the (?P<colour>\w+) (?P<shape>\w+) (?P<place>(?:at|on|in) the [\w ]+)",
 }
 _MOST_SHIFT = 0.06  # of the image's width, by which an object that stays may shift
 _MOST_GROWTH = 1.5  # between the areas of an object that stays
+_LARGE = 0.25  # of the image's width: the side from which an object is large
 _COLUMNS, _ROWS = {"left": 0, "right": 2}, {"top": 0, "bottom": 2}
 
 
@@ -88,9 +89,13 @@ def _read(instruction: str) -> tuple[str, dict[str, str]]:
 def _is_same(first: Detection, second: Detection, first_width: int, second_width: int) -> bool:
     """Whether two images show the same object at the same place, as large."""
     shift = math.dist(*([side / width for side in item.centre] for item, width in ((first, first_width), (second, second_width))))
-    growth = (second.area / second_width**2) / (first.area / first_width**2)
     alike = (first.colour, first.shape) == (second.colour, second.shape)
-    return alike and shift <= _MOST_SHIFT and 1 / _MOST_GROWTH <= growth <= _MOST_GROWTH
+    return alike and shift <= _MOST_SHIFT and _as_large(first, second, first_width, second_width)
+
+
+def _as_large(first: Detection, second: Detection, first_width: int, second_width: int) -> bool:
+    growth = (second.area / second_width**2) / (first.area / first_width**2)
+    return 1 / _MOST_GROWTH <= growth <= _MOST_GROWTH
 
 
 def _is_wanted(item: Detection, kind: str, words: dict[str, str], target: Detection | None, before: Image.Image, after: Image.Image) -> bool:
@@ -98,8 +103,12 @@ def _is_wanted(item: Detection, kind: str, words: dict[str, str], target: Detect
     if kind == "remove" or item.shape != words["shape"] or item.colour != words.get("new_colour", words.get("colour")):
         return False
     if kind == "recolor":
-        unchanged = Detection(item.shape, item.colour, target.centre, target.area)
+        unchanged = replace(target, colour=item.colour)
         return _is_same(unchanged, item, before.width, after.width)
+    if kind == "move" and not _as_large(target, item, before.width, after.width):
+        return False
+    if words.get("size") and (words["size"] == "large") != (item.side / after.width >= _LARGE):
+        return False
     return _cell(item.centre, after) == _cell_of(words["place"])
 
 

@@ -1,11 +1,11 @@
 """Edits of scenes of shapes: a scene before, an instruction, the scene after. Recolor, remove, add and move; all else stays as it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .shapes import COLOURS, PLACES, SHAPES, SIZES, Scene, SceneObject, sample_scene
+from .shapes import ALL_PAIRS, PLACES, SIZES, Pair, Scene, SceneObject, sample_scene
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,13 @@ class SceneEdit:
     after: Scene
 
 
-def sample_edit(rng: np.random.Generator, kind: str | None = None) -> SceneEdit:
+def sample_edit(rng: np.random.Generator, kind: str | None = None, pairs: Collection[Pair] = ALL_PAIRS) -> SceneEdit:
     """A random edit.
 
     Args:
         rng: where all chance comes from.
         kind: one of `EDIT_KINDS`; any of them by default.
+        pairs: the pairs of color and shape that objects may have, before and after.
 
     Raises:
         ValueError: an unknown kind.
@@ -32,41 +33,39 @@ def sample_edit(rng: np.random.Generator, kind: str | None = None) -> SceneEdit:
     if kind not in EDIT_KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(EDIT_KINDS)}.")
     number = int(rng.integers(2, 4))
-    scene = sample_scene(rng, "list", num_objects=number)
+    scene = sample_scene(rng, "list", pairs=pairs, num_objects=number)
     before = replace(scene, objects=scene.objects[: number - 1]) if kind == "add" else scene  # at most three objects after it, too
-    after, instruction = EDIT_KINDS[kind](rng, before.objects)
+    after, instruction = EDIT_KINDS[kind](rng, before.objects, sorted(pairs))
     return SceneEdit(kind, instruction, before, replace(before, objects=after))
 
 
 Edited = tuple[tuple[SceneObject, ...], str]
 
 
-def _recolor(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> Edited:
+def _recolor(rng: np.random.Generator, objects: tuple[SceneObject, ...], pairs: list[Pair]) -> Edited:
     index, chosen = _one_of(rng, objects)
-    colours = [colour for colour in COLOURS if (colour, chosen.shape) not in {item.pair for item in objects}]
-    colour = _choice(rng, colours)
+    colour = _choice(rng, [colour for colour, shape in _absent(objects, pairs) if shape == chosen.shape])
     return _with(objects, index, replace(chosen, colour=colour)), f"make the {chosen.colour} {chosen.shape} {colour}"
 
 
-def _remove(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> Edited:
+def _remove(rng: np.random.Generator, objects: tuple[SceneObject, ...], pairs: list[Pair]) -> Edited:
     index, chosen = _one_of(rng, objects)
     return _with(objects, index), f"remove the {chosen.colour} {chosen.shape}"
 
 
-def _add(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> Edited:
-    pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in {item.pair for item in objects}]
-    colour, shape = _choice(rng, pairs)
+def _add(rng: np.random.Generator, objects: tuple[SceneObject, ...], pairs: list[Pair]) -> Edited:
+    colour, shape = _choice(rng, _absent(objects, pairs))
     added = SceneObject(shape, colour, _choice(rng, list(SIZES)), _free_place(rng, objects))
     return (*objects, added), f"add a {added.size} {colour} {shape} {PLACES[added.place]}"
 
 
-def _move(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> Edited:
+def _move(rng: np.random.Generator, objects: tuple[SceneObject, ...], pairs: list[Pair]) -> Edited:
     index, chosen = _one_of(rng, objects)
     moved = replace(chosen, place=_free_place(rng, objects))
     return _with(objects, index, moved), f"put the {chosen.colour} {chosen.shape} {PLACES[moved.place]}"
 
 
-EDIT_KINDS: dict[str, Callable[[np.random.Generator, tuple[SceneObject, ...]], Edited]] = {
+EDIT_KINDS: dict[str, Callable[[np.random.Generator, tuple[SceneObject, ...], list[Pair]], Edited]] = {
     "recolor": _recolor,
     "remove": _remove,
     "add": _add,
@@ -81,6 +80,11 @@ def _one_of(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> tuple
 
 def _with(objects: tuple[SceneObject, ...], index: int, *instead: SceneObject) -> tuple[SceneObject, ...]:
     return (*objects[:index], *instead, *objects[index + 1 :])
+
+
+def _absent(objects: tuple[SceneObject, ...], pairs: list[Pair]) -> list[Pair]:
+    shown = {item.pair for item in objects}
+    return [pair for pair in pairs if pair not in shown]
 
 
 def _free_place(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> tuple[int, int]:

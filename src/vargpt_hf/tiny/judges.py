@@ -19,12 +19,13 @@ _REFERENCE_SIDE = 48
 
 @dataclass(frozen=True)
 class Detection:
-    """One shape that was found: its names, its center (x, y) and its area in pixels."""
+    """One shape that was found: its names, its center (x, y), its area, and the longer side of the box around it, in pixels."""
 
     shape: str
     colour: str
     centre: tuple[float, float]
     area: int
+    side: int
 
 
 def detect(picture: Image.Image) -> list[Detection]:
@@ -45,7 +46,7 @@ def detect(picture: Image.Image) -> list[Detection]:
         y, x = np.nonzero(component)
         core = ndimage.binary_erosion(component)
         colour = _colour(hue[core if core.any() else component])
-        found.append(Detection(_shape(component), colour, (float(x.mean()), float(y.mean())), area))
+        found.append(Detection(_shape(component), colour, (float(x.mean()), float(y.mean())), area, _side(x, y)))
     return sorted(found, key=lambda detection: detection.centre)
 
 
@@ -55,6 +56,10 @@ def background(picture: Image.Image) -> str:
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     level = np.median(edge)
     return "black" if level < 64 else "gray" if level < 192 else "white"
+
+
+def _side(x: np.ndarray, y: np.ndarray) -> int:
+    return int(max(np.ptp(x), np.ptp(y))) + 1
 
 
 def _hsv(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
