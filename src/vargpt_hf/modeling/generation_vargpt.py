@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from .decoding_vargpt import DrawingPlan, VargptDecodingLoop, VargptImageStreamer, collect
 from .image_sampling_vargpt import GUIDANCE_TYPES, Guidance, VargptScoresCheck, filters, redrawn_positions
 from .llm_cache_vargpt import LLMRows
-from .scales_vargpt import nearest_schedule
+from .scales_vargpt import choose_schedules
 from .settings_vargpt import (
     IMAGE_GENERATION_DEFAULTS,
     check_can_draw,
@@ -30,11 +30,12 @@ from .settings_vargpt import (
     max_positions,
 )
 
-_RUN_ARGUMENTS = (
+RUN_ARGUMENTS = (
     "generator",
     "output_image_streamer",
     "output_image_noise",
     "output_image_size",
+    "output_image_aspect_ratio",
     "output_image_codes_to_keep",
     "output_image_mask",
 )
@@ -119,6 +120,7 @@ class VargptGenerationMixin(GenerationMixin):
         output_image_top_p: float | None = None,
         output_image_unconditional_ids: list[int] | None = None,
         output_image_size: tuple[int, int] | list[tuple[int, int]] | None = None,
+        output_image_aspect_ratio: float | list[float] | None = None,
         output_image_codes_to_keep: torch.LongTensor | None = None,
         output_image_mask: torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -145,6 +147,7 @@ class VargptGenerationMixin(GenerationMixin):
                 beginning-of-sequence token by default.
             output_image_size: (height, width) in pixels of drawn images, or one for each row: the schedule nearest to it, first in aspect
                 ratio, draws. The configuration's first schedule by default.
+            output_image_aspect_ratio: in its place height / width, or one for each row: the schedule of the nearest aspect ratio draws.
             output_image_codes_to_keep: codes (B, L) that each row's images start from; positions outside of the mask keep them
                 (in-painting by scales).
             output_image_mask: what is drawn anew, (B, height, width) of pixels or (B, L) of positions; see [`redrawn_positions`].
@@ -166,14 +169,14 @@ class VargptGenerationMixin(GenerationMixin):
         """
         if kwargs.get("cache_implementation") == "paged":
             raise ValueError('`cache_implementation="paged"` batches texts without images continuously; take "dynamic" or "static".')
-        own = {name: value for name, value in locals().items() if name in (*IMAGE_GENERATION_DEFAULTS, *_RUN_ARGUMENTS)}
+        own = {name: value for name, value in locals().items() if name in (*IMAGE_GENERATION_DEFAULTS, *RUN_ARGUMENTS)}
         given = {name: value for name, value in own.items() if value is not None}
         checked = LogitsProcessorList([*(logits_processor or ()), VargptScoresCheck()])
         return super().generate(inputs, generation_config, checked, *args, **given, **kwargs)
 
     def _extract_generation_mode_kwargs(self, custom_generate, kwargs, *args, **more) -> dict:
         """Takes what belongs to one call only out of `kwargs`, so that it reaches `_sample`."""
-        own = {name: kwargs.pop(name) for name in _RUN_ARGUMENTS if name in kwargs}
+        own = {name: kwargs.pop(name) for name in RUN_ARGUMENTS if name in kwargs}
         extracted = super()._extract_generation_mode_kwargs(custom_generate, kwargs, *args, **more)
         return {**extracted, **{name: value for name, value in own.items() if value is not None}}
 
@@ -211,7 +214,7 @@ class VargptGenerationMixin(GenerationMixin):
                     f'Guidance by "{guidance}" needs rows that wait, and the layers of this backbone fold every column into a state: set '
                     '`output_image_guidance_type="none"` or "noise".'
                 )
-        given = [name for name in _RUN_ARGUMENTS if generation_mode_kwargs.get(name) is not None]
+        given = [name for name in RUN_ARGUMENTS if generation_mode_kwargs.get(name) is not None]
         if given and generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise ValueError(f"{generation_mode.value} does not take `{given[0]}`: leave it out, or decode greedily or by sampling.")
         if generation_config.assistant_early_exit is not None:
@@ -336,6 +339,7 @@ class VargptGenerationMixin(GenerationMixin):
         output_image_streamer: VargptImageStreamer | None = None,
         output_image_noise: list[torch.Tensor] | None = None,
         output_image_size: tuple[int, int] | list[tuple[int, int]] | None = None,
+        output_image_aspect_ratio: float | list[float] | None = None,
         output_image_codes_to_keep: torch.LongTensor | None = None,
         output_image_mask: torch.Tensor | None = None,
         **model_kwargs,
@@ -346,7 +350,7 @@ class VargptGenerationMixin(GenerationMixin):
         """
         check_run_arguments(self.config, generator, output_image_streamer, output_image_noise, input_ids.device)
         num_rows = input_ids.shape[0]
-        schedule_ids = self._schedule_ids(output_image_size, num_rows, input_ids.device)
+        schedule_ids = self._schedule_ids(output_image_size, output_image_aspect_ratio, num_rows, input_ids.device)
         if generation_config.generation_mode == "image":
             starts = (input_ids[:, -1:] == self.config.output_image_start_token_id).all() and input_ids.shape[1] > 0
             check_room(self.config, _num_tokens(model_kwargs), image_tokens(self.config, schedule_ids.tolist(), bool(starts)))
@@ -403,16 +407,10 @@ class VargptGenerationMixin(GenerationMixin):
             loops.append(loop)
         return loops
 
-    def _schedule_ids(self, size, num_rows: int, device: torch.device) -> torch.LongTensor:
-        """Scale schedule of each row's images, (B,)."""
-        if size is None:
-            return torch.zeros(num_rows, dtype=torch.long, device=device)
-        sizes = [size] * num_rows if len(size) == 2 and not isinstance(size[0], (list, tuple)) else list(size)
-        if len(sizes) != num_rows:
-            raise ValueError(f"`output_image_size` has {len(sizes)} sizes for {num_rows} rows: give one (height, width), or one for each row.")
-        downsampling = self.config.image_tokenizer_config.downsampling
-        ids = [nearest_schedule(self.model.schedules, height / downsampling, width / downsampling) for height, width in sizes]
-        return torch.tensor(ids, device=device)
+    def _schedule_ids(self, size, aspect_ratio, num_rows: int, device: torch.device) -> torch.LongTensor:
+        """Scale schedule of each row's images, (B,); sides of a size are pixels."""
+        chosen = choose_schedules(self.model.schedules, num_rows, size, aspect_ratio, self.config.image_tokenizer_config.downsampling)
+        return torch.tensor(chosen, dtype=torch.long, device=device)
 
     def _kept_codes(
         self, codes: torch.LongTensor | None, mask: torch.Tensor | None, schedule_ids: torch.LongTensor

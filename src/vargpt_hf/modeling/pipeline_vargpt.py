@@ -9,7 +9,7 @@ from transformers import AnyToAnyPipeline, GenerationConfig, ImageTextToTextPipe
 from transformers.pipelines.any_to_any import Chat, ReturnType
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, TextKwargs
 
-from .generation_vargpt import VargptGenerateOutput, VargptGenerationMixin
+from .generation_vargpt import RUN_ARGUMENTS, VargptGenerateOutput, VargptGenerationMixin
 from .settings_vargpt import IMAGE_GENERATION_DEFAULTS, user_turn
 
 _STOCK_NAMES = inspect.signature(AnyToAnyPipeline._sanitize_parameters).parameters.keys() - {"self", "kwargs"}
@@ -21,7 +21,8 @@ _PROCESSOR_NAMES = {
 _GENERATION_NAMES = {
     *(name for name in vars(GenerationConfig()) if not name.startswith("_")),
     *IMAGE_GENERATION_DEFAULTS,
-    *("generator", "output_image_streamer", "output_image_noise", "streamer", "generation_config", "logits_processor", "stopping_criteria"),
+    *RUN_ARGUMENTS,
+    *("streamer", "generation_config", "logits_processor", "stopping_criteria"),
 }
 
 

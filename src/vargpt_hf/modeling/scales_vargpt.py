@@ -3,6 +3,8 @@
 Shapes: N images, L positions of one image over all scales, l positions of one scale, S scales.
 """
 
+import math
+import numbers
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -133,4 +135,51 @@ def nearest_schedule(schedules: Sequence[ScaleSchedule], height: float, width: f
     return min(range(len(schedules)), key=distance)
 
 
-__all__ = ["VAR_SIDES", "ScaleSchedule", "nearest_schedule", "position_weights", "schedules_of"]
+def choose_schedules(
+    schedules: Sequence[ScaleSchedule],
+    num_rows: int,
+    size: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+    aspect_ratio: float | Sequence[float] | None = None,
+    unit: int = 1,
+) -> list[int]:
+    """Index of the schedule of each row's images: the one nearest to what was asked for, or the first of all.
+
+    Args:
+        num_rows: how many rows there are.
+        size: (height, width) of all rows' images, or one for each row.
+        aspect_ratio: in its place height / width, of all rows' images or one for each row; of schedules that are as near, the first.
+        unit: of the sides of a size, in which a position has the side 1: pixels per position.
+
+    Raises:
+        TypeError: sides or ratios that are no numbers.
+        ValueError: both at once, sides or ratios that are not positive and finite, or another number of them than of rows.
+    """
+    if size is not None and aspect_ratio is not None:
+        raise ValueError("Give either `output_image_size` or `output_image_aspect_ratio`, not both.")
+    if size is None and aspect_ratio is None:
+        return [0] * num_rows
+    name, kind = ("output_image_size", "(height, width)") if aspect_ratio is None else ("output_image_aspect_ratio", "height / width")
+    given = size if aspect_ratio is None else aspect_ratio
+    one_for_all = _is_number(given) if size is None else isinstance(given, (tuple, list)) and len(given) == 2 and all(map(_is_number, given))
+    if not one_for_all and not isinstance(given, (tuple, list)):
+        raise TypeError(f"`{name}` must be one {kind}, or a list with one for each row, got {given!r}.")
+    wanted = [given] * num_rows if one_for_all else list(given)
+    if len(wanted) != num_rows:
+        raise ValueError(f"`{name}` has {len(wanted)} for {num_rows} rows: give one {kind}, or one for each row.")
+    for each in wanted:
+        sides = each if size is not None else [each]
+        if not isinstance(sides, (tuple, list)) or len(sides) != (1 if size is None else 2) or not all(map(_is_number, sides)):
+            raise TypeError(f"`{name}` must be one {kind}, or a list with one for each row; it has {each!r}.")
+        if not all(0 < side < math.inf for side in sides):
+            raise ValueError(f"`{name}` must be positive and finite, got {each!r}.")
+    if size is not None:
+        return [nearest_schedule(schedules, height / unit, width / unit) for height, width in wanted]
+    distances = [[abs(schedule.aspect_ratio - ratio) for schedule in schedules] for ratio in wanted]
+    return [each.index(min(each)) for each in distances]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+__all__ = ["VAR_SIDES", "ScaleSchedule", "choose_schedules", "nearest_schedule", "position_weights", "schedules_of"]
