@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from golden_helpers import LEAST_RELATIVE_NOISE, NOISE_FACTOR
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
 from vargpt_hf.conversion.names import rename
@@ -108,6 +108,30 @@ def golden_v11_config(**fields) -> VargptConfig:
         plain_positions=True,
         **fields,
     )
+
+
+def released_v11_config() -> dict:
+    """`config.json` of the golden model as the released system writes it."""
+    sizes = golden_v11_json("config")
+    text, special = sizes["text"], sizes["special"]
+    return {
+        "model_type": "vargpt_qwen2_vl",
+        "architectures": ["VARGPTQwen2VLForConditionalGeneration"],
+        **{name: value for name, value in text.items() if name != "mrope_section"},
+        "rope_scaling": {"type": "mrope", "mrope_section": text["mrope_section"]},
+        "vision_config": sizes["vision"],
+        **{name: number for name, number in special.items() if not name.startswith("image_gen")},
+        "special_tokens": {name: number for name, number in special.items() if name.startswith("image_gen")},
+        "torch_dtype": "float32",
+    }
+
+
+def write_released_v11_folder(folder: Path, weights: dict[str, torch.Tensor] | None = None, **config) -> Path:
+    """A released checkpoint with the golden weights, or others, whose `config.json` has further fields; no tokenizer."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(released_v11_config() | config))
+    save_file(released_v11_weights() if weights is None else weights, folder / "model.safetensors")
+    return folder
 
 
 def our_v11_name(released: str) -> list[str]:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_v11_helpers import GOLDEN_V11, golden_v11, golden_v11_json, golden_v11_model, released_v11_weights
-from safetensors.torch import save_file
+from golden_v11_helpers import GOLDEN_V11, golden_v11, golden_v11_model, released_v11_weights, write_released_v11_folder
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
 from vargpt_hf.conversion import vargpt_v1_1
@@ -16,33 +15,10 @@ from vargpt_hf.conversion.convert import convert_checkpoint
 from vargpt_hf.conversion.names import rename
 
 
-def released_config() -> dict:
-    """`config.json` of the golden model as the released system writes it."""
-    sizes = golden_v11_json("config")
-    text, special = sizes["text"], sizes["special"]
-    return {
-        "model_type": "vargpt_qwen2_vl",
-        "architectures": ["VARGPTQwen2VLForConditionalGeneration"],
-        **{name: value for name, value in text.items() if name != "mrope_section"},
-        "rope_scaling": {"type": "mrope", "mrope_section": text["mrope_section"]},
-        "vision_config": sizes["vision"],
-        **{name: number for name, number in special.items() if not name.startswith("image_gen")},
-        "special_tokens": {name: number for name, number in special.items() if name.startswith("image_gen")},
-        "torch_dtype": "float32",
-    }
-
-
-def write_released(folder: Path, weights: dict[str, torch.Tensor] | None = None, **config) -> Path:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(released_config() | config))
-    save_file(released_v11_weights() if weights is None else weights, folder / "model.safetensors")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory) -> Path:
     parent = tmp_path_factory.mktemp("v11")
-    convert_checkpoint(write_released(parent / "released"), parent / "converted", scales=[1, 2, 3, 4], reference_grid=(8, 8))
+    convert_checkpoint(write_released_v11_folder(parent / "released"), parent / "converted", scales=[1, 2, 3, 4], reference_grid=(8, 8))
     return parent / "converted"
 
 
@@ -65,7 +41,7 @@ def test_it_draws_the_golden_image_as_released(converted):
 
 
 def test_all_aspect_ratios_without_scales(tmp_path):
-    convert_checkpoint(write_released(tmp_path / "released"), tmp_path / "converted")
+    convert_checkpoint(write_released_v11_folder(tmp_path / "released"), tmp_path / "converted")
     config = VargptConfig.from_pretrained(tmp_path / "converted")
     assert len(config.schedules) == 15 and config.schedules[0].num_positions == 2521
     assert config.image_tokenizer_config.image_size() == (512, 512)
@@ -76,7 +52,7 @@ def test_missing_and_unexpected_tensors_are_named(tmp_path):
     del weights["vargpt_gen.block_chunks.1.module.0.ca.mat_q.bias"], weights["model.layers.0.self_attn.q_proj.bias"]
     weights["vargpt_gen.something"] = torch.zeros(1)
     with pytest.raises(ValueError, match="unexpected: vargpt_gen.something .*missing: .*q_proj.bias") as error:
-        convert_checkpoint(write_released(tmp_path / "released", weights), tmp_path / "converted", scales=[1, 2, 3, 4])
+        convert_checkpoint(write_released_v11_folder(tmp_path / "released", weights), tmp_path / "converted", scales=[1, 2, 3, 4])
     assert "model.layers.0.self_attn.q_proj.bias" in str(error.value)
     assert not (tmp_path / "converted").exists()
 
@@ -84,7 +60,7 @@ def test_missing_and_unexpected_tensors_are_named(tmp_path):
 @pytest.mark.parametrize("field", ["vision_config", "rope_scaling"])
 def test_a_config_without_a_field_says_so(tmp_path, field):
     with pytest.raises(ValueError, match=f"lacks .*`{field}`"):
-        convert_checkpoint(write_released(tmp_path / "released", **{field: None}), tmp_path / "converted")
+        convert_checkpoint(write_released_v11_folder(tmp_path / "released", **{field: None}), tmp_path / "converted")
 
 
 def test_the_released_model_at_true_size():
