@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -33,6 +34,25 @@ def test_draw(tmp_path):
     assert output.read_bytes() == first  # the same seed draws the same image
     last_scale = Image.open(strip).crop((2 * 96, 0, 3 * 96, 96))
     assert list(last_scale.getdata()) == list(Image.open(output).getdata())
+
+
+def test_draw_reads_an_image_and_keeps_what_a_mask_leaves(tmp_path):
+    run("draw", "a red circle above a blue square", "-o", tmp_path / "scene.png")
+    scene, mask = Image.open(tmp_path / "scene.png"), Image.new("L", (48, 48), 0)
+    mask.paste(255, (16, 0, 32, 16))  # the circle's square of the board
+    mask.save(tmp_path / "mask.png")
+    edit = ["draw", "a green circle above a blue square", "--image", tmp_path / "scene.png", "-o", tmp_path / "edited.png"]
+    result = run(*edit, "--mask", tmp_path / "mask.png", "--scales-strip", tmp_path / "strip.png")
+    assert result.exit_code == 0, result.output
+    edited = Image.open(tmp_path / "edited.png")
+    below = (0, 24, 48, 48)
+    kept = np.abs(np.asarray(edited.crop(below), dtype=int) - np.asarray(scene.crop(below), dtype=int))
+    assert kept.mean() < 4 and np.abs(np.asarray(edited, dtype=int) - np.asarray(scene, dtype=int)).max() > 50
+    free = run(*edit)  # without the mask all is drawn anew
+    assert free.exit_code == 0 and Image.open(tmp_path / "edited.png").tobytes() != edited.tobytes()
+    Image.new("L", (20, 20), 255).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"masks\[0\] is 20x20, but its image is 48x48"):
+        run(*edit, "--mask", tmp_path / "small.png")
 
 
 def test_draw_prompts_of_a_file(tmp_path, monkeypatch):
@@ -142,6 +162,10 @@ def test_what_is_not_installed_is_named(package, arguments):
         (["draw", "red " * 1200], "beside an image the model has room for"),
         (["draw", "x", "--guidance-scale", "nan"], "`output_image_guidance_scale` must be in [0, 100], got nan"),
         (["draw", "x", "--temperature", "0"], "`do_sample=False` takes the likeliest"),
+        (["draw", "x", "--image", "nothing.png"], "There is no file nothing.png"),
+        (["draw", "x", "--mask", "mask.png"], "--mask needs an --image that it belongs to"),
+        (["draw", "x", "--height", "64"], "Give both --height and --width"),
+        (["draw", "--prompts", "prompts.txt", "-o", "out", "--image", "scene.png"], "--prompts draws sentences alone"),
         (["draw", "x", "--num-processes", "2"], "one TEXT is drawn by one process"),
         (["draw", "x", "--model", "./nothing"], "which is not a folder"),
         (["draw", "x", "--dtype", "int3"], "--dtype is 'int3'; it must be one of auto"),

@@ -1,4 +1,4 @@
-"""`vargpt draw`: a sentence in, an image out; or a file of sentences in, a folder of images out."""
+"""`vargpt draw`: a sentence in, an image out, drawn anew or edited; or a file of sentences in, a folder of images out."""
 
 import os
 from enum import Enum
@@ -29,6 +29,14 @@ def draw(
         Path | None,
         typer.Option("--output", "-o", help="File to write, out.png by default; its ending names the format. With --prompts a folder."),
     ] = None,
+    picture: Annotated[
+        list[Path] | None, typer.Option("--image", help="Image that is read with TEXT, such as one to edit; may be given several times.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Image as large as the first --image, bright where that is drawn anew; else it keeps its codes.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="With --width: draw in the model's size nearest to so many pixels.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="See --height. By default the model's first size, or the first --image's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are drawn together, with --prompts.")] = 16,
     num_processes: Annotated[int, typer.Option(min=1, help="Processes that draw at the same time, with --prompts.")] = 1,
     model: Model = None,
@@ -54,6 +62,7 @@ def draw(
     Examples:
       vargpt draw "a red circle above a blue square" -o scene.png
       vargpt draw "a handwritten seven" --seed 3 --enlarge 6 --scales-strip strip.png
+      vargpt draw "make the red circle green" --image scene.png --mask mask.png --model ./my-editor
       vargpt draw --prompts prompts.txt --num-processes 2 -o images
     """
     if (text is None) == (prompts is None):
@@ -66,6 +75,14 @@ def draw(
         "output_image_top_p": top_p,
     }
     settings = {"do_sample": not greedy, **{name: value for name, value in settings.items() if value is not None}}
+    if (height is None) != (width is None):
+        raise ValueError("Give both --height and --width, or neither.")
+    if height is not None:
+        settings["output_image_size"] = [height, width]
+    if prompts is not None and (picture or mask):
+        raise ValueError("--prompts draws sentences alone: leave out --image and --mask.")
+    if mask is not None and (not picture or height is not None):
+        raise ValueError("--mask needs an --image that it belongs to, whose size is the drawing's: leave out --height and --width.")
     if prompts is not None:
         if output is None or scales_strip is not None:
             raise ValueError("--prompts needs a folder for the images, as in -o images, and takes no --scales-strip.")
@@ -75,19 +92,48 @@ def draw(
         raise ValueError(f"--num-processes is {num_processes}, but one TEXT is drawn by one process; it goes with --prompts.")
     output = output or Path("out.png")
     check_writable(output, scales_strip)
-    vargpt, processor = load(model, device, dtype)
+    for file in [*(picture or ()), *filter(None, [mask])]:
+        if not file.is_file():
+            raise ValueError(f"There is no file {file}.")
+    draw_one(text, output, picture or [], mask, (model, device, dtype), seed, enlarge, scales_strip, settings)
+
+
+def draw_one(
+    text: str,
+    output: Path,
+    pictures: list[Path],
+    mask: Path | None,
+    loaded_as: tuple[str | None, str, str],
+    seed: int,
+    enlarge: int,
+    scales_strip: Path | None,
+    settings: dict,
+) -> None:
+    """Draws one image, from a text and perhaps images that are read with it, by a model, device and number format; see `draw`."""
+    vargpt, processor = load(*loaded_as)
     import torch
     from tqdm import tqdm
 
     from ..inference.drawing import answer
+    from ..inference.inpainting import keep_outside
+    from ..modeling.settings_vargpt import user_turn
 
-    with tqdm(total=len(vargpt.config.schedules[0]), desc="Drawing", unit="scale", leave=False) as progress:
+    (turn,) = user_turn(text)
+    if pictures:
+        turn["content"] = [*({"type": "image", "path": str(file)} for file in pictures), {"type": "text", "text": turn["content"]}]
+        first = processor.output_image_processor.fetch_images(str(pictures[0]), str(pictures[0]))
+        settings.setdefault("output_image_size", [first.height, first.width])
+    if mask is not None:
+        settings |= keep_outside(vargpt, processor, [first], [str(mask)]) | {"output_image_size": settings["output_image_size"]}
+    size = settings.get("output_image_size")
+    chosen = 0 if size is None else processor.output_image_processor.nearest_schedule(*size)
+    with tqdm(total=len(vargpt.config.schedules[chosen]), desc="Drawing", unit="scale", leave=False) as progress:
         settings["output_image_streamer"] = progress_streamer(progress)
-        drawn = answer(vargpt, processor, [text], "image", seeds=[seed], **settings)
+        drawn = answer(vargpt, processor, [[turn]], "image", seeds=[seed], **settings)
     save(drawn.images[0], output, enlarge)
     if scales_strip is not None:
-        scales = range(1, len(vargpt.config.schedules[0]) + 1)
-        steps = [vargpt.model.image_tokenizer.decode(drawn.output.output_image_codes, num_scales=count) for count in scales]
+        codes, schedule = drawn.output.output_image_codes, vargpt.config.schedules[chosen]
+        steps = [vargpt.model.image_tokenizer.decode(codes, schedule, count + 1) for count in range(len(schedule))]
         save(processor.output_image_processor.post_process(torch.cat(steps, dim=3))[0], scales_strip, enlarge)
 
 
