@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedModel
 
 from .costs import Cost, Costs
-from .sizes import PICTURE_TOKENS
+from .sizes import IMAGE_TOKENS
 
 PROMPT = 64  # tokens
 NEW_TOKENS = 64
 MIXED_TOKENS = 32
-TRAINED_TOKENS = 745  # of a row at the paper's scales: 65 of text beside the 680 places
-PICTURES = 4  # through the image tokenizer at once
+TRAINED_TOKENS = 745  # of a row at the paper's scales: 65 of text beside the 680 positions
+IMAGES = 4  # through the image tokenizer at once
 Work = Callable[[], object]
 
 
@@ -43,7 +43,7 @@ class Case:
 def _prompt(model: PreTrainedModel, rows: int) -> dict[str, torch.Tensor]:
     """Random prompts of ordinary tokens, the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    special = {0, 1, 2, *(getattr(model.config, name) for name in PICTURE_TOKENS)}  # padding, begin and end of every size
+    special = {0, 1, 2, *(getattr(model.config, name) for name in IMAGE_TOKENS)}  # padding, begin and end of every size
     ordinary = torch.tensor([token for token in range(model.config.text_config.vocab_size) if token not in special])
     ids = ordinary[torch.randint(len(ordinary), (rows, PROMPT), generator=generator)].to(model.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -80,7 +80,7 @@ def _draw_memory(rows: int, guided: bool) -> Callable[[Costs], int]:
 
 def _drawing(rows: int, guided: bool) -> Case:
     title = f"an image after {PROMPT} tokens, batch {rows}{', guided' if guided else ''}"
-    return Case(title, _draw(rows, guided), _draw_cost(rows, guided), "picture", rows, _draw_memory(rows, guided))
+    return Case(title, _draw(rows, guided), _draw_cost(rows, guided), "image", rows, _draw_memory(rows, guided))
 
 
 def write(tokens: int, rows: int = 1) -> Callable[[PreTrainedModel], Work]:
@@ -118,15 +118,15 @@ def _mixed(model: PreTrainedModel) -> Work:
 def _mixed_cost(costs: Costs) -> Cost:
     """What the four rows need, were each of them never to wait for the others."""
     total = costs.llm(4, PROMPT - 1) + costs.drawing(2, 2, 2, PROMPT - 1) + costs.vq_decode(2)
-    places = sum(costs.sizes)
+    positions = sum(costs.sizes)
     for step in range(MIXED_TOKENS):
         total += costs.llm(2, 1, PROMPT - 1 + step) + costs.lm_head(2)
         if step:
-            total += costs.llm(2, 1, PROMPT - 1 + places + step) + costs.lm_head(2)
+            total += costs.llm(2, 1, PROMPT - 1 + positions + step) + costs.lm_head(2)
     return total
 
 
-def _random_pictures(model: PreTrainedModel, number: int) -> torch.Tensor:
+def _random_images(model: PreTrainedModel, number: int) -> torch.Tensor:
     side, _ = model.config.image_tokenizer_config.image_size()
     return torch.rand(number, 3, side, side, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(model.device)
 
@@ -139,12 +139,12 @@ def _random_codes(model: PreTrainedModel, number: int) -> torch.LongTensor:
 
 
 def _encode(model: PreTrainedModel) -> Work:
-    pictures = _random_pictures(model, PICTURES)
-    return lambda: model.model.image_tokenizer.encode(pictures)
+    images = _random_images(model, IMAGES)
+    return lambda: model.model.image_tokenizer.encode(images)
 
 
 def _decode(model: PreTrainedModel) -> Work:
-    codes = _random_codes(model, PICTURES)
+    codes = _random_codes(model, IMAGES)
     return lambda: model.model.image_tokenizer.decode(codes)
 
 
@@ -155,18 +155,18 @@ def _train(rows: int, codes_ahead: bool) -> Callable[[PreTrainedModel], Work]:
         model.train()
         for part in (model.model.image_tokenizer, model.model.vlm.vision_tower, model.model.vlm.multi_modal_projector):
             part.requires_grad_(False)
-        config, places = model.config, model.config.schedules[0].num_positions
-        before, after = PROMPT, trained_tokens(config) - PROMPT - places
+        config, positions = model.config, model.config.schedules[0].num_positions
+        before, after = PROMPT, trained_tokens(config) - PROMPT - positions
         ids = _prompt(model, rows)["input_ids"]
         ids[:, -1] = config.output_image_start_token_id
-        ids = torch.cat([ids, ids.new_full((rows, places), config.output_image_token_id), ids[:, :after]], dim=1)
+        ids = torch.cat([ids, ids.new_full((rows, positions), config.output_image_token_id), ids[:, :after]], dim=1)
         labels = ids.clone()
         labels[:, : before - 1] = -100
-        pictures = {"output_image_codes": _random_codes(model, rows)} if codes_ahead else {"output_pixel_values": _random_pictures(model, rows)}
+        images = {"output_image_codes": _random_codes(model, rows)} if codes_ahead else {"output_pixel_values": _random_images(model, rows)}
         optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-5, fused=True)  # as Trainer's
 
         def step() -> None:
-            model(input_ids=ids, labels=labels, attention_mask=torch.ones_like(ids), **pictures).loss.backward()
+            model(input_ids=ids, labels=labels, attention_mask=torch.ones_like(ids), **images).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -176,7 +176,7 @@ def _train(rows: int, codes_ahead: bool) -> Callable[[PreTrainedModel], Work]:
 
 
 def trained_tokens(config) -> int:
-    """Tokens of a row of the training step: as much text beside the places as in the paper's size."""
+    """Tokens of a row of the training step: as much text beside the positions as in the paper's size."""
     return TRAINED_TOKENS - 680 + config.schedules[0].num_positions
 
 
@@ -193,8 +193,8 @@ CASES = {
     **{f"draw-{rows}-guided": _drawing(rows, guided=True) for rows in (1, 4, 16)},
     "text": Case(f"{NEW_TOKENS} tokens of text", write(NEW_TOKENS), write_cost(NEW_TOKENS), "token", NEW_TOKENS),
     "mixed": Case(f"4 rows of {MIXED_TOKENS} tokens, 2 of them draw", _mixed, _mixed_cost, "row", 4),
-    "encode": Case(f"image tokenizer: {PICTURES} images to codes", _encode, lambda c: c.vq_encode(PICTURES), "picture", PICTURES),
-    "decode": Case(f"image tokenizer: codes to {PICTURES} images", _decode, lambda c: c.vq_decode(PICTURES), "picture", PICTURES),
+    "encode": Case(f"image tokenizer: {IMAGES} images to codes", _encode, lambda c: c.vq_encode(IMAGES), "image", IMAGES),
+    "decode": Case(f"image tokenizer: codes to {IMAGES} images", _decode, lambda c: c.vq_decode(IMAGES), "image", IMAGES),
     "train": Case("training step of 2 images", _train(2, False), _train_cost(2, False), "row", 2),
     "train-codes": Case("training step of 2 images, codes ahead", _train(2, True), _train_cost(2, True), "row", 2),
 }

@@ -23,18 +23,18 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402 (the backend comes first)
 
 SCALES = {64: (1, 2, 4), 128: (1, 2, 3, 4, 6, 8), 256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
-BASE = {"batch": 1, "prompt": 32, "pictures": 1, "depth": 4, "side": 128}
+BASE = {"batch": 1, "prompt": 32, "images": 1, "depth": 4, "side": 128}
 CURVES = {
     "batch": ("rows of the batch", (1, 2, 4, 8, 16, 32)),
     "prompt": ("tokens of the prompt", (32, 128, 512, 2048)),
-    "pictures": ("images in an answer", (1, 2, 4, 8)),
+    "images": ("images in an answer", (1, 2, 4, 8)),
     "depth": ("layers of the visual decoder", (2, 4, 8, 16)),
     "side": ("side of the image, px", tuple(SCALES)),
 }
 REPEATS = 3
 
 
-class ForcedPictures(LogitsProcessor):
+class ForcedImages(LogitsProcessor):
     """Asks for one image after the other, as no random model does by itself."""
 
     def __init__(self, image_start: int):
@@ -68,15 +68,15 @@ def build(depth: int, side: int) -> VargptForConditionalGeneration:
     return VargptForConditionalGeneration(config).eval()
 
 
-def measure(batch: int, prompt: int, pictures: int, depth: int, side: int) -> tuple[float, float]:
+def measure(batch: int, prompt: int, images: int, depth: int, side: int) -> tuple[float, float]:
     """Processor seconds of one call of `generate`, the best of several, and the MiB that the first added to the process at its peak."""
     model = build(depth, side)
     start = model.config.output_image_start_token_id
     settings = {
         "input_ids": torch.randint(3, 60, (batch, prompt), generator=torch.Generator().manual_seed(0)),
-        "logits_processor": [ForcedPictures(start)],
-        "max_output_images": pictures,
-        "max_new_tokens": 2 * pictures,
+        "logits_processor": [ForcedImages(start)],
+        "max_output_images": images,
+        "max_new_tokens": 2 * images,
         "do_sample": False,
         "return_dict_in_generate": True,
     }
@@ -88,7 +88,7 @@ def measure(batch: int, prompt: int, pictures: int, depth: int, side: int) -> tu
         times.append(time.process_time() - began)
         if repeat == 0:
             peak = memory("VmHWM") - before
-    assert len(output.output_images) == batch * pictures
+    assert len(output.output_images) == batch * images
     return min(times[1:]), peak
 
 

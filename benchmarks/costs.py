@@ -69,27 +69,27 @@ class Costs:
         tokens, seen = self.sizes[index], sum(self.sizes[:index])
         return self._decoder_call(rows, tokens, seen + tokens)
 
-    def picture_start(self) -> Cost:
+    def image_start(self) -> Cost:
         """What the visual decoder computes once for all scales: the modulations of both conditions."""
         return Cost(2 * 2 * self._modulations(), self.width * self._modulations())
 
-    def quantised(self, pictures: int, scales: int) -> Cost:
+    def quantised(self, images: int, scales: int) -> Cost:
         """φ of the first `scales` scales, which takes codes to f̂."""
-        places = pictures * self.sizes[-1]
-        return self._conv(places, self.vq.latent_channels, self.vq.latent_channels, 3) * scales
+        positions = images * self.sizes[-1]
+        return self._conv(positions, self.vq.latent_channels, self.vq.latent_channels, 3) * scales
 
-    def vq_encode(self, pictures: int) -> Cost:
+    def vq_encode(self, images: int) -> Cost:
         """Pixels to codes."""
-        codebook = self._linear(pictures * self.schedule.num_positions, self.vq.latent_channels, self.vq.codebook_size)
-        return self.vq_encoder(pictures) + codebook + self.quantised(pictures, len(self.sizes))
+        codebook = self._linear(images * self.schedule.num_positions, self.vq.latent_channels, self.vq.codebook_size)
+        return self.vq_encoder(images) + codebook + self.quantised(images, len(self.sizes))
 
-    def vq_decode(self, pictures: int) -> Cost:
+    def vq_decode(self, images: int) -> Cost:
         """Codes to pixels."""
-        return self.quantised(pictures, len(self.sizes)) + self.vq_decoder(pictures)
+        return self.quantised(images, len(self.sizes)) + self.vq_decoder(images)
 
-    def drawing(self, llm_rows: int, decoder_rows: int, pictures: int, prompt: int) -> Cost:
+    def drawing(self, llm_rows: int, decoder_rows: int, images: int, prompt: int) -> Cost:
         """One image for each of some rows that stand after `prompt` tokens, from image-start to the codes."""
-        cost, seen = self.picture_start() + self.quantised(pictures, len(self.sizes)), prompt
+        cost, seen = self.image_start() + self.quantised(images, len(self.sizes)), prompt
         for index, tokens in enumerate(self.sizes):
             lead = int(index == 0)  # image-start rides with the first scale
             cost += self.llm(llm_rows, lead + tokens, seen) + self.scale(decoder_rows, index)
@@ -103,9 +103,9 @@ class Costs:
 
         A backward pass is two products for each of the forward pass; but f̂ needs no gradient, so its embedding has one only.
         """
-        places = self.schedule.num_positions
-        parts = self.llm(rows, tokens) + self.lm_head(rows * tokens) + self._decoder_call(rows, places, places) + self.picture_start()
-        embedded = self._linear(rows * (places - self.sizes[0]), self.vq.latent_channels, self.decoder.hidden_size)
+        positions = self.schedule.num_positions
+        parts = self.llm(rows, tokens) + self.lm_head(rows * tokens) + self._decoder_call(rows, positions, positions) + self.image_start()
+        embedded = self._linear(rows * (positions - self.sizes[0]), self.vq.latent_channels, self.decoder.hidden_size)
         flops = 3 * parts.flops + 2 * embedded.flops + self.quantised(rows, len(self.sizes) - 1).flops
         # Weights are read forward and backward; AdamW reads weights, gradients and both moments and writes all but the gradients.
         trained = parts.bytes + self.width * self.text.vocab_size * self.text.hidden_size
@@ -133,7 +133,7 @@ class Costs:
         return narrow**2 + wide**2 + 2 * narrow * wide
 
     def _decoder_call(self, rows: int, tokens: int, keys: int) -> Cost:
-        """Layers, head and projectors on `tokens` places of each row, each of which sees `keys` places."""
+        """Layers, head and projectors on `tokens` positions of each row, each of which sees `keys` positions."""
         weights = self._decoder_layers() + self.decoder.hidden_size * self.vq.codebook_size + self._projectors()
         attention = ATTENTION * rows * tokens * keys * self.decoder.hidden_size * self.decoder.num_hidden_layers
         cached = 2 * rows * (keys - tokens) * self.decoder.hidden_size * self.decoder.num_hidden_layers
@@ -142,53 +142,53 @@ class Costs:
     def _linear(self, tokens: int, inputs: int, outputs: int) -> Cost:
         return Cost(2 * tokens * inputs * outputs, self.width * inputs * outputs)
 
-    def _conv(self, places: int, inputs: int, outputs: int, kernel: int) -> Cost:
-        return self._linear(places, kernel**2 * inputs, outputs)
+    def _conv(self, positions: int, inputs: int, outputs: int, kernel: int) -> Cost:
+        return self._linear(positions, kernel**2 * inputs, outputs)
 
     # ---- image tokenizer
 
-    def vq_encoder(self, pictures: int) -> Cost:
+    def vq_encoder(self, images: int) -> Cost:
         """Pixels to latents."""
         vq, widths, last = self.vq, _widths(self.vq), len(self.vq.channel_multipliers) - 1
-        places = pictures * math.prod(vq.image_size())
-        cost, inputs = self._conv(places, vq.in_channels, widths[0], 3), widths[0]
+        positions = images * math.prod(vq.image_size())
+        cost, inputs = self._conv(positions, vq.in_channels, widths[0], 3), widths[0]
         for level, width in enumerate(widths):
             for _ in range(vq.num_res_blocks):
-                cost, inputs = cost + self._block(places, inputs, width), width
-                cost += self._attention(pictures, width) if level == last else Cost()
+                cost, inputs = cost + self._block(positions, inputs, width), width
+                cost += self._attention(images, width) if level == last else Cost()
             if level < last:
-                places //= 4
-                cost += self._conv(places, width, width, 3)
-        return cost + self._middle(pictures, inputs) + self._conv(places, inputs, vq.latent_channels, 3) + self._quant_conv(places)
+                positions //= 4
+                cost += self._conv(positions, width, width, 3)
+        return cost + self._middle(images, inputs) + self._conv(positions, inputs, vq.latent_channels, 3) + self._quant_conv(positions)
 
-    def vq_decoder(self, pictures: int) -> Cost:
+    def vq_decoder(self, images: int) -> Cost:
         """Latents to pixels."""
         vq, widths, last = self.vq, _widths(self.vq), len(self.vq.channel_multipliers) - 1
-        places, inputs = pictures * self.sizes[-1], widths[-1]
-        cost = self._quant_conv(places) + self._conv(places, vq.latent_channels, inputs, 3) + self._middle(pictures, inputs)
+        positions, inputs = images * self.sizes[-1], widths[-1]
+        cost = self._quant_conv(positions) + self._conv(positions, vq.latent_channels, inputs, 3) + self._middle(images, inputs)
         for level, width in reversed(list(enumerate(widths))):
             for _ in range(vq.num_res_blocks + 1):
-                cost, inputs = cost + self._block(places, inputs, width), width
-                cost += self._attention(pictures, width) if level == last else Cost()
+                cost, inputs = cost + self._block(positions, inputs, width), width
+                cost += self._attention(images, width) if level == last else Cost()
             if level:
-                places *= 4
-                cost += self._conv(places, width, width, 3)
-        return cost + self._conv(places, inputs, vq.in_channels, 3)
+                positions *= 4
+                cost += self._conv(positions, width, width, 3)
+        return cost + self._conv(positions, inputs, vq.in_channels, 3)
 
-    def _quant_conv(self, places: int) -> Cost:
-        return self._conv(places, self.vq.latent_channels, self.vq.latent_channels, self.vq.quant_conv_kernel_size)
+    def _quant_conv(self, positions: int) -> Cost:
+        return self._conv(positions, self.vq.latent_channels, self.vq.latent_channels, self.vq.quant_conv_kernel_size)
 
-    def _block(self, places: int, inputs: int, width: int) -> Cost:
-        shortcut = Cost() if inputs == width else self._conv(places, inputs, width, 1)
-        return self._conv(places, inputs, width, 3) + self._conv(places, width, width, 3) + shortcut
+    def _block(self, positions: int, inputs: int, width: int) -> Cost:
+        shortcut = Cost() if inputs == width else self._conv(positions, inputs, width, 1)
+        return self._conv(positions, inputs, width, 3) + self._conv(positions, width, width, 3) + shortcut
 
-    def _attention(self, pictures: int, width: int) -> Cost:
-        places = self.sizes[-1]
-        projections = self._conv(pictures * places, width, 4 * width, 1)
-        return projections + Cost(ATTENTION * pictures * places**2 * width)
+    def _attention(self, images: int, width: int) -> Cost:
+        positions = self.sizes[-1]
+        projections = self._conv(images * positions, width, 4 * width, 1)
+        return projections + Cost(ATTENTION * images * positions**2 * width)
 
-    def _middle(self, pictures: int, width: int) -> Cost:
-        return self._block(pictures * self.sizes[-1], width, width) * 2 + self._attention(pictures, width)
+    def _middle(self, images: int, width: int) -> Cost:
+        return self._block(images * self.sizes[-1], width, width) * 2 + self._attention(images, width)
 
 
 def _widths(vq: VargptVQConfig) -> list[int]:

@@ -38,7 +38,7 @@ def best_seconds(work: Callable[[], object], device: str, seconds: float = 0.5) 
 def matrix_rates(dtype: torch.dtype, device: str = "cpu", side: int = SIDE) -> dict[str, float]:
     """Operations per second of the same kind of product by several ways through torch."""
     a, b = torch.randn(2, side, side, device=device).to(dtype)
-    places = a.view(1, side, side, 1).transpose(1, 2)  # (1, channels, places, 1), channels last
+    positions = a.view(1, side, side, 1).transpose(1, 2)  # (1, channels, positions, 1), channels last
     channels = side // 8
     image, kernel = (torch.randn(shape, device=device).to(dtype) for shape in ((1, channels, 64, 64), (channels, channels, 3, 3)))
     image_last, kernel_last = (tensor.to(memory_format=torch.channels_last) for tensor in (image, kernel))
@@ -46,7 +46,7 @@ def matrix_rates(dtype: torch.dtype, device: str = "cpu", side: int = SIDE) -> d
     ways = {
         "mm": (product, lambda: a @ b),
         "linear": (product, lambda: F.linear(a, b)),
-        "1×1 convolution": (product, lambda: F.conv2d(places, b[:, :, None, None])),
+        "1×1 convolution": (product, lambda: F.conv2d(positions, b[:, :, None, None])),
         "3×3 convolution": (convolution, lambda: F.conv2d(image, kernel, padding=1)),
         "3×3 convolution, channels last": (convolution, lambda: F.conv2d(image_last, kernel_last, padding=1)),
     }

@@ -66,17 +66,17 @@ def processing() -> tuple[float, float]:
     from vargpt_hf.training.collator import VargptDataCollator
 
     random = np.random.default_rng(0)
-    pictures = [Image.fromarray(random.integers(0, 256, (480, 640, 3), dtype=np.uint8)) for _ in range(2 * ROWS)]
+    images = [Image.fromarray(random.integers(0, 256, (480, 640, 3), dtype=np.uint8)) for _ in range(2 * ROWS)]
     chat = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it? draw it smaller"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}, {"type": "output_image"}]},
     ]
-    rows = [{"messages": chat, "images": [one], "output_images": [other]} for one, other in zip(pictures[:ROWS], pictures[ROWS:])]
+    rows = [{"messages": chat, "images": [one], "output_images": [other]} for one, other in zip(images[:ROWS], images[ROWS:])]
     processor = VargptProcessor(VargptImageProcessor(), AutoTokenizer.from_pretrained(TINY_FOLDER))
     collator = VargptDataCollator(processor)
 
     def resize() -> None:
-        for one, other in zip(pictures[:ROWS], pictures[ROWS:]):
+        for one, other in zip(images[:ROWS], images[ROWS:]):
             one.resize((448, 336), Image.Resampling.BICUBIC)
             other.resize((384, 288), Image.Resampling.LANCZOS)
 

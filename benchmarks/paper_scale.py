@@ -80,7 +80,7 @@ def stage_budget(model: VargptForConditionalGeneration, stage: str, longest: boo
     apply_stage(model, stage)
     fixed = {"bf16": given["bf16"], "gradient_checkpointing": given["gradient_checkpointing"]}
     sizes = {"batch_size": given["per_device_train_batch_size"], "sequence_length": most if longest else average}
-    return estimate_budget(model, pictures_to_read=reads, pictures_to_generate=draws, **{**fixed, **sizes, **options})
+    return estimate_budget(model, images_to_read=reads, images_to_draw=draws, **{**fixed, **sizes, **options})
 
 
 def table(head: str, rows: list[list[str]]) -> str:
@@ -169,7 +169,7 @@ def budget_v1_1(name: str, longest: bool = False, trained: bool = True, **option
         model.requires_grad_(False)
     options = {"bf16": True, "gradient_checkpointing": trained, "image_tokens": IMAGE_TOKENS_V1_1 if reads else None, **options}
     sizes = {"batch_size": given["per_device_train_batch_size"] * answers(given), "sequence_length": most if longest else average}
-    return estimate_budget(model, pictures_to_read=reads, pictures_to_generate=draws, **{**sizes, **options})
+    return estimate_budget(model, images_to_read=reads, images_to_draw=draws, **{**sizes, **options})
 
 
 def answers(given: dict) -> int:

@@ -8,7 +8,7 @@ from vargpt_hf.testing import tiny_config
 from vargpt_hf.tiny import TINY_FOLDER
 
 SIZES = ("micro", "vargpt-tiny", "medium", "paper")
-PICTURE_TOKENS = ("image_token_id", "output_image_start_token_id", "output_image_end_token_id", "output_image_token_id")
+IMAGE_TOKENS = ("image_token_id", "output_image_start_token_id", "output_image_end_token_id", "output_image_token_id")
 MEDIUM_TEXT = {
     "model_type": "llama",
     "vocab_size": 4096,
@@ -56,7 +56,7 @@ def config_of(size: str) -> VargptConfig:
             },
             image_tokenizer_config={"base_channels": 64},
             visual_decoder_config={"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8},
-            **dict(zip(PICTURE_TOKENS[1:], range(vocabulary - 3, vocabulary))),
+            **dict(zip(IMAGE_TOKENS[1:], range(vocabulary - 3, vocabulary))),
         )
     if size == "paper":
         return VargptConfig.v1()

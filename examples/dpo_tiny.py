@@ -1,6 +1,6 @@
 """Teaches vargpt-tiny by preference (DPO): of its own drawings of a prompt, those that a judge finds right over those that it finds wrong.
 
-    python examples/dpo_tiny.py runs/dpo --picture docs/dpo_tiny.png
+    python examples/dpo_tiny.py runs/dpo --image docs/dpo_tiny.png
 
 Takes three minutes of one CPU core. Draws at temperature 1, five times the shipped one, where a tenth of the digits cannot be read. Saves the
 adapter and figures.json, and prints, for prompts in words that are not trained on: the share of drawings that are right before and after;
@@ -39,7 +39,7 @@ ANSWER = [{"role": "assistant", "content": [{"type": "output_image"}]}]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for the adapter and the figures")
-    parser.add_argument("--picture", type=Path, help="file for the first digits that are measured, before and after")
+    parser.add_argument("--image", type=Path, help="file for the first digits that are measured, before and after")
     parser.add_argument("--prompts", type=int, default=800, help=f"to make pairs from, of {DRAWINGS} drawings each")
     parser.add_argument("--evaluate", type=int, default=800, help="drawings of each kind that are measured")
     arguments = parser.parse_args()
@@ -78,9 +78,9 @@ def main() -> None:
     figures = {kind: compare(asked, before[kind], after[kind], examiner) for kind, asked in measured.items()}
     print(json.dumps(figures, indent=2))
     (arguments.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    if arguments.picture:
+    if arguments.image:
         captions = [words(row) for row in measured["draw_digit"][:8]]
-        sheet([list(zip(pictures["draw_digit"], captions)) for pictures in (before, after)]).save(arguments.picture)
+        sheet([list(zip(images["draw_digit"], captions)) for images in (before, after)]).save(arguments.image)
 
 
 def words(row: dict) -> str:
@@ -93,8 +93,8 @@ def some_rows(mixture: dict[str, float], count: int, seed: int, split: str, held
     return [row for row in made if (zlib.crc32(words(row).encode()) % 3 == 0) == held_out][:count]
 
 
-def right(picture: PILImage.Image, row: dict, judge: DigitJudge) -> bool:
-    return all(drawing_figures(picture, json.loads(row["truth"]), judge).values())
+def right(image: PILImage.Image, row: dict, judge: DigitJudge) -> bool:
+    return all(drawing_figures(image, json.loads(row["truth"]), judge).values())
 
 
 def make_pairs(model, processor, asked: list[dict], judge: DigitJudge) -> list[dict]:
@@ -104,9 +104,9 @@ def make_pairs(model, processor, asked: list[dict], judge: DigitJudge) -> list[d
         batch = asked[start : start + BATCH]
         settings = {"output_image_temperature": TEMPERATURE, "num_return_sequences": DRAWINGS, "generator": generator}
         drawn = answer(model, processor, [row["messages"][:1] for row in batch], "image", max_new_tokens=2, **settings)
-        for picture, codes, index in zip(drawn.images, drawn.output.output_image_codes.tolist(), drawn.output.output_image_rows.tolist()):
+        for image, codes, index in zip(drawn.images, drawn.output.output_image_codes.tolist(), drawn.output.output_image_rows.tolist()):
             row = batch[index // DRAWINGS]
-            found[words(row)][right(picture, row, judge)].append(codes)
+            found[words(row)][right(image, row, judge)].append(codes)
     fingerprint = model.model.image_tokenizer.fingerprint()
     return [
         {"prompt": [{"role": "user", "content": [{"type": "text", "text": text}]}], "chosen": ANSWER, "rejected": ANSWER, "images": []}
@@ -118,18 +118,18 @@ def make_pairs(model, processor, asked: list[dict], judge: DigitJudge) -> list[d
 
 def compare(asked: list[dict], before: list[PILImage.Image], after: list[PILImage.Image], judge: DigitJudge) -> dict[str, float]:
     """The figures of one kind of prompts."""
-    was, now = (np.array([right(picture, row, judge) for picture, row in zip(pictures, asked)]) for pictures in (before, after))
+    was, now = (np.array([right(image, row, judge) for image, row in zip(images, asked)]) for images in (before, after))
     wins, losses = int((now & ~was).sum()), int((was & ~now).sum())
     shares = {"right before": was.mean(), "right after": now.mean(), "win rate": wins / max(wins + losses, 1)}
     shares |= {"spread before": spread(asked, before), "spread after": spread(asked, after)}
     return {"drawings": len(asked), "only after": wins, "only before": losses, **{name: round(float(each), 4) for name, each in shares.items()}}
 
 
-def spread(asked: list[dict], pictures: list[PILImage.Image]) -> float:
+def spread(asked: list[dict], images: list[PILImage.Image]) -> float:
     """Standard deviation of a pixel among drawings of the same words, in steps of 0 to 255."""
     groups = defaultdict(list)
-    for row, picture in zip(asked, pictures):
-        groups[words(row)].append(np.asarray(picture, dtype=np.float64))
+    for row, image in zip(asked, images):
+        groups[words(row)].append(np.asarray(image, dtype=np.float64))
     return float(np.mean([np.std(group, axis=0).mean() for group in groups.values() if len(group) > 1] or [0.0]))
 
 

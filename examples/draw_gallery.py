@@ -38,8 +38,8 @@ def main() -> None:
     rows = [
         list(zip(drawn.images, SENTENCES, strict=True)),
         [
-            (picture, f"after scale {rows_}x{columns}")
-            for (rows_, columns), picture in zip(scales, processor.output_image_processor.post_process(torch.cat(grown)))
+            (image, f"after scale {rows_}x{columns}")
+            for (rows_, columns), image in zip(scales, processor.output_image_processor.post_process(torch.cat(grown)))
         ],
     ]
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -52,9 +52,9 @@ def sheet(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
     page = Image.new("RGB", (width, len(rows) * (SIDE + CAPTION + GAP) + GAP), (232, 232, 232))
     draw = ImageDraw.Draw(page)
     for y, row in enumerate(rows):
-        for x, (picture, caption) in enumerate(row):
+        for x, (image, caption) in enumerate(row):
             left, top = GAP + x * (SIDE + GAP), GAP + y * (SIDE + CAPTION + GAP)
-            page.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
+            page.paste(image.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, top))
             words = caption.split()
             middle = (len(words) + 1) // 2 if len(caption) > 24 else len(words)
             lines = "\n".join(filter(None, (" ".join(words[:middle]), " ".join(words[middle:]))))

@@ -34,7 +34,7 @@ FEATURES = Features({**ROW_FEATURES, "truth": Value("string")})
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for the adapter")
-    parser.add_argument("--picture", type=Path, help="file for the images before and after")
+    parser.add_argument("--image", type=Path, help="file for the images before and after")
     parser.add_argument("--rows", type=int, default=6000, help="to train on, three quarters of them slanted digits")
     parser.add_argument("--evaluate", type=int, default=200, help="digits of each kind that are judged")
     arguments = parser.parse_args()
@@ -46,11 +46,11 @@ def main() -> None:
     }
     judge = DigitJudge(*load_split("train"))
 
-    def report(pictures: dict[str, list[PILImage.Image]]) -> dict[str, list[PILImage.Image]]:
+    def report(images: dict[str, list[PILImage.Image]]) -> dict[str, list[PILImage.Image]]:
         for kind, asked in prompts.items():
-            right = [shows(picture, row, kind, judge) for picture, row in zip(pictures[kind], asked)]
+            right = [shows(image, row, kind, judge) for image, row in zip(images[kind], asked)]
             print(f"  {kind}: {np.mean(right):.1%} of {len(right)}")
-        return pictures
+        return images
 
     def drawn(model) -> dict[str, list[PILImage.Image]]:
         return report({kind: draw_rows(model.eval(), processor, asked, seed=0, batch_size=50) for kind, asked in prompts.items()})
@@ -82,12 +82,12 @@ def main() -> None:
     trainer.save_model()
     print("saved, and loaded on a fresh model")
     assert drawn(PeftModel.from_pretrained(fresh_model(), arguments.output)) == after
-    if arguments.picture:
+    if arguments.image:
         digits = {kind: [json.loads(row["truth"])["digit"] for row in prompts[kind]] for kind in ("slanted", "upright")}
         shown = [(kind, digits[kind].index(digit)) for kind in digits for digit in (2, 4, 6, 7) if digit in digits[kind]]
         captions = [prompts[kind][index]["messages"][0]["content"][0]["text"] for kind, index in shown]
-        looks = [[(pictures[kind][index], caption) for (kind, index), caption in zip(shown, captions)] for pictures in (before, after)]
-        sheet(looks).save(arguments.picture)
+        looks = [[(images[kind][index], caption) for (kind, index), caption in zip(shown, captions)] for images in (before, after)]
+        sheet(looks).save(arguments.image)
 
 
 def fresh_model() -> VargptForConditionalGeneration:
@@ -98,30 +98,30 @@ def slanted_rows(count: int, seed: int, split: str = "train"):
     """Rows of digits whose prompt asks for a slanted one, and whose image shows it."""
     for row in rows({"draw_digit": 1.0}, count, seed, split):
         row["messages"][0]["content"][0]["text"] += ", slanted"
-        row["output_images"] = [sheared(picture, SLANT) for picture in row["output_images"]]
+        row["output_images"] = [sheared(image, SLANT) for image in row["output_images"]]
         yield row
 
 
-def sheared(picture: PILImage.Image, slant: float) -> PILImage.Image:
+def sheared(image: PILImage.Image, slant: float) -> PILImage.Image:
     """The image, each row of pixels moved to the right by `slant` times its height over the middle."""
-    matrix = (1, slant, -slant * (picture.height - 1) / 2, 0, 1, 0)
-    return picture.transform(picture.size, PILImage.Transform.AFFINE, matrix, resample=PILImage.Resampling.BILINEAR)
+    matrix = (1, slant, -slant * (image.height - 1) / 2, 0, 1, 0)
+    return image.transform(image.size, PILImage.Transform.AFFINE, matrix, resample=PILImage.Resampling.BILINEAR)
 
 
-def lean(picture: PILImage.Image) -> float:
+def lean(image: PILImage.Image) -> float:
     """How far the strokes go to the right for every pixel up, by the regression of x on y."""
-    ink = np.asarray(picture.convert("L"), dtype=np.float64)
+    ink = np.asarray(image.convert("L"), dtype=np.float64)
     y, x = np.indices(ink.shape)
     x, y = x - np.average(x, weights=ink), y - np.average(y, weights=ink)
     return float(-(ink * x * y).sum() / (ink * y * y).sum())
 
 
-def shows(picture: PILImage.Image, row: dict, kind: str, judge: DigitJudge) -> bool:
+def shows(image: PILImage.Image, row: dict, kind: str, judge: DigitJudge) -> bool:
     """Whether the image shows the row's shapes, or its digit, leaning or upright as `kind` says."""
     if kind == "shapes":
-        return drawing_figures(picture, json.loads(row["truth"]), judge)["shape and colour"]
-    leans = lean(picture) > SLANT / 2
-    straight = sheared(picture, -SLANT) if leans else picture
+        return drawing_figures(image, json.loads(row["truth"]), judge)["shape and colour"]
+    leans = lean(image) > SLANT / 2
+    straight = sheared(image, -SLANT) if leans else image
     return leans == (kind == "slanted") and judge.read(straight) == json.loads(row["truth"])["digit"]
 
 

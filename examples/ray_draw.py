@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.hardware import loading_dtype
-from vargpt_hf.inference.prompts import Prompt, check_prompts, claim_pictures, draw_batch, read_prompts, save_pictures, write_results
+from vargpt_hf.inference.prompts import Prompt, check_prompts, claim_images, draw_batch, read_prompts, save_images, write_results
 from vargpt_hf.tiny import TINY_FOLDER
 
 
@@ -31,7 +31,7 @@ class Drawer:
 
     def __call__(self, batch: dict) -> dict:
         prompts = [Prompt(text, name, int(seed)) for text, name, seed in zip(batch["text"], batch["name"], batch["seed"])]
-        save_pictures(self.output, prompts, draw_batch(self.model, self.processor, prompts, do_sample=True))
+        save_images(self.output, prompts, draw_batch(self.model, self.processor, prompts, do_sample=True))
         return {"file": [prompt.file for prompt in prompts]}
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     output, device, config = arguments.output.resolve(), "cuda" if arguments.gpus else "cpu", AutoConfig.from_pretrained(arguments.model)
     prompts = check_prompts(read_prompts(arguments.prompts, arguments.seed), VargptProcessor.from_pretrained(arguments.model), config)
     dtype = loading_dtype(arguments.dtype, config.dtype, device)
-    claim_pictures(output, prompts, arguments.model, device, dtype, do_sample=True)
+    claim_images(output, prompts, arguments.model, device, dtype, do_sample=True)
     there = {path.name for path in output.iterdir()}
     missing = [asdict(prompt) for prompt in prompts if prompt.error is None and prompt.file not in there]
     if missing:

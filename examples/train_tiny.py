@@ -88,7 +88,7 @@ def make_parts(folder: Path, scale: float) -> None:
 
     from vargpt_hf import VargptVQConfig, VargptVQModel
     from vargpt_hf.hardware import is_fast
-    from vargpt_hf.tiny.rows import SEEN_PAIRS, pictures, texts
+    from vargpt_hf.tiny.rows import SEEN_PAIRS, captioned_images, texts
     from vargpt_hf.training.parts.base import build_base
     from vargpt_hf.training.parts.clip import train_clip
     from vargpt_hf.training.parts.tokenizer import train_tokenizer
@@ -100,15 +100,15 @@ def make_parts(folder: Path, scale: float) -> None:
         train_tokenizer(texts(20_000, seed=1), vocab_size=512).save_pretrained(folder / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     arguments = {**TRAINING, "bf16": is_fast("cpu", torch.bfloat16)}
-    cache = str(folder / "data" / "pictures")  # of this run: the shared one would not notice that the generator's code changed
+    cache = str(folder / "data" / "images")  # of this run: the shared one would not notice that the generator's code changed
     training = {"count": int(60_000 * scale) + 300, "seed": 1}
-    drawn_pictures = Dataset.from_generator(pictures, cache_dir=cache, gen_kwargs={**training, "pairs": tuple(sorted(SEEN_PAIRS))})
-    train_pictures = Dataset.from_generator(pictures, cache_dir=cache, gen_kwargs=training)
-    test_pictures = Dataset.from_generator(pictures, cache_dir=cache, gen_kwargs={"count": 500, "seed": 1, "split": "test"})
+    drawn_images = Dataset.from_generator(captioned_images, cache_dir=cache, gen_kwargs={**training, "pairs": tuple(sorted(SEEN_PAIRS))})
+    train_images = Dataset.from_generator(captioned_images, cache_dir=cache, gen_kwargs=training)
+    test_images = Dataset.from_generator(captioned_images, cache_dir=cache, gen_kwargs={"count": 500, "seed": 1, "split": "test"})
     if not (folder / "vq" / "model.safetensors").exists():
         train_vq(
             VargptVQConfig(**VQ_CONFIG),
-            drawn_pictures,
+            drawn_images,
             folder / "vq",
             continuous_steps=int(1_500 * scale),
             max_steps=max(int(5_000 * scale), 10),
@@ -116,7 +116,7 @@ def make_parts(folder: Path, scale: float) -> None:
             **arguments,
         )
     image_tokenizer = VargptVQModel.from_pretrained(folder / "vq")
-    print("image tokenizer:", evaluate_vq(image_tokenizer, test_pictures))
+    print("image tokenizer:", evaluate_vq(image_tokenizer, test_images))
     if not (folder / "clip" / "model.safetensors").exists():
         config = CLIPConfig(
             text_config={**CLIP_TOWER, "vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 48}
@@ -124,7 +124,7 @@ def make_parts(folder: Path, scale: float) -> None:
             vision_config={**CLIP_TOWER, "num_hidden_layers": 4, "image_size": 48, "patch_size": 8, "hidden_act": "gelu"},
             projection_dim=96,
         )
-        train_clip(config, tokenizer, train_pictures, folder / "clip", test_pictures, max_steps=max(int(600 * scale), 5), **arguments)
+        train_clip(config, tokenizer, train_images, folder / "clip", test_images, max_steps=max(int(600 * scale), 5), **arguments)
     vision_tower = CLIPVisionModel.from_pretrained(folder / "clip")
     build_base(folder / "base", tokenizer, image_tokenizer, vision_tower, TEXT_CONFIG, DECODER_CONFIG, GENERATION)
 

@@ -107,7 +107,7 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
 
 
-def assert_pictures_are_whole(folder: Path) -> None:
+def assert_images_are_whole(folder: Path) -> None:
     for file in folder.glob("*.png"):
         Image.open(file).load()
     assert not list(folder.glob(".*")), "half an image is left"
@@ -115,10 +115,10 @@ def assert_pictures_are_whole(folder: Path) -> None:
 
 @SIGNALS
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_drawing_that_is_stopped_leaves_whole_pictures(work, number, code, num_processes):
-    options = ("--batch-size", 4, "--num-processes", num_processes, "-o", "pictures")
+def test_drawing_that_is_stopped_leaves_whole_images(work, number, code, num_processes):
+    options = ("--batch-size", 4, "--num-processes", num_processes, "-o", "images")
     process = start("draw", "--prompts", "prompts.txt", *options, folder=work)
-    wait_until(lambda: len(list((work / "pictures").glob("*.png"))) >= 8, process)
+    wait_until(lambda: len(list((work / "images").glob("*.png"))) >= 8, process)
     family = psutil.Process(process.pid).children(recursive=True)
     # From a keyboard all processes get the signal; who stops a service sends it to the first.
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
@@ -127,9 +127,9 @@ def test_drawing_that_is_stopped_leaves_whole_pictures(work, number, code, num_p
     assert time.monotonic() - began < SECONDS_TO_END
     assert process.returncode == code and "Traceback" not in message, message
     assert not psutil.wait_procs(family, timeout=SECONDS_TO_END)[1], "processes are left"
-    pictures = list((work / "pictures").glob("*.png"))
-    assert 8 <= len(pictures) < 600
-    for file in pictures:
+    images = list((work / "images").glob("*.png"))
+    assert 8 <= len(images) < 600
+    for file in images:
         Image.open(file).load()
 
 
@@ -155,9 +155,9 @@ def test_a_full_disk_while_drawing(work):
     with small_disk(work / "other", 256) as before:
         prompts = ("draw", "--prompts", "prompts.txt", "--batch-size", 8)
         enlarge = 8 if before is None else 150
-        code, message = run(*prompts, "--enlarge", enlarge, "-o", "other/pictures", folder=work, before=before)
-        assert code == 1 and is_one_line(message) and "pictures" in message, message
-        assert_pictures_are_whole(work / "other/pictures")
+        code, message = run(*prompts, "--enlarge", enlarge, "-o", "other/images", folder=work, before=before)
+        assert code == 1 and is_one_line(message) and "images" in message, message
+        assert_images_are_whole(work / "other/images")
 
 
 @pytest.mark.parametrize("mib", [8, 40], ids=["before the first checkpoint", "before the second one"])
@@ -184,7 +184,7 @@ def test_a_folder_that_cannot_be_written_to(work):
     with read_only(work / "disk"):
         for arguments in (
             ("draw", "a red circle", "-o", "disk/circle.png"),
-            ("draw", "--prompts", "prompts.txt", "-o", "disk/pictures"),
+            ("draw", "--prompts", "prompts.txt", "-o", "disk/images"),
             ("train", stage(work, work / "disk/out")),
             ("encode", "rows", "disk/codes"),
         ):
@@ -202,15 +202,15 @@ def test_few_file_handles(work, handles):
 
     (work / "prompts.txt").write_text("a red circle\n" * 4)
     for arguments in (
-        ("draw", "--prompts", "prompts.txt", "-o", "pictures"),
+        ("draw", "--prompts", "prompts.txt", "-o", "images"),
         ("train", stage(work, work / "out", max_steps=2, dataloader_num_workers=2)),
     ):
         code, message = run(*arguments, folder=work, before=few)
         # Above the line may stand what torch's loader says when it is deleted half made: Python prints it, no code of ours can.
         *_, last = message.splitlines() or [""]
         assert code == 0 or code == 1 and is_one_line(last) and "open files" in last, (arguments, message)
-    if (work / "pictures").exists():
-        assert_pictures_are_whole(work / "pictures")
+    if (work / "images").exists():
+        assert_images_are_whole(work / "images")
 
 
 def test_a_second_training_into_a_folder_is_refused_while_the_first_goes_on(work):

@@ -103,13 +103,13 @@ def test_commands_draw_and_ask_in_a_format_that_fits(speed, tmp_path, monkeypatc
     seen = []
     generate = VargptForConditionalGeneration.generate
     monkeypatch.setattr(VargptForConditionalGeneration, "generate", lambda self, *a, **k: seen.append(self.dtype) or generate(self, *a, **k))
-    picture, told = tmp_path / "out.png", "this CPU multiplies bfloat16 32 times as slowly as float32"
+    image, told = tmp_path / "out.png", "this CPU multiplies bfloat16 32 times as slowly as float32"
     model = ["--model", str(tmp_path / "model")]
     (tmp_path / "prompts.txt").write_text("a red circle\n")
-    drawn = CliRunner().invoke(app, ["draw", "a red circle", "-o", str(picture), *model])
-    asked = CliRunner().invoke(app, ["ask", str(picture), "what is it", *model])
+    drawn = CliRunner().invoke(app, ["draw", "a red circle", "-o", str(image), *model])
+    asked = CliRunner().invoke(app, ["ask", str(image), "what is it", *model])
     listed = CliRunner().invoke(app, ["draw", "--prompts", str(tmp_path / "prompts.txt"), "-o", str(tmp_path / "many"), *model])
-    chosen = CliRunner().invoke(app, ["draw", "a red circle", "-o", str(picture), "--dtype", "bfloat16", *model])
+    chosen = CliRunner().invoke(app, ["draw", "a red circle", "-o", str(image), "--dtype", "bfloat16", *model])
     assert [run.exit_code for run in (drawn, asked, listed, chosen)] == [0, 0, 0, 0]
     fits = speed > 1
     assert seen == [torch.bfloat16 if fits else torch.float32] * 3 + [torch.bfloat16]

@@ -91,10 +91,10 @@ def test_links_of_the_description_work_away_from_the_repository(metadata):
     owner = urls["Source"].removeprefix("https://github.com/")
     links = re.findall(r"\]\(([^)]+)\)", metadata.get_payload())
     assert links and all(link.startswith("https://") for link in links)
-    pictures = f"https://raw.githubusercontent.com/{owner}/main/"
-    ours = [link.removeprefix(start) for start in (pictures, f"{urls['Source']}/blob/main/") for link in links if link.startswith(start)]
+    images = f"https://raw.githubusercontent.com/{owner}/main/"
+    ours = [link.removeprefix(start) for start in (images, f"{urls['Source']}/blob/main/") for link in links if link.startswith(start)]
     assert len(ours) > 5 and all((ROOT / name).is_file() for name in ours)
-    assert all(link.startswith(pictures) for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", metadata.get_payload()))
+    assert all(link.startswith(images) for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", metadata.get_payload()))
 
 
 def test_readme_s_training_command_works_from_the_wheel_in_any_folder(archives, tmp_path):

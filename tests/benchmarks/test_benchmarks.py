@@ -16,7 +16,7 @@ from benchmarks.floors import bandwidths, floor_seconds, matrix_rates
 from benchmarks.host import HOST, importing
 from benchmarks.measure import measure
 from benchmarks.peers import PEERS, emu3, janus
-from benchmarks.sizes import PICTURE_TOKENS, config_of, model_of
+from benchmarks.sizes import IMAGE_TOKENS, config_of, model_of
 
 
 def attention_flops(query, key, value, *args, **kwargs):
@@ -102,7 +102,7 @@ def test_a_slow_case_is_not_judged_by_its_first_calls(monkeypatch):
 @pytest.mark.parametrize("size", ["micro", "vargpt-tiny", "medium"])
 def test_prompts_are_of_ordinary_tokens(size):
     config = config_of(size)
-    special = {getattr(config, name) for name in PICTURE_TOKENS} | {0, 1, 2}
+    special = {getattr(config, name) for name in IMAGE_TOKENS} | {0, 1, 2}
     ids = cases_module._prompt(SimpleNamespace(config=config, device="cpu"), 16)["input_ids"]
     assert ids.max() < config.text_config.vocab_size and not special & set(ids.flatten().tolist())
 

@@ -68,8 +68,8 @@ def test_draw_prompts_of_a_file(tmp_path, monkeypatch):
 
 
 def test_ask_names_a_digit(tmp_path):
-    pictures, labels = load_split("test")
-    digit_image(pictures[0]).save(tmp_path / "digit.png")
+    images, labels = load_split("test")
+    digit_image(images[0]).save(tmp_path / "digit.png")
     result = run("ask", tmp_path / "digit.png", "which digit is this")
     assert result.stdout == f"{labels[0]}\n"
 
@@ -95,7 +95,7 @@ def test_a_progress_bar_decodes_no_pixels(tmp_path, monkeypatch):
     assert len(decoded) == 1
 
 
-def test_chat_keeps_pictures(tmp_path):
+def test_chat_keeps_images(tmp_path):
     result = run("chat", "-o", tmp_path, text="hello\n/draw a red circle\n/image nothing.png\n/new\n/quit\n")
     assert result.exit_code == 0
     assert "There is no file nothing.png" in result.output
@@ -152,7 +152,7 @@ def test_what_is_not_installed_is_named(package, arguments):
         (["encode", "nothing", "codes"], "nothing"),
         (["data", "check", "nothing/here"], "There is no file or folder nothing/here here, and on the Hub no such dataset can be read"),
         (["data", "check", "nothing.yaml"], "There is no file nothing.yaml"),
-        (["draw", "x", "-o", "picture.xyz"], "does not end in the name of an image format"),
+        (["draw", "x", "-o", "image.xyz"], "does not end in the name of an image format"),
         (["draw", "x", "-o", "nowhere/x.png"], "The folder nowhere does not exist"),
         (["draw"], "Give either a TEXT to draw or --prompts"),
         (["draw", "x", "--prompts", "prompts.txt", "-o", "out"], "--prompts with a file of them, not both"),

@@ -48,14 +48,14 @@ def post(address, content, **fields):
 
 
 def question_with_digit(index):
-    pictures, labels = load_split("test")
+    images, labels = load_split("test")
     file = io.BytesIO()
-    digit_image(pictures[index]).save(file, "PNG")
+    digit_image(images[index]).save(file, "PNG")
     url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "which digit is this"}], str(labels[index])
 
 
-def test_answers_about_pictures(address):
+def test_answers_about_images(address):
     for index in range(3):
         question, label = question_with_digit(index)
         answer = json.loads(post(address, question))["choices"][0]

@@ -94,7 +94,7 @@ print(type(AutoModelForMultimodalLM.from_pretrained(TINY_FOLDER)).__module__)
     "arguments",
     [
         ["draw", "a red circle", "-o", "scene.png"],
-        ["draw", "--prompts", "prompts.txt", "-o", "pictures", "--num-processes", "2"],
+        ["draw", "--prompts", "prompts.txt", "-o", "images", "--num-processes", "2"],
         ["ask", "digit.png", "which digit is this"],
         ["info"],
         ["evaluate", "-n", "1"],

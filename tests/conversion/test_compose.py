@@ -110,7 +110,7 @@ def test_decoder_and_image_tokenizer_are_vars(model, golden_model):
         assert torch.equal(model.model.image_tokenizer.state_dict()[name], tensor), name
 
 
-def test_draws_a_picture(model, processor):
+def test_draws_a_image(model, processor):
     torch.manual_seed(0)
     output = model.generate(**chat_inputs(processor), generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
     assert output.output_images.shape == (1, 3, 64, 64)
@@ -139,10 +139,10 @@ def test_processor_and_settings(model, processor):
 
 
 def test_new_tokens_of_the_real_vocabulary_have_the_released_ids(tmp_path):
-    from vargpt_hf.conversion.compose import tokenizer_with_picture_tokens, vocabulary_rows
+    from vargpt_hf.conversion.compose import tokenizer_with_image_tokens, vocabulary_rows
 
     write_word_tokenizer(tmp_path, {32000: "<image>", 32001: "<pad2>"}, size=32002)
-    tokenizer = tokenizer_with_picture_tokens(tmp_path)
+    tokenizer = tokenizer_with_image_tokens(tmp_path)
     assert tokenizer.convert_tokens_to_ids(NEW) == [32002, 32003, 32004]
     assert vocabulary_rows(32064, tokenizer) == 32064
     assert vocabulary_rows(32000, tokenizer) == 32064

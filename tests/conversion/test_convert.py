@@ -13,7 +13,7 @@ from vargpt_hf import VargptForConditionalGeneration
 from vargpt_hf.conversion.convert import convert_checkpoint
 from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT
 
-PICTURE_TOKENS = {310: "<image>", 311: "<|image_gen_start|>", 312: "<|image_gen_end|>", 313: "<|image_gen_pad|>"}
+IMAGE_TOKENS = {310: "<image>", 311: "<|image_gen_start|>", 312: "<|image_gen_end|>", 313: "<|image_gen_pad|>"}
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_nothing_half_written_is_left_behind(tmp_path, weights, monkeypatch):
 
 def test_processor_comes_along_with_a_tokenizer(tmp_path, weights):
     source = write_released_folder(tmp_path / "source", weights)
-    write_word_tokenizer(source, PICTURE_TOKENS)
+    write_word_tokenizer(source, IMAGE_TOKENS)
     preprocessing = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}, "image_mean": [0.1, 0.2, 0.3]}
     (source / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     convert_checkpoint(source, tmp_path / "ours")
@@ -291,7 +291,7 @@ def test_processor_comes_along_with_a_tokenizer(tmp_path, weights):
 
 def test_tokenizer_that_disagrees_with_the_config_is_refused(tmp_path, weights):
     source = write_released_folder(tmp_path / "source", weights)
-    swapped = {**PICTURE_TOKENS, 311: PICTURE_TOKENS[312], 312: PICTURE_TOKENS[311]}
+    swapped = {**IMAGE_TOKENS, 311: IMAGE_TOKENS[312], 312: IMAGE_TOKENS[311]}
     write_word_tokenizer(source, swapped)
     with pytest.raises(ValueError, match="`output_image_start_token_id` is 312 in the one, 311 in the other"):
         convert_checkpoint(source, tmp_path / "ours")

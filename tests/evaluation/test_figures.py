@@ -24,8 +24,8 @@ def test_figures_of_a_drawing():
     assert figures["shape and colour"] is False and figures["relation"] is False
     count = {"kind": "count", "relation": None, "background": "black", "objects": objects * 2}
     assert drawing_figures(render(scene), count, judge)["count"] is False
-    pictures, labels = load_split("test")
-    assert drawing_figures(digit_image(pictures[0]), json.loads(f'{{"digit": {labels[0]}}}'), judge) == {"digit": True}
+    images, labels = load_split("test")
+    assert drawing_figures(digit_image(images[0]), json.loads(f'{{"digit": {labels[0]}}}'), judge) == {"digit": True}
 
 
 def test_answers_agree_but_for_case_and_full_stop():

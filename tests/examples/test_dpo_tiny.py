@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "dpo_tiny.py"
 
 @pytest.mark.slow
 def test_it_runs(tmp_path):
-    command = [sys.executable, SCRIPT, tmp_path / "out", "--picture", tmp_path / "looks.png", "--prompts", "32", "--evaluate", "20"]
+    command = [sys.executable, SCRIPT, tmp_path / "out", "--image", tmp_path / "looks.png", "--prompts", "32", "--evaluate", "20"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert int(result.stdout.split(" pairs of")[0].split()[-1]) > 4

@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "lora_digits.py"
 
 @pytest.mark.slow
 def test_it_runs(tmp_path):
-    command = [sys.executable, SCRIPT, tmp_path / "out", "--picture", tmp_path / "looks.png", "--rows", "32", "--evaluate", "8"]
+    command = [sys.executable, SCRIPT, tmp_path / "out", "--image", tmp_path / "looks.png", "--rows", "32", "--evaluate", "8"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("slanted: ") == 4 and "upright: 100.0% of 8" in result.stdout and "shapes: 100.0% of 8" in result.stdout

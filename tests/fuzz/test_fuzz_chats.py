@@ -10,7 +10,7 @@ from vargpt_hf import VargptProcessor
 from vargpt_hf.tiny import TINY_FOLDER
 
 PROCESSOR = VargptProcessor.from_pretrained(TINY_FOLDER)
-PICTURE = Image.new("RGB", (8, 8), "red")
+IMAGE = Image.new("RGB", (8, 8), "red")
 TOKENS = [PROCESSOR.image_token, PROCESSOR.output_image_start_token, PROCESSOR.output_image_token, PROCESSOR.output_image_end_token]
 CODES = [0] * PROCESSOR.output_image_processor.num_positions[0]
 
@@ -20,24 +20,24 @@ TEXTS = st.one_of(
     st.lists(st.sampled_from([*TOKENS, "".join(TOKENS[1:]), "a ", "</s>", "{{ 7 }}", "{% if %}"]), max_size=5).map("".join),
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.binary(max_size=5)
-PICTURES = st.sampled_from([PICTURE, b"", "no.png", "data:,", np.zeros((4, 4, 3), np.uint8), {"bytes": None}, 7, [PICTURE], None])
+IMAGES = st.sampled_from([IMAGE, b"", "no.png", "data:,", np.zeros((4, 4, 3), np.uint8), {"bytes": None}, 7, [IMAGE], None])
 PARTS = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "image", "output_image", "image_url", "video", "tool"]) | SCALARS},
     optional={
         "text": TEXTS | SCALARS,
-        "image": PICTURES,
-        "url": PICTURES,
-        "image_url": PICTURES | st.fixed_dictionaries({}, optional={"url": SCALARS | PICTURES}),
+        "image": IMAGES,
+        "url": IMAGES,
+        "image_url": IMAGES | st.fixed_dictionaries({}, optional={"url": SCALARS | IMAGES}),
         "codes": st.just(CODES) | SCALARS | st.lists(SCALARS, max_size=3),
     },
 )
 GOOD_PARTS = st.sampled_from(
     [
         {"type": "text", "text": "a"},
-        {"type": "image", "image": PICTURE},
+        {"type": "image", "image": IMAGE},
         {"type": "image"},
         {"type": "output_image"},
-        {"type": "output_image", "image": PICTURE},
+        {"type": "output_image", "image": IMAGE},
         {"type": "output_image", "codes": CODES},
     ]
 )
@@ -57,7 +57,7 @@ MESSAGES = st.one_of(
     SCALARS,
 )
 CHATS = st.lists(MESSAGES, max_size=4) | SCALARS
-LISTS = st.recursive(PICTURES, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner), max_leaves=5)
+LISTS = st.recursive(IMAGES, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner), max_leaves=5)
 CODE_LISTS = st.recursive(st.just(CODES) | st.just(torch.tensor([CODES])) | SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
 
 

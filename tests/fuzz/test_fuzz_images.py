@@ -166,7 +166,7 @@ ANYTHING = st.recursive(
 
 
 @fuzzed(given=ANYTHING)
-def test_what_is_no_picture(given):
+def test_what_is_no_image(given):
     with policy():
         look(given)
         PROCESSOR(given)

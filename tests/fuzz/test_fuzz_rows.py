@@ -27,7 +27,7 @@ TEXTS = st.sampled_from(["a", "", " ", "<image>", "<image>\nwhat", "draw <image_
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
 JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6)
-PICTURES = st.sampled_from(
+IMAGES = st.sampled_from(
     [
         "a.png",
         "/dev/zero",
@@ -40,13 +40,13 @@ PICTURES = st.sampled_from(
         {"a": 1},
     ]
 )
-PYTHON_PICTURES = PICTURES | st.sampled_from(
+PYTHON_IMAGES = IMAGES | st.sampled_from(
     [PNG, Path("a.png"), Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 2, 2)), np.nan]
 )
 PARTS = st.one_of(
     st.fixed_dictionaries({"type": st.just("text"), "text": TEXTS}),
-    st.fixed_dictionaries({"type": st.sampled_from(["image", "output_image"])}, optional={"image": PICTURES, "codes": JSON, "text": st.none()}),
-    st.fixed_dictionaries({"type": st.just("image_url"), "image_url": PICTURES | st.fixed_dictionaries({"url": PICTURES})}),
+    st.fixed_dictionaries({"type": st.sampled_from(["image", "output_image"])}, optional={"image": IMAGES, "codes": JSON, "text": st.none()}),
+    st.fixed_dictionaries({"type": st.just("image_url"), "image_url": IMAGES | st.fixed_dictionaries({"url": IMAGES})}),
     st.dictionaries(st.sampled_from(["type", "text", "image"]), JSON),
 )
 CONTENTS = TEXTS | st.lists(PARTS, max_size=3) | JSON
@@ -56,9 +56,9 @@ TURNS = st.lists(
 )
 
 
-def columns(pictures):
+def columns(images):
     """Rows of known columns with right and wrong values, and of others."""
-    seen = pictures | st.lists(pictures, max_size=3) | JSON
+    seen = images | st.lists(images, max_size=3) | JSON
     codes = st.lists(st.lists(st.integers(-1, 5000), max_size=3), max_size=2) | JSON
     known = {
         **{name: TURNS | TEXTS | JSON for name in ("messages", "conversations", "prompt", "completion", "chosen", "rejected")},
@@ -80,17 +80,17 @@ def is_ready(row):
     kinds = [part["type"] for message in row["messages"] for part in message["content"]]
     assert kinds.count("image") == len(row["images"]) and set(kinds) <= {"text", "image", "output_image"}
     assert kinds.count("output_image") == len(row.get("output_image_codes") or row["output_images"])
-    for picture in (*row["images"], *row["output_images"]):
-        assert set(picture) == {"bytes", "path"} and (picture["bytes"] is None) != (picture["path"] is None)
+    for image in (*row["images"], *row["output_images"]):
+        assert set(image) == {"bytes", "path"} and (image["bytes"] is None) != (image["path"] is None)
 
 
-@fuzzed(row=columns(PYTHON_PICTURES) | JSON, task=st.sampled_from(["draw", "describe"]))
+@fuzzed(row=columns(PYTHON_IMAGES) | JSON, task=st.sampled_from(["draw", "describe"]))
 def test_rows_in_python(row, task):
     with policy():
         is_ready(read_row(row, task=task))
 
 
-@fuzzed(row=columns(PYTHON_PICTURES))
+@fuzzed(row=columns(PYTHON_IMAGES))
 def test_pairs_in_python(row):
     with policy():
         pair = read_pair(row)
@@ -100,7 +100,7 @@ def test_pairs_in_python(row):
             )
 
 
-@fuzzed(rows=st.lists(columns(PYTHON_PICTURES) | JSON, max_size=3))
+@fuzzed(rows=st.lists(columns(PYTHON_IMAGES) | JSON, max_size=3))
 def test_lists_of_rows(rows):
     for convert in (to_rows, to_pairs):
         with policy():
@@ -112,7 +112,7 @@ def told(error, file):
 
 
 @fuzzed(
-    rows=st.lists((columns(PICTURES) | JSON).map(json.dumps) | st.text(max_size=10), max_size=4),
+    rows=st.lists((columns(IMAGES) | JSON).map(json.dumps) | st.text(max_size=10), max_size=4),
     ending=st.sampled_from(["jsonl", "json"]),
     cut=st.integers(0, 10_000),
     streaming=st.booleans(),

@@ -26,17 +26,17 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def picture(pipe):
+def image(pipe):
     return pipe(user(text(SENTENCE)), generation_mode="image", max_new_tokens=2)[0]["generated_image"]
 
 
-def seen(picture):
-    return sorted((item.colour, item.shape) for item in detect(picture))
+def seen(image):
+    return sorted((item.colour, item.shape) for item in detect(image))
 
 
-def test_picture_mode_gives_a_picture(picture):
-    assert isinstance(picture, Image.Image) and picture.size == (48, 48)
-    assert seen(picture) == [("blue", "square"), ("red", "circle")]
+def test_image_mode_gives_a_image(image):
+    assert isinstance(image, Image.Image) and image.size == (48, 48)
+    assert seen(image) == [("blue", "square"), ("red", "circle")]
 
 
 def test_the_model_decides_by_default(pipe):
@@ -48,8 +48,8 @@ def test_the_model_decides_by_default(pipe):
     assert said == {"type": "text", "text": SENTENCE}
 
 
-def test_full_text_is_a_chat_that_goes_on(pipe, picture):
-    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+def test_full_text_is_a_chat_that_goes_on(pipe, image):
+    chat = user({"type": "image", "image": image}, text("how many objects are there"))
     (record,) = pipe(chat, max_new_tokens=10, return_full_text=True)
     assert record["generated_content"] == [*chat, {"role": "assistant", "content": [text("two")]}]
     (begun,) = pipe([*chat, {"role": "assistant", "content": [text("tw")]}], max_new_tokens=3, return_full_text=True)
@@ -59,8 +59,8 @@ def test_full_text_is_a_chat_that_goes_on(pipe, picture):
     assert record["generated_content"] == [text("white")]
 
 
-def test_text_mode_is_the_stock_one(pipe, picture):
-    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+def test_text_mode_is_the_stock_one(pipe, image):
+    chat = user({"type": "image", "image": image}, text("how many objects are there"))
     (new,) = pipe(chat, generation_mode="text", max_new_tokens=10, return_full_text=False)
     assert new["generated_text"].strip() == "two"
     (full,) = pipe(chat, generation_mode="text", max_new_tokens=10)
@@ -71,15 +71,15 @@ def test_text_mode_is_the_stock_one(pipe, picture):
     assert pipe.model.config.output_image_start_token_id not in undrawn["generated_token_ids"]
 
 
-def test_text_with_pictures_needs_no_chat(pipe, picture):
+def test_text_with_images_needs_no_chat(pipe, image):
     prompt = pipe.processor.apply_chat_template(user({"type": "image"}, text("how many objects are there")), add_generation_prompt=True)
-    (record,) = pipe(text=prompt, images=picture, max_new_tokens=10)
+    (record,) = pipe(text=prompt, images=image, max_new_tokens=10)
     assert record["generated_content"] == [text("two")]
-    (record,) = pipe(text=prompt, images=picture, max_new_tokens=10, return_full_text=True)
+    (record,) = pipe(text=prompt, images=image, max_new_tokens=10, return_full_text=True)
     assert record["generated_content"] == [text(prompt), text("two")]
 
 
-def test_batches_give_what_single_chats_give(pipe, picture):
+def test_batches_give_what_single_chats_give(pipe, image):
     chats = [user(text(f"draw {SENTENCE}")), user(text("three orange squares")), user(text("hello"))]
     single = [pipe(chat, max_new_tokens=30) for chat in chats]
     batched = pipe(chats, max_new_tokens=30, batch_size=3)
@@ -89,7 +89,7 @@ def test_batches_give_what_single_chats_give(pipe, picture):
         assert [seen(part["image"]) for part in left if "image" in part] == [seen(part["image"]) for part in right if "image" in part]
     assert [part["type"] for part in batched[0][0]["generated_content"]] == ["output_image"]
     questions = [
-        user({"type": "image", "image": picture}, text(asked)) for asked in ("how many objects are there", "what colour is the background")
+        user({"type": "image", "image": image}, text(asked)) for asked in ("how many objects are there", "what colour is the background")
     ]
     assert [record[0]["generated_content"][0]["text"] for record in pipe(questions, batch_size=2, max_new_tokens=8)] == ["two", "white"]
 
@@ -110,13 +110,13 @@ def test_settings_of_the_pipeline_hold_until_a_call_says_otherwise():
 
 
 @pytest.mark.parametrize("task", ["any-to-any", "image-text-to-text"])
-def test_a_saved_folder_needs_neither_remote_code_nor_torchvision(task, tmp_path, picture, caplog):
+def test_a_saved_folder_needs_neither_remote_code_nor_torchvision(task, tmp_path, image, caplog):
     """Holds also for a model object that was saved before: saving notes the repository's pipeline in its configuration."""
     model, processor = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER), VargptProcessor.from_pretrained(TINY_FOLDER)
     model.float().save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     assert "custom_pipelines" in (tmp_path / "config.json").read_text()
-    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+    chat = user({"type": "image", "image": image}, text("how many objects are there"))
     for given in ({"model": str(tmp_path)}, {"model": model, "processor": processor}):
         caplog.clear()
         made = pipeline(task, dtype=torch.float32, **given)
@@ -141,21 +141,21 @@ def test_other_models_keep_the_stock_pipelines():
             assert type(built) is stock and built.task == "x"
 
 
-def test_a_plain_text_is_the_turn_of_a_user(pipe, picture):
+def test_a_plain_text_is_the_turn_of_a_user(pipe, image):
     (record,) = pipe(f"draw {SENTENCE}", max_new_tokens=30)
     assert seen(record["generated_content"][0]["image"]) == [("blue", "square"), ("red", "circle")]
     assert record["input_text"][0]["role"] == "user"
-    (record,) = pipe("how many objects are there", images=picture, max_new_tokens=10)
+    (record,) = pipe("how many objects are there", images=image, max_new_tokens=10)
     assert record["generated_content"] == [text("two")]
     both = pipe([f"draw {SENTENCE}", "hello"], max_new_tokens=30)
     assert [parts[0]["generated_content"][0]["type"] for parts in both] == ["output_image", "text"]
-    streamed = list(pipe(({"text": words, "images": picture} for words in ("how many objects are there",)), max_new_tokens=10))
+    streamed = list(pipe(({"text": words, "images": image} for words in ("how many objects are there",)), max_new_tokens=10))
     assert streamed[0][0]["generated_content"] == [text("two")]
     for empty in ("", "  ", [""], []):
         with pytest.raises(ValueError, match="empty"):
             pipe(empty)
     with pytest.raises(ValueError, match="2 texts and `images` for 1"):
-        pipe(["a", "b"], images=[picture])
+        pipe(["a", "b"], images=[image])
     for wrong in (7, [7]):
         with pytest.raises(TypeError, match="must be a chat, a text"):
             pipe(wrong)
@@ -186,8 +186,8 @@ def test_codes_stay_out_of_sight_and_can_be_fed_back(pipe):
     assert record["generated_content"] == [text("two")]
 
 
-def test_an_answer_does_not_begin_with_a_space(pipe, picture):
-    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+def test_an_answer_does_not_begin_with_a_space(pipe, image):
+    chat = user({"type": "image", "image": image}, text("how many objects are there"))
     writer = pipeline("image-text-to-text", model=pipe.model, processor=pipe.processor)
     begun = [*user(text(f"repeat: {SENTENCE}")), {"role": "assistant", "content": [text("a red circle")]}]
     for made, settings in ((pipe, {"generation_mode": "text"}), (writer, {})):
@@ -206,8 +206,8 @@ def test_what_cannot_be_is_refused(pipe):
         pipe(user(text(SENTENCE)), generation_mode="image", return_full_text=True)
 
 
-def test_image_text_to_text_works_too(picture):
+def test_image_text_to_text_works_too(image):
     pipe = pipeline("image-text-to-text", model=str(TINY_FOLDER), dtype=torch.float32)
-    chat = user({"type": "image", "image": picture}, text("how many objects are there"))
+    chat = user({"type": "image", "image": image}, text("how many objects are there"))
     (record,) = pipe(text=chat, generate_kwargs={"generation_mode": "text"}, max_new_tokens=10, return_full_text=False)
     assert record["generated_text"].strip() == "two"

@@ -32,7 +32,7 @@ CODE = {
     "infinity_decoder_vargpt.py",
     "llm_cache_vargpt.py",
     "modeling_vargpt.py",
-    "pictures_vargpt.py",
+    "image_loading_vargpt.py",
     "pipeline_vargpt.py",
     "placeholders_vargpt.py",
     "pretrained_vargpt.py",

@@ -32,7 +32,7 @@ def prompts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(prompts, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("drawn") / "pictures"
+    folder = tmp_path_factory.mktemp("drawn") / "images"
     draw_prompts(prompts, TINY_FOLDER, folder, **SETTINGS)
     return folder
 
@@ -51,7 +51,7 @@ def test_results_stand_in_the_order_of_the_prompts(drawn):
     assert len(contents(drawn)) == len(TEXTS) + 2 and pixels(drawn).shape == (len(TEXTS), 48, 48, 3)
 
 
-def test_a_picture_is_that_of_its_prompt_and_seed_alone(drawn, prompts, tmp_path):
+def test_a_image_is_that_of_its_prompt_and_seed_alone(drawn, prompts, tmp_path):
     draw_prompts(prompts, TINY_FOLDER, tmp_path / "other", **{**SETTINGS, "batch_size": 5})
     assert np.abs(pixels(tmp_path / "other") - pixels(drawn)).max() <= 1  # the same codes; batches of other sizes round otherwise
     model, processor = VargptForConditionalGeneration.from_pretrained(TINY_FOLDER), VargptProcessor.from_pretrained(TINY_FOLDER)
@@ -62,7 +62,7 @@ def test_a_picture_is_that_of_its_prompt_and_seed_alone(drawn, prompts, tmp_path
 
 
 def test_what_is_there_is_not_drawn_again(drawn, prompts, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     draw_prompts(prompts, TINY_FOLDER, folder, **SETTINGS)
     for name in ("000003.png", "000010.png", "results.jsonl"):
         (folder / name).unlink()
@@ -76,18 +76,18 @@ def test_what_is_there_is_not_drawn_again(drawn, prompts, tmp_path):
 def test_processes_of_a_launcher_share_the_work(drawn, prompts, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert draw_prompts(prompts, TINY_FOLDER, tmp_path / "pictures", **SETTINGS) == []
-    assert set(contents(tmp_path / "pictures")) == {"draw.manifest", *(f"{index:06}.png" for index in (2, 3, 6, 7, 10, 11))}
+    assert draw_prompts(prompts, TINY_FOLDER, tmp_path / "images", **SETTINGS) == []
+    assert set(contents(tmp_path / "images")) == {"draw.manifest", *(f"{index:06}.png" for index in (2, 3, 6, 7, 10, 11))}
     monkeypatch.setenv("RANK", "0")
-    assert len(draw_prompts(prompts, TINY_FOLDER, tmp_path / "pictures", **SETTINGS)) == len(TEXTS)
-    assert contents(tmp_path / "pictures") == contents(drawn)
+    assert len(draw_prompts(prompts, TINY_FOLDER, tmp_path / "images", **SETTINGS)) == len(TEXTS)
+    assert contents(tmp_path / "images") == contents(drawn)
     with pytest.raises(ValueError, match="has started 2 processes already"):
-        draw_prompts(prompts, TINY_FOLDER, tmp_path / "pictures", num_processes=2, **SETTINGS)
+        draw_prompts(prompts, TINY_FOLDER, tmp_path / "images", num_processes=2, **SETTINGS)
 
 
 @pytest.mark.slow
 def test_after_a_kill_of_several_processes_one_goes_on_to_the_same_files(drawn, prompts, tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     command = [Path(sys.executable).with_name("vargpt"), "draw", "--prompts", prompts, "--num-processes", 2, "--batch-size", 2, "--seed", 5]
     command = [str(word) for word in (*command, "--device", "cpu", "-o", folder)]
     run = subprocess.Popen(command)
@@ -175,7 +175,7 @@ def test_a_prompt_may_be_as_long_as_the_model_has_room(tmp_path):
         ({"dtype": "bfloat16"}, "dtype float32"),
     ],
 )
-def test_a_folder_of_other_pictures_is_refused(changed, message, drawn, prompts):
+def test_a_folder_of_other_images_is_refused(changed, message, drawn, prompts):
     before = contents(drawn)
     with pytest.raises(ValueError, match=message):
         draw_prompts(prompts, TINY_FOLDER, drawn, **{**SETTINGS, **changed})
@@ -185,8 +185,8 @@ def test_a_folder_of_other_pictures_is_refused(changed, message, drawn, prompts)
 @pytest.mark.parametrize(("settings", "error"), [({"output_image_top_p": 2.0}, ValueError), ({"output_image_top_k": "3"}, TypeError)])
 def test_wrong_settings_claim_no_folder(settings, error, prompts, tmp_path):
     with pytest.raises(error, match=f"`{next(iter(settings))}` must be"):
-        draw_prompts(prompts, TINY_FOLDER, tmp_path / "pictures", **SETTINGS, **settings)
-    assert not (tmp_path / "pictures").exists()
+        draw_prompts(prompts, TINY_FOLDER, tmp_path / "images", **SETTINGS, **settings)
+    assert not (tmp_path / "images").exists()
 
 
 def test_another_model_is_refused_and_a_copy_is_not(drawn, prompts, tmp_path):

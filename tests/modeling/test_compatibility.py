@@ -134,10 +134,10 @@ def test_vocabulary_can_grow(model, tmp_path):
 
 def test_stop_strings(tiny):
     model, processor = tiny
-    picture = {"type": "image", "image": Image.new("RGB", (48, 48), "white")}
+    image = {"type": "image", "image": Image.new("RGB", (48, 48), "white")}
     chats = [
         [{"role": "user", "content": "repeat: a red circle above a blue square"}],
-        [{"role": "user", "content": [picture, {"type": "text", "text": "what colour is the background"}]}],
+        [{"role": "user", "content": [image, {"type": "text", "text": "what colour is the background"}]}],
     ]
     inputs = processor.apply_chat_template(
         chats, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"padding": True}
@@ -150,8 +150,8 @@ def test_stop_strings(tiny):
 
 def test_text_iterator_streamer(tiny):
     model, processor = tiny
-    picture = {"type": "image", "image": Image.new("RGB", (48, 48), "white")}
-    before = [{"role": "user", "content": [picture, {"type": "text", "text": "what colour is the background"}]}]
+    image = {"type": "image", "image": Image.new("RGB", (48, 48), "white")}
+    before = [{"role": "user", "content": [image, {"type": "text", "text": "what colour is the background"}]}]
     before += [{"role": "assistant", "content": "white"}]
     chat = [*before, {"role": "user", "content": "draw a red circle and say what you drew"}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
@@ -191,7 +191,7 @@ def test_assistant_models(model, kind, held, do_sample):
     assert torch.equal(sequences, model.generate(**inputs, **settings).sequences)
 
 
-def test_an_assistant_sees_the_picture(model, monkeypatch):
+def test_an_assistant_sees_the_image(model, monkeypatch):
     """The model as its own assistant drafts what it says itself, so that all drafts are taken, which needs few calls."""
     calls = []
     hook = model.model.vlm.language_model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(1), with_kwargs=True)

@@ -64,7 +64,7 @@ def test_a_row_does_not_depend_on_its_neighbours(model, guidance, mode, cache_im
     assert len(output.output_images) == {"auto": 2, "text": 0, "image": 5}[mode]
 
 
-def test_pictures_stand_in_the_sequences(model):
+def test_images_stand_in_the_sequences(model):
     length, output = generate(model, PROMPTS)
     for row, position in zip(output.output_image_rows.tolist(), output.output_image_positions.tolist()):
         ids = output.sequences[row].tolist()
@@ -85,7 +85,7 @@ def test_what_was_generated_can_be_fed_back(model):
     assert torch.equal(predicted[chosen][length - 1 :], ids[chosen][length - 1 :])
 
 
-def test_a_drawn_picture_in_the_prompt(model):
+def test_a_drawn_image_in_the_prompt(model):
     """The next turn starts from images of the last one, given as codes or repeated for several samples."""
     _, first = generate(model, [[1, 5, START]], generation_mode="image")
     prompt = [*first.sequences[0].tolist(), 9, 10]
@@ -116,7 +116,7 @@ def force(model, *plans):
     return LogitsProcessorList([Plan()])
 
 
-def test_text_one_picture_two_pictures_in_one_batch(model):
+def test_text_one_image_two_images_in_one_batch(model):
     plans = [[5, 6, 7, 8], [START, END, 9], [10, START, END, 11, 12, START, END, 13], []]
     plans[3] = [14, 15]
     length, output = generate(model, [[1, 5]] * 4, logits_processor=force(model, *plans), max_new_tokens=20)
@@ -127,7 +127,7 @@ def test_text_one_picture_two_pictures_in_one_batch(model):
     assert output.sequences[2].tolist().count(PLACEHOLDER) == 2 * L
 
 
-def test_pictures_take_one_call_for_each_scale(model):
+def test_images_take_one_call_for_each_scale(model):
     calls = []
     hook = model.model.vlm.language_model.register_forward_pre_hook(lambda module, args, kwargs: calls.append(1), with_kwargs=True)
     heads = model.lm_head.register_forward_pre_hook(lambda module, args: calls.append(0))
@@ -137,7 +137,7 @@ def test_pictures_take_one_call_for_each_scale(model):
     assert calls == [1, 0, 1, 1, 1]  # the prompt and its head, then three scales
 
 
-def test_max_new_tokens_never_cuts_a_picture(model):
+def test_max_new_tokens_never_cuts_a_image(model):
     for budget in range(1, 6):
         length, output = generate(model, [[1, 5]], logits_processor=force(model, [8, START, END, 9, 9, 9]), max_new_tokens=budget)
         ids = [token for token in generated(output, length, 0) if token != PLACEHOLDER]
@@ -220,7 +220,7 @@ class Notes(VargptImageStreamer):
         self.ended += 1
 
 
-def test_picture_streamer(model):
+def test_image_streamer(model):
     notes = Notes()
     _, output = generate(model, [PROMPTS[2], PROMPTS[4]], generation_mode="image", output_image_streamer=notes)
     assert [(rows, scale) for _, rows, scale in notes.seen] == [([0, 1], 0), ([0, 1], 1), ([0, 1], 2)]
@@ -248,7 +248,7 @@ def test_text_streamer(model):
     assert tokens.tokens == [*(token for token in output.sequences[0].tolist() if token != PLACEHOLDER), "end"]
 
 
-def test_guidance_changes_the_picture_and_strength_zero_does_not(model):
+def test_guidance_changes_the_image_and_strength_zero_does_not(model):
     def codes(**settings):
         return generate(model, PROMPTS[:1], generation_mode="image", **settings)[1].output_image_codes
 
@@ -272,7 +272,7 @@ def test_settings_come_from_the_generation_config(model, tmp_path):
     [
         ({"num_beams": 2}, "cannot be drawn under beam_search: it reorders"),
         ({"use_cache": False}, "cannot be drawn with `use_cache=False`"),
-        ({"generation_mode": "picture"}, "`generation_mode` must be one of"),
+        ({"generation_mode": "image"}, "`generation_mode` must be one of"),
         ({"output_image_guidance_type": "cfg"}, "`output_image_guidance_type` must be one of"),
         ({"output_image_temperature": 0.0}, "`output_image_temperature` must be positive"),
         ({"output_image_top_p": 1.5}, r"`output_image_top_p` must be in \[0, 1\]"),

@@ -72,7 +72,7 @@ def test_settings_of_the_wrong_type(model, name, value):
         ("output_image_unconditional_ids", []),
         ("output_image_guidance_scale", 100.5),
         ("max_new_tokens", 0),
-        ("generation_mode", "picture"),
+        ("generation_mode", "image"),
         ("generation_mode", 3),
         ("output_image_guidance_type", "cfg"),
         ("output_image_noise", [torch.zeros(1, 1, 32)]),
@@ -113,7 +113,7 @@ def test_ways_of_decoding_that_do_not_go_together(model, settings, message):
         generate(model, **settings)
 
 
-def test_a_prompt_with_pictures_is_not_cut_into_chunks(model):
+def test_a_prompt_with_images_is_not_cut_into_chunks(model):
     ids = torch.tensor([[1, *[IMAGE] * 4, 5, 6]])
     with pytest.raises(ValueError, match="`prefill_chunk_size` cannot cut a prompt with images"):
         generate(model, ids, pixel_values=torch.zeros(1, 3, 16, 16), prefill_chunk_size=3)
@@ -165,7 +165,7 @@ def test_noise_that_is_no_number(model, value):
         generate(model, output_image_noise=[part.zero_() for part in noise], **{**settings, "output_image_guidance_type": "prompt"})
 
 
-def test_pictures_to_read_that_are_no_numbers(model):
+def test_images_to_read_that_are_no_numbers(model):
     ids = torch.tensor([[1, *[IMAGE] * 4, 5, 6]])
     with pytest.raises(ValueError, match="scores of the next token of row 0, after 7 tokens, are NaN or infinite"):
         generate(model, ids, pixel_values=torch.full((1, 3, 16, 16), NAN), generation_mode="image")
@@ -185,7 +185,7 @@ def test_a_prompt_beyond_the_positions(model, settings):
         generate(model, row_of(POSITIONS + 1), max_new_tokens=1, **settings)
 
 
-def test_a_prompt_without_room_for_a_picture(model):
+def test_a_prompt_without_room_for_a_image(model):
     room = POSITIONS - L - 1
     assert len(generate(model, row_of(room), generation_mode="image").output_images) == 1
     started = torch.cat([row_of(room), torch.tensor([[START]])], dim=1)
@@ -196,15 +196,15 @@ def test_a_prompt_without_room_for_a_picture(model):
     assert len(generate(model, padded, attention_mask=(padded != 0).long(), generation_mode="image").output_images) == 1
 
 
-def test_the_model_draws_no_picture_beyond_its_positions():
+def test_the_model_draws_no_image_beyond_its_positions():
     class Start(LogitsProcessor):
         def __call__(self, input_ids, scores):
             return scores.index_fill(1, torch.tensor([START]), 1e4)
 
     model, room = drawing_model(), POSITIONS - L - 1
-    for tokens, pictures in ((room, 1), (room + 1, 0)):
+    for tokens, images in ((room, 1), (room + 1, 0)):
         output = generate(model, row_of(tokens), logits_processor=[Start()], max_new_tokens=3, max_output_images=1)
-        assert len(output.output_images) == pictures
+        assert len(output.output_images) == images
 
 
 @pytest.mark.parametrize("settings", [{"generation_mode": "text"}, {"generation_mode": "text", "num_beams": 2}, {"generation_mode": "auto"}])
@@ -260,7 +260,7 @@ def test_a_call_wins_over_its_configuration_and_that_over_the_model_s():
 
 
 @pytest.mark.parametrize("mode", ["image", "text"])
-def test_pictures_need_no_length_and_give_no_warning(model, mode, recwarn):
+def test_images_need_no_length_and_give_no_warning(model, mode, recwarn):
     output = model.generate(PROMPT, generation_mode=mode, do_sample=False)
     warned = [str(warning.message) for warning in recwarn if "max_length" in str(warning.message)]
     assert (len(warned) == 0) == (mode == "image")

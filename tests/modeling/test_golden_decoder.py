@@ -37,7 +37,7 @@ def test_embeddings(model, condition_ids):
 
 
 @torch.no_grad()
-def test_layers_and_logits_of_whole_pictures(model, condition_ids):
+def test_layers_and_logits_of_whole_images(model, condition_ids):
     layers = model.visual_decoder.layers
     outputs = {}
     hooks = [

@@ -82,7 +82,7 @@ def test_generation(golden_model, case, cache_implementation):
     assert_close_to_golden(f"generation/{case}.image", (output.output_images + 1) / 2)
 
 
-def test_picture_after_text(golden_model):
+def test_image_after_text(golden_model):
     """The released case in which text comes before image-start, decoded by our loop from the bare prompt."""
     case = "cfg15_late"
     forced = golden_json("meta")["generation"][case]["forced_tokens"]

@@ -38,7 +38,7 @@ def model(request, golden_folder, golden_model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("case", CASES)
-def test_codes_of_pictures_to_generate(golden_model, case):
+def test_codes_of_images_to_draw(golden_model, case):
     inputs = batch(case)
     codes = inputs.pop("output_image_codes")
     pixels = golden("training/pixel_gen_values")[: len(codes)]
@@ -89,7 +89,7 @@ def test_losses_where_padding_is_a_target(golden_folder, golden_model):
 
 
 @torch.no_grad()
-def test_losses_where_a_picture_to_understand_is_a_target(model):
+def test_losses_where_a_image_to_understand_is_a_target(model):
     """The released loss asks for image tokens as well; ours leaves them out, on purpose."""
     inputs = batch("mixed_fixed")
     output = model(**inputs)

@@ -17,7 +17,7 @@ def padded():
 
 
 @torch.no_grad()
-def test_picture_features(golden_model):
+def test_image_features(golden_model):
     pixels = golden("understanding/pixel_values")
     states = golden_model.model.vlm.vision_tower(pixels, output_hidden_states=True).hidden_states
     assert_close_to_golden("understanding/vision_selected", states[-2])

@@ -27,7 +27,7 @@ def model():
     return tiny_model()
 
 
-def pictures(row: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def images(row: list[int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels to read and codes to draw, as many as the row has."""
     generator = torch.Generator().manual_seed(seed)
     read = torch.randn(row.count(IMAGE) // 4, 3, 16, 16, generator=generator)
@@ -42,7 +42,7 @@ def batch(names: list[str], side: str = "right") -> dict[str, torch.Tensor]:
         row, padding = ROWS[name], [PAD] * (longest - len(ROWS[name]))
         ids.append(row + padding if side == "right" else padding + row)
         masks.append([1] * len(row) + padding if side == "right" else padding + [1] * len(row))
-        more_read, more_codes = pictures(row, seed=len(name))
+        more_read, more_codes = images(row, seed=len(name))
         read.append(more_read)
         codes.append(more_codes)
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(masks)}
@@ -144,7 +144,7 @@ def test_pixels_to_draw_are_encoded(model):
 )
 def test_images_and_placeholders_must_agree(model, change, message):
     row = [1, *READ, 5, *DRAWN]
-    read, codes = pictures(row, 0)
+    read, codes = images(row, 0)
     with pytest.raises(ValueError, match=message):
         model(**{"input_ids": torch.tensor([row]), "pixel_values": read, "output_image_codes": codes, **change})
 
@@ -269,8 +269,8 @@ def test_the_image_tokenizer_takes_a_batch_in_parts(monkeypatch):
     model = tiny_model().model.image_tokenizer
     pixels = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     codes = model.encode(pixels)
-    pictures = model.decode(codes)
+    images = model.decode(codes)
     monkeypatch.setattr(image_tokenizer_vargpt, "PIXELS_AT_ONCE", 2 * 16**2)
     assert torch.equal(model.encode(pixels), codes)
-    torch.testing.assert_close(model.decode(codes), pictures)
+    torch.testing.assert_close(model.decode(codes), images)
     assert model.decode(codes[:0]).shape == (0, 3, 16, 16)

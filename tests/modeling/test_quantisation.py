@@ -28,17 +28,17 @@ def draw_and_say(model, **settings):
     chat = [{"role": "user", "content": f"draw {WORDS} and say what you drew"}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=40, do_sample=False, return_dict_in_generate=True, **settings)
-    picture, words = processor.post_process_interleaved(output, prompt_length=inputs["input_ids"].shape[1])[0]
-    above, below = sorted(detect(picture["image"]), key=lambda seen: seen.centre[1])
+    image, words = processor.post_process_interleaved(output, prompt_length=inputs["input_ids"].shape[1])[0]
+    above, below = sorted(detect(image["image"]), key=lambda seen: seen.centre[1])
     assert (above.colour, above.shape, below.colour, below.shape) == ("red", "circle", "blue", "square")
     assert words["text"] == WORDS
-    read_it(model, processor, picture["image"], **settings)
+    read_it(model, processor, image["image"], **settings)
     return output
 
 
-def read_it(model, processor, picture, **settings):
+def read_it(model, processor, image, **settings):
     """A question about the image, and a shorter one without, padded beside it, are answered as they should be."""
-    question = [{"type": "image", "image": picture}, {"type": "text", "text": "how many objects are there"}]
+    question = [{"type": "image", "image": image}, {"type": "text", "text": "how many objects are there"}]
     chats = [[{"role": "user", "content": question}], [{"role": "user", "content": "repeat: a red circle"}]]
     padded = {
         "add_generation_prompt": True,

@@ -13,8 +13,8 @@ SENTENCES = [
     "USER: draw a red circle above a blue square and say what you drew. ASSISTANT: Here it is: a red circle.",
     "USER: what is in the image? ASSISTANT: a green triangle. hello, hi",
 ]
-PICTURE_TOKENS = ["<image>", "<|image_gen_start|>", "<|image_gen_pad|>", "<|image_gen_end|>"]
-SIDE, PLACES, CODES = 48, 4, 5  # of an image, to understand, to generate
+IMAGE_TOKENS = ["<image>", "<|image_gen_start|>", "<|image_gen_pad|>", "<|image_gen_end|>"]
+SIDE, PLACEHOLDERS, CODES = 48, 4, 5  # of an image, to understand, to generate
 
 
 def make_tokenizer(with_bos: bool = False, metaspace: bool = False) -> PreTrainedTokenizerFast:
@@ -31,7 +31,7 @@ def make_tokenizer(with_bos: bool = False, metaspace: bool = False) -> PreTraine
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         initial_alphabet=alphabet,
-        special_tokens=["<unk>", "<s>", "</s>", "<pad>", *PICTURE_TOKENS],
+        special_tokens=["<unk>", "<s>", "</s>", "<pad>", *IMAGE_TOKENS],
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
@@ -43,7 +43,7 @@ def make_tokenizer(with_bos: bool = False, metaspace: bool = False) -> PreTraine
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<pad>",
-        additional_special_tokens=PICTURE_TOKENS,
+        additional_special_tokens=IMAGE_TOKENS,
     )
 
 
@@ -57,7 +57,7 @@ def make_processor(output_image_settings: dict | None = None, **tokenizer_option
     return VargptProcessor(image_processor, tokenizer, reader=LLAVA, output_image_settings={**DRAWN, **(output_image_settings or {})})
 
 
-def noise_picture(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:
+def noise_image(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:
     """An image of random colours."""
     pixels = torch.randint(256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())

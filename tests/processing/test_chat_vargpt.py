@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from processing_helpers import LLAVA, PICTURE_TOKENS, make_tokenizer, noise_picture
+from processing_helpers import IMAGE_TOKENS, LLAVA, make_tokenizer, noise_image
 
 from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT, VargptCLIPImageProcessor, VargptProcessor, make_chat_template
 
-IMAGE, START, PLACEHOLDER, END = PICTURE_TOKENS
+IMAGE, START, PLACEHOLDER, END = IMAGE_TOKENS
 DRAWING = START + PLACEHOLDER + END
 
 
@@ -78,20 +78,20 @@ def test_template_takes_the_processors_tokens():
 
 
 def test_conversation_is_left_as_it_was(processor):
-    picture = noise_picture(0)
-    chat = [user([text("a"), {"type": "image", "image": picture, "text": None}]), assistant([{"type": "output_image"}])]
-    options = {"padding": True, "output_images": [picture]}
+    image = noise_image(0)
+    chat = [user([text("a"), {"type": "image", "image": image, "text": None}]), assistant([{"type": "output_image"}])]
+    options = {"padding": True, "output_images": [image]}
     processor.apply_chat_template(chat, tokenize=True, return_dict=True, processor_kwargs=options)
     assert chat == [
-        user([text("a"), {"type": "image", "image": picture, "text": None}]),
+        user([text("a"), {"type": "image", "image": image, "text": None}]),
         assistant([{"type": "output_image"}]),
     ]
-    assert options == {"padding": True, "output_images": [picture]}
+    assert options == {"padding": True, "output_images": [image]}
     with pytest.raises(ValueError, match="image parts carry images; processor_kwargs must not give `images` too"):
-        processor.apply_chat_template(chat, tokenize=True, return_dict=True, processor_kwargs={**options, "images": [picture]})
+        processor.apply_chat_template(chat, tokenize=True, return_dict=True, processor_kwargs={**options, "images": [image]})
 
 
-@pytest.mark.parametrize("token", [*PICTURE_TOKENS, "</s>", "<s>", "<pad>"])
+@pytest.mark.parametrize("token", [*IMAGE_TOKENS, "</s>", "<s>", "<pad>"])
 @pytest.mark.parametrize("role", ["user", "assistant", "system"])
 def test_texts_cannot_smuggle_special_tokens(processor, token, role):
     chat = [{"role": role, "content": f"a{token}b"}]
@@ -102,8 +102,8 @@ def test_texts_cannot_smuggle_special_tokens(processor, token, role):
 def test_special_token_spread_over_parts_is_refused(processor):
     with pytest.raises(ValueError, match="Message 0 has the special token '<image>'"):
         processor.apply_chat_template([user([text("<ima"), text("ge>")])])
-    with_picture_between = [user([text("<ima"), {"type": "image"}, text("ge>")])]
-    assert processor.apply_chat_template(with_picture_between) == f"USER: <ima{IMAGE}\nge>"
+    with_image_between = [user([text("<ima"), {"type": "image"}, text("ge>")])]
+    assert processor.apply_chat_template(with_image_between) == f"USER: <ima{IMAGE}\nge>"
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_system_must_come_first(processor):
         processor.apply_chat_template([*HI, {"role": "system", "content": "a"}])
 
 
-def test_openai_form_of_a_picture(processor, tmp_path):
-    noise_picture(0).save(tmp_path / "a.png")
+def test_openai_form_of_a_image(processor, tmp_path):
+    noise_image(0).save(tmp_path / "a.png")
     chat = [user([{"type": "image_url", "image_url": {"url": str(tmp_path / "a.png")}}])]
     out = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="np")
-    reference = processor(text=IMAGE, images=noise_picture(0), return_tensors="np")
+    reference = processor(text=IMAGE, images=noise_image(0), return_tensors="np")
     assert np.array_equal(out["pixel_values"], reference["pixel_values"])

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processing_helpers import SIDE, make_processor, noise_picture
+from processing_helpers import SIDE, make_processor, noise_image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from vargpt_hf import ScaleSchedule
 from vargpt_hf.modeling.scales_vargpt import nearest_schedule
-from vargpt_hf.processing import VargptCLIPImageProcessor, VargptImageProcessor, pictures_vargpt
-from vargpt_hf.processing.pictures_vargpt import fetch_images
+from vargpt_hf.processing import VargptCLIPImageProcessor, VargptImageProcessor, image_loading_vargpt
+from vargpt_hf.processing.image_loading_vargpt import fetch_images
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def image_processor() -> VargptImageProcessor:
     return VargptImageProcessor(schedules=[[1, 3]], downsampling=16)  # of 48 pixels
 
 
-def encode(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -42,43 +42,43 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def test_reading_is_clips_by_pillow():
-    pictures = [noise_picture(0, 71, 50), noise_picture(1, 30, 90), noise_picture(2, 32, 32)]
+    images = [noise_image(0, 71, 50), noise_image(1, 30, 90), noise_image(2, 32, 32)]
     sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     reference = CLIPImageProcessorPil(**sizes)
-    expected = reference(pictures, return_tensors="pt")["pixel_values"]
-    found = VargptCLIPImageProcessor(**sizes)(pictures, return_tensors="pt")["pixel_values"]
+    expected = reference(images, return_tensors="pt")["pixel_values"]
+    found = VargptCLIPImageProcessor(**sizes)(images, return_tensors="pt")["pixel_values"]
     assert found.shape == (3, 3, 32, 32) and found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_default_size():
     image_processor = VargptImageProcessor()
-    output = image_processor(noise_picture(0, 500, 400), return_tensors="pt")
+    output = image_processor(noise_image(0, 500, 400), return_tensors="pt")
     assert output["output_pixel_values"].shape == (1, 3, 256, 256)
 
 
 def test_output_is_resized_then_center_cropped(image_processor):
-    picture = noise_picture(3, 100, 80)
-    resized = picture.resize((int(54 * 100 / 80), 54), Image.Resampling.LANCZOS)  # 54 = 1.125 * 48, width 67
+    image = noise_image(3, 100, 80)
+    resized = image.resize((int(54 * 100 / 80), 54), Image.Resampling.LANCZOS)  # 54 = 1.125 * 48, width 67
     expected = np.asarray(resized.crop((10, 3, 58, 51)), dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
-    found = image_processor(picture, return_tensors="pt")["output_pixel_values"]
+    found = image_processor(image, return_tensors="pt")["output_pixel_values"]
     assert found.dtype == torch.float32 and found.min() >= -1 and found.max() <= 1
     np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-6)
 
 
 def test_output_of_right_size_is_untouched_and_comes_back():
     image_processor = VargptImageProcessor(schedules=[[1, 3]], resize_factor=1.0)
-    pictures = [noise_picture(0), noise_picture(1)]
-    pixels = image_processor(pictures, return_tensors="pt")["output_pixel_values"]
-    for picture, returned in zip(pictures, image_processor.post_process(pixels), strict=True):
-        assert returned.mode == "RGB" and returned.tobytes() == picture.tobytes()
+    images = [noise_image(0), noise_image(1)]
+    pixels = image_processor(images, return_tensors="pt")["output_pixel_values"]
+    for image, returned in zip(images, image_processor.post_process(pixels), strict=True):
+        assert returned.mode == "RGB" and returned.tobytes() == image.tobytes()
 
 
 def test_random_crop_is_seeded(image_processor):
-    picture = noise_picture(4, 100, 100)
+    image = noise_image(4, 100, 100)
 
     def crop(**options):
-        return image_processor(picture, **options)["output_pixel_values"]
+        return image_processor(image, **options)["output_pixel_values"]
 
     assert np.array_equal(crop(random_crop=True, generator=5), crop(random_crop=True, generator=5))
     generator = torch.Generator().manual_seed(5)
@@ -103,25 +103,25 @@ def test_post_process_clamps_and_rounds(image_processor):
         image_processor.post_process(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
 
 
-def test_every_form_gives_the_same_picture(image_processor, tmp_path):
-    picture = noise_picture(6, 40, 30)
-    path, data = tmp_path / "picture.png", encode(picture)
+def test_every_form_gives_the_same_image(image_processor, tmp_path):
+    image = noise_image(6, 40, 30)
+    path, data = tmp_path / "image.png", encode(image)
     path.write_bytes(data)
-    array, text = np.asarray(picture), base64.b64encode(data).decode()
+    array, text = np.asarray(image), base64.b64encode(data).decode()
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    forms = [picture, path, str(path), data, bytearray(data), text, f"data:image/png;base64,{text}", {"bytes": data}]
+    forms = [image, path, str(path), data, bytearray(data), text, f"data:image/png;base64,{text}", {"bytes": data}]
     forms += [{"bytes": None, "path": str(path)}, array, array.transpose(2, 0, 1), array / 255.0, tensor, tensor / 255]
     forms += [array.astype(np.int64), array.astype(np.uint16) * 257, tensor.permute(1, 2, 0)]
     for index, found in enumerate(fetch_images(forms)):
-        assert found.mode == "RGB" and found.tobytes() == picture.tobytes(), index
+        assert found.mode == "RGB" and found.tobytes() == image.tobytes(), index
     batch = fetch_images([torch.stack([tensor, tensor])])
     assert [len(batch), len(batch[0])] == [1, 2]
 
 
 def test_url(image_processor, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    picture = noise_picture(7)
-    (tmp_path / "picture.png").write_bytes(encode(picture))
+    image = noise_image(7)
+    (tmp_path / "image.png").write_bytes(encode(image))
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
@@ -131,7 +131,7 @@ def test_url(image_processor, tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         address = f"http://127.0.0.1:{server.server_port}"
-        assert fetch_images(f"{address}/picture.png").tobytes() == picture.tobytes()
+        assert fetch_images(f"{address}/image.png").tobytes() == image.tobytes()
         with pytest.raises(ValueError, match=r"images \('http.*absent.png'\) cannot be fetched: .*404"):
             fetch_images(f"{address}/absent.png")
     finally:
@@ -155,7 +155,7 @@ def test_addresses_that_do_not_end(image_processor, monkeypatch, path, message):
     """Bodies have a limit of bytes and of time, redirections stay with http."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     for name, value in (("MAX_FILE_BYTES", 1_000_000), ("URL_SECONDS_IN_ALL", 0.5), ("URL_TIMEOUT_SECONDS", 1)):
-        monkeypatch.setattr(pictures_vargpt, name, value)
+        monkeypatch.setattr(image_loading_vargpt, name, value)
     stopped = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -194,8 +194,8 @@ def test_addresses_that_do_not_end(image_processor, monkeypatch, path, message):
         server.server_close()
 
 
-def color_of(image_processor, picture) -> tuple[int, ...]:
-    return fetch_images(picture).getpixel((0, 0))
+def color_of(image_processor, image) -> tuple[int, ...]:
+    return fetch_images(image).getpixel((0, 0))
 
 
 def test_modes_become_rgb(image_processor):
@@ -223,8 +223,8 @@ def test_modes_become_rgb(image_processor):
         (np.full((3, 4, 3), (1, 2, 3), np.uint8), (1, 2, 3)),  # either layout fits: arrays have channels last,
         (torch.tensor([1, 2, 3]).view(3, 1, 1).repeat(1, 4, 3), (1, 2, 3)),  # tensors have them first
     ]
-    for index, (picture, expected) in enumerate(cases):
-        assert color_of(image_processor, picture) == expected, index
+    for index, (image, expected) in enumerate(cases):
+        assert color_of(image_processor, image) == expected, index
 
 
 def test_files_of_unusual_modes(image_processor):
@@ -236,17 +236,17 @@ def test_files_of_unusual_modes(image_processor):
 
 
 def test_exif_orientation(image_processor):
-    picture = noise_picture(8, 40, 30)
+    image = noise_image(8, 40, 30)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    found = fetch_images(encode(picture, exif=exif))
+    found = fetch_images(encode(image, exif=exif))
     assert found.size == (30, 40)
-    assert found.tobytes() == picture.transpose(Image.Transpose.ROTATE_270).tobytes()
+    assert found.tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
     assert fetch_images(found).size == (30, 40)  # not turned once more
 
 
 def test_camera_photograph_with_previews_is_accepted(image_processor):
-    data = encode(noise_picture(0), "MPO", save_all=True, append_images=[noise_picture(1, 8, 8)])
+    data = encode(noise_image(0), "MPO", save_all=True, append_images=[noise_image(1, 8, 8)])
     assert Image.open(io.BytesIO(data)).n_frames == 2
     assert fetch_images(data).size == (SIDE, SIDE)
 
@@ -265,8 +265,8 @@ def _sparse_file() -> str:
     return path
 
 
-def refused_pictures():
-    jpeg = encode(noise_picture(0, 200, 200), "JPEG")
+def refused_images():
+    jpeg = encode(noise_image(0, 200, 200), "JPEG")
     frames = [Image.new("L", (8, 8), 60 * index) for index in range(3)]
     gif = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     return {
@@ -305,12 +305,12 @@ def refused_pictures():
     }
 
 
-@pytest.mark.parametrize("case", refused_pictures())
+@pytest.mark.parametrize("case", refused_images())
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_refusals_name_picture_reason_and_cure(image_processor, case):
-    picture, message = refused_pictures()[case]
+def test_refusals_name_image_reason_and_cure(image_processor, case):
+    image, message = refused_images()[case]
     with pytest.raises(ValueError, match=r"(?s)^images\[1\]\[0\].*" + message):
-        fetch_images([[], [picture]])
+        fetch_images([[], [image]])
 
 
 def test_picked_frame_is_accepted(image_processor):
@@ -322,9 +322,9 @@ def test_picked_frame_is_accepted(image_processor):
 
 def test_max_pixels_is_a_setting():
     with pytest.raises(ValueError, match="48x48 is 2304 pixels, the limit is 2303"):
-        VargptImageProcessor(max_pixels=2303)(noise_picture(0))
+        VargptImageProcessor(max_pixels=2303)(noise_image(0))
     with pytest.raises(ValueError, match="48x48 is 2304 pixels, the limit is 2303"):
-        make_processor({"max_pixels": 2303})(text="<image>", images=noise_picture(0))
+        make_processor({"max_pixels": 2303})(text="<image>", images=noise_image(0))
 
 
 @pytest.mark.parametrize(
@@ -358,21 +358,21 @@ def test_schedules_agree_with_the_models():
 
 def test_sizes_by_aspect_ratio():
     image_processor = VargptImageProcessor(**SEVERAL)
-    pictures = [noise_picture(0, 90, 60), noise_picture(1, 50, 50), noise_picture(2, 60, 91)]
-    out = image_processor(pictures, return_tensors="pt")
+    images = [noise_image(0, 90, 60), noise_image(1, 50, 50), noise_image(2, 60, 91)]
+    out = image_processor(images, return_tensors="pt")
     pixels = out["output_pixel_values"]
     assert out["output_image_schedule_ids"].tolist() == [1, 0, 2] and pixels.shape == (3, 3, 48, 48)
     for index, (height, width) in enumerate([(32, 48), (32, 32), (48, 32)]):
         assert pixels[index, :, :height, :width].std() > 0.1
         assert not pixels[index, :, height:].any() and not pixels[index, :, :, width:].any()
-    first = pictures[0].resize((60, 40), Image.Resampling.LANCZOS).crop((6, 4, 54, 36))  # 1.25 times 48 and 32
+    first = images[0].resize((60, 40), Image.Resampling.LANCZOS).crop((6, 4, 54, 36))  # 1.25 times 48 and 32
     assert image_processor.post_process([pixels[0, :, :32]])[0].tobytes() == first.tobytes()
-    given = image_processor(pictures, schedule_ids=[0, 0, 2], return_tensors="pt")
+    given = image_processor(images, schedule_ids=[0, 0, 2], return_tensors="pt")
     assert given["output_image_schedule_ids"].tolist() == [0, 0, 2]
-    assert image_processor(pictures, schedule_ids=1)["output_pixel_values"].shape == (3, 3, 32, 48)
+    assert image_processor(images, schedule_ids=1)["output_pixel_values"].shape == (3, 3, 32, 48)
     for wrong in ([0, 0], [0, 0, 3], [0, 0, -1]):
         with pytest.raises(ValueError, match="numbers from 0 to 2, one for each of the 3"):
-            image_processor(pictures, schedule_ids=wrong)
+            image_processor(images, schedule_ids=wrong)
 
 
 def test_every_shape_covers_its_crop():
@@ -389,6 +389,6 @@ def test_saving_and_loading(tmp_path):
     image_processor.save_pretrained(tmp_path)
     loaded = VargptImageProcessor.from_pretrained(tmp_path)
     assert loaded.to_dict() == image_processor.to_dict()
-    picture = noise_picture(9, 60, 50)
-    assert np.array_equal(loaded(picture)["output_pixel_values"], image_processor(picture)["output_pixel_values"])
+    image = noise_image(9, 60, 50)
+    assert np.array_equal(loaded(image)["output_pixel_values"], image_processor(image)["output_pixel_values"])
     assert loaded.max_pixels == 10_000

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from backbone_configs import backbone_config
-from processing_helpers import noise_picture
+from processing_helpers import noise_image
 from reader_helpers import DRAWN, DRAWN_TOKENS, READERS, TEXT_TEMPLATE, make_reader, make_reader_tokenizer
 from repository_helpers import run_without_package
 from transformers.utils import is_torchvision_available
@@ -17,7 +17,7 @@ from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.collator import VargptDataCollator
 
 DRAWING = "".join(DRAWN_TOKENS)
-START, END, PLACE = 61, 62, 63
+START, END, PLACEHOLDER = 61, 62, 63
 LENGTHS = [ScaleSchedule.of(scales).num_positions for scales in DRAWN["schedules"]]
 PREFIX = ["paligemma"]
 AT_HAND = [family for family, reader in READERS.items() if is_torchvision_available() or not reader.needs_torchvision]
@@ -31,7 +31,7 @@ def make_processor(family: str, **settings) -> VargptProcessor:
 
 def drawn_images():
     """A square, and one that is wider than high."""
-    return noise_picture(1, 20, 20), noise_picture(2, 30, 20)
+    return noise_image(1, 20, 20), noise_image(2, 30, 20)
 
 
 def equal(first, second) -> bool:
@@ -42,7 +42,7 @@ def equal(first, second) -> bool:
 
 def without_drawings(ids: torch.Tensor, values: torch.Tensor) -> list[list[int]]:
     """Values of all tokens that belong to no image to draw."""
-    kept = ~torch.isin(ids, torch.tensor([START, END, PLACE]))
+    kept = ~torch.isin(ids, torch.tensor([START, END, PLACEHOLDER]))
     return [row[mask].tolist() for row, mask in zip(values, kept)]
 
 
@@ -51,7 +51,7 @@ def prompts(family: str) -> tuple[list[str], list[str], list[list]]:
     image = READERS[family].image
     plain = [f"what is {image} a ?", f"it is {image} here {image} b .", "no image ."]
     drawn = [f"what is {image} {DRAWING} a ?", f"{DRAWING} it is {image} here {image} b .", "no image ."]
-    return plain, drawn, [[noise_picture(3, 40, 24)], [noise_picture(4, 16, 40), noise_picture(5, 17, 17)], []]
+    return plain, drawn, [[noise_image(3, 40, 24)], [noise_image(4, 16, 40), noise_image(5, 17, 17)], []]
 
 
 @every_chat_reader
@@ -71,8 +71,8 @@ def test_all_but_the_drawings_is_the_librarys_own(family):
         else:
             assert equal(found[name], value), name
     for name in {"token_type_ids", "mm_token_type_ids"} & set(found):
-        assert not found[name][torch.isin(ids, torch.tensor([START, END, PLACE]))].any()
-    assert [(row == PLACE).sum().item() for row in ids] == [LENGTHS[0], LENGTHS[1], 0]
+        assert not found[name][torch.isin(ids, torch.tensor([START, END, PLACEHOLDER]))].any()
+    assert [(row == PLACEHOLDER).sum().item() for row in ids] == [LENGTHS[0], LENGTHS[1], 0]
     assert found["output_image_schedule_ids"].tolist() == [0, 1] and found["output_pixel_values"].shape == (2, 3, 16, 24)
 
 
@@ -80,13 +80,13 @@ def test_all_but_the_drawings_is_the_librarys_own(family):
 def test_answers_of_a_prefix_reader(family):
     """PaliGemma's prompt is read in both directions: what is drawn belongs into the suffix, which is causal (type 1)."""
     image = READERS[family].image
-    texts, images = [f"{image} what ?", f"{image} draw"], [[noise_picture(3)], [noise_picture(4)]]
+    texts, images = [f"{image} what ?", f"{image} draw"], [[noise_image(3)], [noise_image(4)]]
     options = {"padding": True, "return_tensors": "pt"}
     expected = make_reader(family)(text=texts, images=images, suffix=["it is a", "yes"], **options)
     processor = make_processor(family)
     found = processor(text=texts, images=images, suffix=["it is a", f"{DRAWING} yes"], output_images=drawn_images()[:1], **options)
-    drawn = torch.isin(found["input_ids"], torch.tensor([START, END, PLACE]))
-    assert (found["input_ids"] == PLACE).sum() == LENGTHS[0] and (found["token_type_ids"][drawn] == 1).all()
+    drawn = torch.isin(found["input_ids"], torch.tensor([START, END, PLACEHOLDER]))
+    assert (found["input_ids"] == PLACEHOLDER).sum() == LENGTHS[0] and (found["token_type_ids"][drawn] == 1).all()
     for name in ("input_ids", "token_type_ids", "labels"):
         for row in range(2):
             kept = found["attention_mask"][row].bool() & ~drawn[row]
@@ -110,7 +110,7 @@ def test_assistant_masks(family, marked):
         marked_turn = "".join(["{% if m['role'] == 'assistant' %}{% generation %}", turn, "{% endgeneration %}{% else %}", turn, "{% endif %}"])
         processor.chat_template = template.replace(turn, marked_turn)
     first, second = drawn_images()
-    image = {"type": "image", "image": noise_picture(3, 40, 24)}
+    image = {"type": "image", "image": noise_image(3, 40, 24)}
     said = {"type": "text", "text": "here "}, {"type": "output_image", "image": first}, {"type": "text", "text": " yes"}
     chats = [
         [
@@ -169,9 +169,9 @@ def test_saving_and_loading(family, tmp_path):
     assert loaded.to_dict() == processor.to_dict() and loaded.chat_template == processor.chat_template
     image = READERS[family].image
     if family in PREFIX:
-        given = {"text": f"{image} draw", "suffix": DRAWING, "images": noise_picture(0), "output_images": drawn_images()[1]}
+        given = {"text": f"{image} draw", "suffix": DRAWING, "images": noise_image(0), "output_images": drawn_images()[1]}
     else:
-        given = {"text": f"{image} draw {DRAWING}", "images": noise_picture(0), "output_images": drawn_images()[1]}
+        given = {"text": f"{image} draw {DRAWING}", "images": noise_image(0), "output_images": drawn_images()[1]}
     before, after = processor(**given, return_tensors="pt"), loaded(**given, return_tensors="pt")
     assert before.keys() == after.keys() and all(equal(before[name], after[name]) for name in before)
 
@@ -195,7 +195,7 @@ def test_saved_code_works_without_the_package(family, tmp_path):
     folder = tmp_path / "repo"
     processor = make_processor(family)
     processor.save_pretrained(folder)
-    image = noise_picture(0, 48, 48)
+    image = noise_image(0, 48, 48)
     out = processor(text=f"{READERS[family].image} draw {DRAWING}", images=image, output_images=image, return_tensors="pt")
     printed = run_without_package(LOAD, tmp_path, folder, READERS[family].image, DRAWING)
     name = type(processor.image_processor).__name__.removesuffix("Pil")
@@ -218,7 +218,7 @@ def test_text_only(tmp_path):
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "return_assistant_tokens_mask": True}
     out = processor.apply_chat_template(chat, **options)
     assert set(out) == {"input_ids", "attention_mask", "assistant_masks", "output_pixel_values", "output_image_schedule_ids"}
-    assert (out["input_ids"] == PLACE).sum() == LENGTHS[0] and (out["input_ids"] == 1).sum() == 2
+    assert (out["input_ids"] == PLACEHOLDER).sum() == LENGTHS[0] and (out["input_ids"] == 1).sum() == 2
     said = out["input_ids"][torch.as_tensor(out["assistant_masks"]).bool()]
     assert processor.decode(said[-2:]) == "yes ." and said[0] == START and len(said) == LENGTHS[0] + 4
     processor.save_pretrained(tmp_path)
@@ -341,7 +341,7 @@ def test_trains_and_generates(family):
 def test_prefix_reader_trains():
     family = "paligemma"
     model, processor = fitting_model(family), make_processor(family)
-    given = {"text": ["<image> draw"], "images": noise_picture(0), "suffix": [f"{DRAWING} yes"], "output_images": drawn_images()[0]}
+    given = {"text": ["<image> draw"], "images": noise_image(0), "suffix": [f"{DRAWING} yes"], "output_images": drawn_images()[0]}
     out = model(**processor(**given, return_tensors="pt"))
     assert torch.isfinite(out.loss) and out.text_loss > 0
 
@@ -394,7 +394,7 @@ def rows_of(family: str) -> list[dict]:
         turns = [{"role": "user", "content": [*seen, {"type": "text", "text": said}]}, {"role": "assistant", "content": [*answer]}]
         return {"messages": turns, "images": images, "output_images": outputs}
 
-    image = functools.partial(noise_picture, width=24, height=40)
+    image = functools.partial(noise_image, width=24, height=40)
     return [row("what ?", [image(3)], [*drawn]), row("a b c", [image(4), image(5)], [drawn[1]]), row("draw a", [], [drawn[0]])]
 
 
@@ -416,7 +416,7 @@ def test_a_cut_batch_is_that_of_its_rows_cut_alone(family):
             assert mask.sum() <= max_length and torch.equal(cut["labels"][index][mask], single["labels"][0][single["attention_mask"][0].bool()])
         ids = torch.cat([single["output_image_schedule_ids"] for single in alone if "output_image_schedule_ids" in single] or [torch.zeros(0)])
         assert cut.get("output_image_schedule_ids", torch.zeros(0)).tolist() == ids.tolist()
-        assert (cut["input_ids"] == PLACE).sum() == sum(LENGTHS[int(index)] for index in ids)
+        assert (cut["input_ids"] == PLACEHOLDER).sum() == sum(LENGTHS[int(index)] for index in ids)
         if max_length % 4 == 0:  # the model counts what is read
             assert torch.isfinite(model(**cut).text_loss)
 
@@ -434,7 +434,7 @@ def test_packed_rows_have_the_losses_of_padded_ones(family):
     with torch.no_grad():
         ours, theirs = model(**packed), model(**padded)
     torch.testing.assert_close(ours.text_loss, theirs.text_loss, atol=1e-4, rtol=1e-4)
-    assert (packed["input_ids"] == PLACE).sum() == (padded["input_ids"] == PLACE).sum()
+    assert (packed["input_ids"] == PLACEHOLDER).sum() == (padded["input_ids"] == PLACEHOLDER).sum()
 
 
 @pytest.mark.parametrize("family", [family for family in AT_HAND if family in ("gemma3", "qwen2_vl", "qwen2_5_vl")])

@@ -6,13 +6,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from processing_helpers import CODES, PICTURE_TOKENS, PLACES, SIDE, codes_of, make_processor, noise_picture
+from processing_helpers import CODES, IMAGE_TOKENS, PLACEHOLDERS, SIDE, codes_of, make_processor, noise_image
 from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.utils import ModelOutput
 
 from vargpt_hf.processing import VargptProcessor
 
-IMAGE, START, PLACEHOLDER, END = PICTURE_TOKENS
+IMAGE, START, PLACEHOLDER, END = IMAGE_TOKENS
 DRAWING = START + PLACEHOLDER + END
 
 
@@ -29,11 +29,11 @@ def text(content):
 
 
 def seen(seed):
-    return {"type": "image", "image": noise_picture(seed)}
+    return {"type": "image", "image": noise_image(seed)}
 
 
 def drawn(seed):
-    return {"type": "output_image", "image": noise_picture(seed)}
+    return {"type": "output_image", "image": noise_image(seed)}
 
 
 def coded(seed):
@@ -54,26 +54,26 @@ def to_tensors(processor, chat, **processor_kwargs):
 
 
 def output_pixels(processor, *seeds):
-    pictures = [noise_picture(seed) for seed in seeds]
-    return processor.output_image_processor(pictures, return_tensors="pt")["output_pixel_values"]
+    images = [noise_image(seed) for seed in seeds]
+    return processor.output_image_processor(images, return_tensors="pt")["output_pixel_values"]
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------
 
 
 def test_places_of_both_kinds(processor):
-    out = processor(text=f"a {IMAGE} b {DRAWING} c", images=noise_picture(0), output_images=noise_picture(1), return_tensors="pt")
+    out = processor(text=f"a {IMAGE} b {DRAWING} c", images=noise_image(0), output_images=noise_image(1), return_tensors="pt")
     expanded = processor.decode(out["input_ids"][0])
-    assert expanded == f"a {IMAGE * PLACES} b {START}{PLACEHOLDER * CODES}{END} c"
+    assert expanded == f"a {IMAGE * PLACEHOLDERS} b {START}{PLACEHOLDER * CODES}{END} c"
     assert set(out) == {"input_ids", "attention_mask", "pixel_values", "output_pixel_values"}
     assert out["pixel_values"].shape == (1, 3, SIDE, SIDE)
     assert torch.equal(out["output_pixel_values"], output_pixels(processor, 1))
 
 
-def test_text_alone_and_pictures_alone(processor):
+def test_text_alone_and_images_alone(processor):
     assert set(processor(text="hi", videos=None, audio=None)) == {"input_ids", "attention_mask"}
-    assert set(processor(images=noise_picture(0))) == {"pixel_values"}
-    assert set(processor(output_images=noise_picture(0))) == {"output_pixel_values"}
+    assert set(processor(images=noise_image(0))) == {"pixel_values"}
+    assert set(processor(output_images=noise_image(0))) == {"output_pixel_values"}
     with pytest.raises(ValueError):
         processor()
     with pytest.raises(ValueError, match="videos and audio must be None"):
@@ -95,7 +95,7 @@ def test_codes_in_every_nesting(processor, codes):
     assert torch.equal(out["output_image_codes"], expected)
 
 
-def test_one_picture_of_codes(processor):
+def test_one_image_of_codes(processor):
     out = processor(text=DRAWING, output_image_codes=codes_of(3).tolist(), return_tensors="pt")
     assert torch.equal(out["output_image_codes"], codes_of(3)[None])
 
@@ -117,7 +117,7 @@ def test_sequences_with_all_places_can_be_fed_back(processor):
     assert torch.equal(again["input_ids"], out["input_ids"])
 
 
-def test_forced_picture_needs_none(processor):
+def test_forced_image_needs_none(processor):
     out = processor(text=[f"a{START}", f"b{DRAWING}{START}"], output_image_codes=[[], [codes_of(0)]], padding=True)
     assert [ids[-1] for ids in out["input_ids"]] == [processor.output_image_start_token_id] * 2
 
@@ -126,15 +126,15 @@ def test_forced_picture_needs_none(processor):
     ("arguments", "message"),
     [
         (dict(text=IMAGE), "In all, the number of <image> tokens .* images in images: there are 1 and 0."),
-        (dict(text="a", images=[noise_picture(0)]), "<image> tokens .*: there are 0 and 1."),
-        (dict(text=[IMAGE, IMAGE], images=[noise_picture(0)]), "<image> tokens .*: there are 2 and 1."),
-        (dict(text=[IMAGE, "a"], images=[[], [noise_picture(0)]]), "In row 0, .*<image> tokens .*: there are 1 and 0."),
-        (dict(text=["a", "b"], images=[[noise_picture(0)]]), "images has 1 rows, but there are 2 texts"),
-        (dict(text=["a", IMAGE], images=[[], noise_picture(0)]), "not as a mixture"),
+        (dict(text="a", images=[noise_image(0)]), "<image> tokens .*: there are 0 and 1."),
+        (dict(text=[IMAGE, IMAGE], images=[noise_image(0)]), "<image> tokens .*: there are 2 and 1."),
+        (dict(text=[IMAGE, "a"], images=[[], [noise_image(0)]]), "In row 0, .*<image> tokens .*: there are 1 and 0."),
+        (dict(text=["a", "b"], images=[[noise_image(0)]]), "images has 1 rows, but there are 2 texts"),
+        (dict(text=["a", IMAGE], images=[[], noise_image(0)]), "not as a mixture"),
         (dict(text=DRAWING), "gen_end.> tokens .* in output_images or output_image_codes: there are 1 and 0."),
         (dict(text="a", output_image_codes=[codes_of(0)]), "gen_end.> tokens .* in output.*: there are 0 and 1."),
-        (dict(text=["a", DRAWING * 2], output_images=[[noise_picture(0)]] * 2), "In row 0, .*: there are 0 and 1."),
-        (dict(text=DRAWING, output_images=[noise_picture(0)], output_image_codes=[codes_of(0)]), "not both.*model.encode_images"),
+        (dict(text=["a", DRAWING * 2], output_images=[[noise_image(0)]] * 2), "In row 0, .*: there are 0 and 1."),
+        (dict(text=DRAWING, output_images=[noise_image(0)], output_image_codes=[codes_of(0)]), "not both.*model.encode_images"),
         (dict(text=DRAWING, output_image_codes=[codes_of(0)[:-1]]), r"output_image_codes\[0\] has shape \(4,\).*has 5 codes"),
         (dict(text=DRAWING, output_image_codes=[codes_of(0) - 99]), "integers of at least 0"),
         (dict(text=DRAWING, output_image_codes=[codes_of(0).float()]), "dtype float32; an image has 5 codes, integers"),
@@ -160,26 +160,26 @@ def test_wrong_counts_are_refused(processor, arguments, message):
     assert type(caught.value) in (ValueError, TypeError)
 
 
-def test_truncation_may_not_cut_pictures(processor):
+def test_truncation_may_not_cut_images(processor):
     options = dict(truncation=True, max_length=5, return_tensors="pt")
     with pytest.raises(ValueError, match="4 of the 5 placeholders .* truncation"):
         processor(text=DRAWING, output_image_codes=[codes_of(0)], **options)
     with pytest.raises(ValueError, match="[Mm]ismatch in `image` token count"):
-        processor(text="a b c " + IMAGE, images=noise_picture(0), **options)
+        processor(text="a b c " + IMAGE, images=noise_image(0), **options)
 
 
-def test_bad_picture_is_named_by_its_place(processor):
+def test_bad_image_is_named_by_its_place(processor):
     with pytest.raises(ValueError, match=r"^output_images\[1\]\[0\]"):
-        processor(text=[DRAWING] * 2, output_images=[[noise_picture(0)], [b"x"]])
+        processor(text=[DRAWING] * 2, output_images=[[noise_image(0)], [b"x"]])
 
 
 def test_random_crop_reaches_the_image_processor():
     processor = make_processor()
-    picture = noise_picture(0, 90, 90)
+    image = noise_image(0, 90, 90)
     processor.output_image_processor.resize_factor = 1.5
 
     def pixels(**options):
-        return processor(text=DRAWING, output_images=picture, return_tensors="pt", **options)["output_pixel_values"]
+        return processor(text=DRAWING, output_images=image, return_tensors="pt", **options)["output_pixel_values"]
 
     assert torch.equal(pixels(random_crop=True, generator=3), pixels(random_crop=True, generator=3))
     assert not torch.equal(pixels(random_crop=True, generator=3), pixels())
@@ -209,10 +209,10 @@ def test_batch_of_chats(processor):
         [user(seen(3), text("draw it")), assistant(text("Here: "), drawn(4)), user(text("more")), assistant(drawn(5))],
     ]
     out = to_tensors(processor, chats)
-    counts = [[int((row == i).sum()) for row in out["input_ids"]] for i in processor.tokenizer.convert_tokens_to_ids(PICTURE_TOKENS)]
-    assert counts == [[0, PLACES, 0, PLACES], [0, 0, 2, 2], [0, 0, 2 * CODES, 2 * CODES], [0, 0, 2, 2]]
+    counts = [[int((row == i).sum()) for row in out["input_ids"]] for i in processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKENS)]
+    assert counts == [[0, PLACEHOLDERS, 0, PLACEHOLDERS], [0, 0, 2, 2], [0, 0, 2 * CODES, 2 * CODES], [0, 0, 2, 2]]
     assert torch.equal(out["output_pixel_values"], output_pixels(processor, 1, 2, 4, 5))
-    expected = processor.image_processor([noise_picture(0), noise_picture(3)], return_tensors="pt")["pixel_values"]
+    expected = processor.image_processor([noise_image(0), noise_image(3)], return_tensors="pt")["pixel_values"]
     assert torch.equal(out["pixel_values"], expected)
     for index, chat in enumerate(chats):  # a row does not depend on its neighbors
         single = to_tensors(processor, chat)
@@ -238,7 +238,7 @@ def test_training_rows(processor):
         [user({**empty, "type": "image"}, {**empty, **text("draw it")}), assistant({**empty, "type": "output_image"})],
         [user({**empty, **text("hi")}), assistant({**empty, **text("hello")})],
     ]
-    images, outputs = [[noise_picture(0)], []], [[noise_picture(1)], []]
+    images, outputs = [[noise_image(0)], []], [[noise_image(1)], []]
     out = to_tensors(processor, rows, images=images, output_images=outputs)
     assert out["pixel_values"].shape[0] == 1
     assert torch.equal(out["output_pixel_values"], output_pixels(processor, 1))
@@ -303,7 +303,7 @@ def test_saving_and_loading(tmp_path):
 
 def test_places_for_serving_engines(processor):
     found = processor._get_num_multimodal_tokens(image_sizes=[(10, 20), (30, 40)])
-    assert (found.num_image_tokens, found.num_image_patches) == ([PLACES, PLACES], [1, 1])
+    assert (found.num_image_tokens, found.num_image_patches) == ([PLACEHOLDERS, PLACEHOLDERS], [1, 1])
 
 
 def test_batch_of_32_is_fast():
@@ -339,8 +339,8 @@ def generated(processor, rows, pad_to=None):
         )
     ]
     entries.sort(key=lambda entry: -entry[2])  # generate need not give them in reading order
-    pictures = [noise_picture(seed) for _, _, seed in entries]
-    images = processor.output_image_processor(pictures, return_tensors="pt") if pictures else {}
+    images = [noise_image(seed) for _, _, seed in entries]
+    images = processor.output_image_processor(images, return_tensors="pt") if images else {}
     out = GenerateDecoderOnlyOutput(sequences=torch.tensor(sequences))
     out["output_image_codes"] = torch.stack([codes_of(seed) for *_, seed in entries]) if entries else torch.empty(0, CODES).long()
     out["output_image_rows"] = torch.tensor([row for row, _, _ in entries], dtype=torch.long)
@@ -354,9 +354,7 @@ WHOLE = START + PLACEHOLDER * CODES + END
 
 def same(part, seed):
     return (
-        part["type"] == "output_image"
-        and torch.equal(part["codes"], codes_of(seed))
-        and part["image"].tobytes() == noise_picture(seed).tobytes()
+        part["type"] == "output_image" and torch.equal(part["codes"], codes_of(seed)) and part["image"].tobytes() == noise_image(seed).tobytes()
     )
 
 
@@ -391,7 +389,7 @@ def test_interleaved_parts_after_a_prompt(processor):
     assert [part["type"] for part in parts] == ["text", "output_image", "text"] and same(parts[1], 1)
 
 
-def test_picture_tokens_never_show_even_if_the_tokenizer_keeps_them():
+def test_image_tokens_never_show_even_if_the_tokenizer_keeps_them():
     processor = make_processor()
     for name in ("decode", "batch_decode"):
         original = getattr(processor.tokenizer, name)
@@ -439,7 +437,7 @@ def test_pipeline_post_processing(processor):
         assert processor.post_process_multimodal_output(form) == [" hi", " hello", ""]
         first, second, third = processor.post_process_multimodal_output(form, generation_mode="image")
         assert second is None
-        assert [p.tobytes() for p in (first, third)] == [noise_picture(s).tobytes() for s in (1, 3)]
+        assert [p.tobytes() for p in (first, third)] == [noise_image(s).tobytes() for s in (1, 3)]
     texts = processor.post_process_multimodal_output(
         out.sequences, skip_special_tokens=True, generation_mode="text", clean_up_tokenization_spaces=False
     )

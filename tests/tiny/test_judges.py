@@ -7,9 +7,9 @@ from vargpt_hf.tiny.judges import DigitJudge, background, detect
 from vargpt_hf.tiny.shapes import render, sample_scene
 
 
-def distorted(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+def distorted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """A little blurred, with noise, as an image tokenizer leaves images."""
-    pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.6)), dtype=np.float64) + rng.normal(0, 8, (48, 48, 3))
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(0.6)), dtype=np.float64) + rng.normal(0, 8, (48, 48, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -19,14 +19,14 @@ def test_the_judge_sees_what_was_drawn(distort, least):
     right = 0
     for _ in range(400):
         scene = sample_scene(rng)
-        picture = distorted(render(scene), rng) if distort else render(scene)
-        found = sorted((detection.colour, detection.shape) for detection in detect(picture))
+        image = distorted(render(scene), rng) if distort else render(scene)
+        found = sorted((detection.colour, detection.shape) for detection in detect(image))
         same = found == sorted((item.colour, item.shape) for item in scene.objects)
-        right += same and background(picture) == scene.background
+        right += same and background(image) == scene.background
     assert right / 400 >= least
 
 
-def test_an_empty_picture_shows_nothing():
+def test_an_empty_image_shows_nothing():
     assert detect(Image.new("RGB", (48, 48), "white")) == []
     assert detect(Image.new("RGB", (48, 48), "gray")) == []
 
@@ -42,6 +42,6 @@ def test_places_are_centres():
 
 def test_the_digit_judge_reads_digits_it_has_not_seen():
     judge = DigitJudge(*load_split("train"))
-    pictures, labels = load_split("test")
-    right = np.mean([judge.read(digit_image(picture)) == label for picture, label in zip(pictures, labels)])
+    images, labels = load_split("test")
+    right = np.mean([judge.read(digit_image(image)) == label for image, label in zip(images, labels)])
     assert right >= 0.97

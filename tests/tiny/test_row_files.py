@@ -5,7 +5,7 @@ import pytest
 
 from vargpt_hf.tiny.digits import load_split
 from vargpt_hf.tiny.judges import detect
-from vargpt_hf.tiny.rows import PLURALS, SEEN_PAIRS, TASKS, pictures, rows, texts
+from vargpt_hf.tiny.rows import PLURALS, SEEN_PAIRS, TASKS, captioned_images, rows, texts
 from vargpt_hf.tiny.shapes import HELD_OUT_PAIRS, KINDS, render, sample_scene
 
 SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
@@ -13,12 +13,12 @@ TRAINING_TASKS = {task: 1.0 for task in TASKS if task != "draw_unseen"}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_parts_and_pictures_agree(task):
+def test_parts_and_images_agree(task):
     for row in rows({task: 1.0}, 30, seed=0, split="test"):
         parts = [part["type"] for message in row["messages"] for part in message["content"]]
         assert parts.count("image") == len(row["images"])
         assert parts.count("output_image") == len(row["output_images"])
-        assert all(picture.size == (48, 48) and picture.mode == "RGB" for picture in row["images"] + row["output_images"])
+        assert all(image.size == (48, 48) and image.mode == "RGB" for image in row["images"] + row["output_images"])
         json.loads(row["truth"])
 
 
@@ -43,13 +43,13 @@ def test_held_out_pairs_are_never_drawn_in_training():
         assert {(item["colour"], item["shape"]) for item in json.loads(row["truth"])["objects"]} <= HELD_OUT_PAIRS
     with pytest.raises(ValueError, match="for the test split alone"):
         next(rows({"draw_unseen": 1.0}, 1, seed=0))
-    shown = [detect(entry["image"]) for entry in pictures(150, seed=0, pairs=SEEN_PAIRS) if "handwritten" not in entry["text"]]
+    shown = [detect(entry["image"]) for entry in captioned_images(150, seed=0, pairs=SEEN_PAIRS) if "handwritten" not in entry["text"]]
     assert shown and not {(item.colour, item.shape) for found in shown for item in found} & HELD_OUT_PAIRS
-    everything = [detect(entry["image"]) for entry in pictures(150, seed=0) if "handwritten" not in entry["text"]]
+    everything = [detect(entry["image"]) for entry in captioned_images(150, seed=0) if "handwritten" not in entry["text"]]
     assert HELD_OUT_PAIRS <= {(item.colour, item.shape) for found in everything for item in found}
 
 
-def test_words_name_one_picture():
+def test_words_name_one_image():
     """What a sentence does not say is drawn in one way, so that a model can be right or wrong about it."""
     drawn = {}
     for row in rows({"draw_and_say": 1.0}, 600, seed=0):
@@ -59,7 +59,7 @@ def test_words_name_one_picture():
     assert all(len(set(drawings)) == 1 for drawings in repeated)
 
 
-def test_places_are_where_the_picture_has_them():
+def test_places_are_where_the_image_has_them():
     column, row_of = ("left", "right"), ("top", "bottom")
     asked = 0
     for row in rows({"ask": 1.0}, 400, seed=1):
@@ -76,7 +76,7 @@ def test_places_are_where_the_picture_has_them():
     assert asked > 20
 
 
-def test_answers_follow_from_the_picture():
+def test_answers_follow_from_the_image():
     """Questions about colour, number and relation, answered by the judge from the pixels alone."""
     numbers = {"one": 1, "two": 2, "three": 3}
     asked = 0
@@ -122,8 +122,8 @@ def test_scenes_keep_objects_apart_and_inside():
                     assert max(other_x - x - side, x - other_x - other, other_y - y - side, y - other_y - other) >= 2
 
 
-def test_pictures_and_texts():
-    entries = list(pictures(20, seed=0))
+def test_images_and_texts():
+    entries = list(captioned_images(20, seed=0))
     assert all(entry["image"].size == (48, 48) and entry["text"] for entry in entries)
     assert any("handwritten" in entry["text"] for entry in entries)
     assert any(text.startswith("ASSISTANT: ") for text in texts(5, seed=0))

@@ -23,8 +23,8 @@ def tiny():
     return model, VargptProcessor.from_pretrained(TINY_FOLDER)
 
 
-def chat(text, *pictures):
-    content = [*({"type": "image", "image": picture} for picture in pictures), {"type": "text", "text": text}]
+def chat(text, *images):
+    content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
     return [{"role": "user", "content": content}]
 
 
@@ -44,7 +44,7 @@ def test_size():
 
 
 def test_a_batch_of_four_gives_what_four_calls_give(tiny):
-    """A text answer, one picture, two pictures, and a question about a picture; by default settings, sampled."""
+    """A text answer, one image, two images, and a question about an image; by default settings, sampled."""
     digit = digit_image(load_split("test")[0][0])
     chats = [
         chat("what can you do"),
@@ -81,8 +81,8 @@ SENTENCES = {  # what each shows: (colour, shape, column, row) on a board of thr
 def test_it_draws_what_a_sentence_says(tiny, sentence):
     model, processor = tiny
     for seed in range(3):
-        (picture,) = draw_rows(model, processor, [{"messages": chat(sentence)}], seed, 1)
-        found = [(item.colour, item.shape, int(item.centre[0] // 16), int(item.centre[1] // 16)) for item in detect(picture)]
+        (image,) = draw_rows(model, processor, [{"messages": chat(sentence)}], seed, 1)
+        found = [(item.colour, item.shape, int(item.centre[0] // 16), int(item.centre[1] // 16)) for item in detect(image)]
         assert sorted(found) == sorted(SENTENCES[sentence])
 
 

@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from vargpt_hf.training.data import ROW_FEATURES
 
 
-def picture(seed: int) -> PILImage.Image:
+def image(seed: int) -> PILImage.Image:
     return PILImage.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
 
 
@@ -20,8 +20,8 @@ def row(user: list, assistant: list, seed: int = 0) -> dict:
         return [{"type": part} if part in ("image", "output_image") else {"type": "text", "text": part} for part in given]
 
     messages = [{"role": "user", "content": parts(user)}, {"role": "assistant", "content": parts(assistant)}]
-    images = [picture(seed + index) for index in range(user.count("image"))]
-    drawings = [picture(seed + 100 + index) for index in range(assistant.count("output_image"))]
+    images = [image(seed + index) for index in range(user.count("image"))]
+    drawings = [image(seed + 100 + index) for index in range(assistant.count("output_image"))]
     return {"messages": messages, "images": images, "output_images": drawings}
 
 

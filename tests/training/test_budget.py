@@ -104,9 +104,9 @@ KINDS = [(True, True), (True, False), (False, True)]
 def budget(model, reads=True, draws=True, **options):
     """The estimate for `batch`, in float32."""
     length = batch(model.config, reads, draws)["input_ids"].shape[1]
-    pictures = {"pictures_to_read": int(reads), "pictures_to_generate": int(draws)}
-    pictures["image_tokens"] = tokens_of_an_image(model.config)
-    return estimate_budget(model, batch_size=ROWS, sequence_length=length, **pictures, **{"bf16": False, **options})
+    images = {"images_to_read": int(reads), "images_to_draw": int(draws)}
+    images["image_tokens"] = tokens_of_an_image(model.config)
+    return estimate_budget(model, batch_size=ROWS, sequence_length=length, **images, **{"bf16": False, **options})
 
 
 def counted_flops(model, inputs):
@@ -199,9 +199,9 @@ def test_sharding_divides_what_belongs_to_weights():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sequence_length": 30, "pictures_to_generate": 2}, r"A row of 30 tokens has no room for its images, which take 46"),
+        ({"sequence_length": 30, "images_to_draw": 2}, r"A row of 30 tokens has no room for its images, which take 46"),
         ({"sequence_length": 30, "batch_size": 0}, "must be at least 1"),
-        ({"sequence_length": 30, "pictures_to_read": -1}, "images at least 0"),
+        ({"sequence_length": 30, "images_to_read": -1}, "images at least 0"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):

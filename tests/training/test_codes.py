@@ -59,7 +59,7 @@ def test_codes_give_the_batches_that_pixels_give(data, encoded):
         assert torch.equal(from_pixels[name], from_codes[name])
 
 
-def test_pictures_and_codes_do_not_mix(data, encoded):
+def test_images_and_codes_do_not_mix(data, encoded):
     with pytest.raises(ValueError, match="have images to draw, others codes"):
         VargptDataCollator(VargptProcessor.from_pretrained(TINY_FOLDER))([*load_rows(data), *load_rows(encoded)])
 
@@ -73,8 +73,8 @@ def test_codes_are_small(tmp_path):
     empty = {"messages": [], "images": [], "output_image_schedule_ids": [0], "image_hashes": [], "image_tokenizer_fingerprint": "0" * 16}
     Dataset.from_list([{**empty, "output_image_codes": each} for each in codes], features=FEATURES).to_parquet(tmp_path / "codes.parquet")
     smooth = PILImage.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).resize((256, 256), PILImage.Resampling.BICUBIC)
-    smooth.save(tmp_path / "picture.jpg", quality=90)
-    assert (tmp_path / "codes.parquet").stat().st_size / 1000 < (tmp_path / "picture.jpg").stat().st_size / 10
+    smooth.save(tmp_path / "image.jpg", quality=90)
+    assert (tmp_path / "codes.parquet").stat().st_size / 1000 < (tmp_path / "image.jpg").stat().st_size / 10
 
 
 def test_several_processes_write_the_same_files(data, encoded, tmp_path):
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on(data, encoded, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in first} == first
 
 
-def test_broken_pictures_are_listed_and_left_out_only_when_asked(tmp_path):
+def test_broken_images_are_listed_and_left_out_only_when_asked(tmp_path):
     (tmp_path / "data").mkdir()
     for index in range(6):
         PILImage.new("RGB", (50, 60), (40 * index, 0, 0)).save(tmp_path / "data" / f"{index}.png")
@@ -169,9 +169,9 @@ def test_codes_of_several_schedules(base, tmp_path):
     model.save_pretrained(tmp_path / "model")
     settings = {"schedules": schedules, "downsampling": 4, "resize_factor": 1.0}
     VargptProcessor(reader=processor.reader, output_image_settings=settings).save_pretrained(tmp_path / "model")
-    pictures = [PILImage.new("RGB", size, color) for size, color in (((8, 8), "red"), ((12, 4), "blue"), ((4, 12), "lime"))]
+    images = [PILImage.new("RGB", size, color) for size, color in (((8, 8), "red"), ((12, 4), "blue"), ((4, 12), "lime"))]
     turns = [{"role": "user", "content": "draw"}, {"role": "assistant", "content": [{"type": "output_image"}]}]
-    found = [{"messages": turns, "output_images": [picture]} for picture in pictures]
+    found = [{"messages": turns, "output_images": [image]} for image in images]
     encode_rows(to_rows(found), tmp_path / "model", tmp_path / "codes")
     loaded = list(load_rows(tmp_path / "codes"))
     assert [row["output_image_schedule_ids"] for row in loaded] == [[0], [1], [2]]

@@ -13,15 +13,15 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """A folder with a red and a blue image."""
     for name, colour in (("red.png", RED), ("blue.png", BLUE)):
         PILImage.new("RGB", (4, 4), colour).save(tmp_path / name)
     return tmp_path
 
 
-def colours(pictures: list) -> list[tuple[int, int, int]]:
-    return [picture.getpixel((0, 0)) for picture in pictures]
+def colours(images: list) -> list[tuple[int, int, int]]:
+    return [image.getpixel((0, 0)) for image in images]
 
 
 def write(folder, rows: list[dict]):
@@ -33,17 +33,17 @@ def conversation(*texts: str) -> list[dict]:
     return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), texts)]
 
 
-def test_marks_become_parts_and_sort_the_pictures(pictures):
+def test_marks_become_parts_and_sort_the_images(images):
     marked = conversation("<image>\nwhat is it? draw it", "it is red <image_gen> and so")
-    rows = load_rows(write(pictures, [{"messages": marked, "images": ["red.png", "blue.png"]}, {"messages": conversation("hi", "hello")}]))
+    rows = load_rows(write(images, [{"messages": marked, "images": ["red.png", "blue.png"]}, {"messages": conversation("hi", "hello")}]))
     assert [(part["type"], part["text"]) for part in rows[0]["messages"][0]["content"]] == [("image", None), ("text", "what is it? draw it")]
     assert [part["type"] for part in rows[0]["messages"][1]["content"]] == ["text", "output_image", "text"]
     assert (colours(rows[0]["images"]), colours(rows[0]["output_images"])) == ([RED], [BLUE])
     assert (rows[1]["images"], rows[1]["output_images"]) == ([], [])
 
 
-def test_marks_without_pictures_are_refused(pictures):
-    file = write(pictures, [{"messages": conversation("<image> what", "red"), "images": ["red.png", "blue.png"]}])
+def test_marks_without_images_are_refused(images):
+    file = write(images, [{"messages": conversation("<image> what", "red"), "images": ["red.png", "blue.png"]}])
     with pytest.raises(ValueError, match="Row 0 of .*rows.json: 1 marks of images in the texts, but 2 images"):
         load_rows(file)
 
@@ -58,25 +58,25 @@ def test_parts_of_text():
 
 
 @pytest.mark.parametrize("ending", ["folder", "parquet", "json"])
-def test_rows_of_parts_come_back_from_every_form(pictures, ending):
+def test_rows_of_parts_come_back_from_every_form(images, ending):
     row = {
         "messages": [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "a"}]}],
-        "images": [str(pictures / "red.png")],
+        "images": [str(images / "red.png")],
     }
-    path = pictures / f"rows.{ending}"
+    path = images / f"rows.{ending}"
     if ending == "folder":
         Dataset.from_list([row]).save_to_disk(path)
     elif ending == "parquet":
-        stored = {"bytes": (pictures / "red.png").read_bytes(), "path": None}
+        stored = {"bytes": (images / "red.png").read_bytes(), "path": None}
         Dataset.from_list([{**row, "images": [stored]}]).to_parquet(path)
     else:
-        path = write(pictures, [{**row, "images": ["red.png"]}])
+        path = write(images, [{**row, "images": ["red.png"]}])
     read = load_rows(path)[0]
     assert [(part["type"], part["text"]) for part in read["messages"][0]["content"]] == [("image", None), ("text", "a")]
     assert colours(read["images"]) == [RED]
 
 
-def test_codes_pass_and_the_column_of_pictures_is_added(tmp_path):
+def test_codes_pass_and_the_column_of_images_is_added(tmp_path):
     messages = [{"role": "assistant", "content": [{"type": "output_image", "text": None}]}]
     Dataset.from_list([{"messages": messages, "output_image_codes": [[1, 2, 3]]}]).save_to_disk(tmp_path / "rows")
     assert load_rows(tmp_path / "rows")[0] | {"messages": 0} == {

@@ -16,8 +16,8 @@ from vargpt_hf.training.data_check import check_rows, draw_lengths
 DRAWING = {"role": "assistant", "content": [{"type": "output_image", "text": None}]}
 
 
-def user(text, *pictures):
-    return {"role": "user", "content": [*({"type": "image", "text": None} for _ in pictures), {"type": "text", "text": text}]}
+def user(text, *images):
+    return {"role": "user", "content": [*({"type": "image", "text": None} for _ in images), {"type": "text", "text": text}]}
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def test_everything_is_counted(file, streaming):
         f"row 2, images[0], {file.parent / 'gone.png'}",
     ]
     places = processor.typical_lengths()["image"] + processor.output_image_processor.num_positions[0]
-    with_pictures, text, long = report.lengths
-    assert text < 15 < places < with_pictures < places + 15 and long > 100
+    with_images, text, long = report.lengths
+    assert text < 15 < places < with_images < places + 15 and long > 100
     assert report.quantiles()[0.0] == text and report.quantiles()[1.0] == long and not report.is_clean
 
 

@@ -70,7 +70,7 @@ def test_one_source_is_as_it_is(folders):
     [
         ([], "There is no source of data"),
         ([{"weight": 1}], "A source of data needs `path`"),
-        ([{"path": "small", "wait": 1}], "may have weight, split, pictures, task, prompt; got path, wait"),
+        ([{"path": "small", "wait": 1}], "may have weight, split, images, task, prompt; got path, wait"),
         ([{"path": "nowhere"}], "There is no dataset at nowhere"),
         ([{"path": "small", "weight": 0}], "must be positive, got 0"),
     ],

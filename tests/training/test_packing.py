@@ -28,7 +28,7 @@ def positions(inputs, processor, row=0):
 
 
 @pytest.mark.parametrize("inside", [1, 2, 12, 22])
-def test_a_picture_is_never_halved(processor, inside):
+def test_a_image_is_never_halved(processor, inside):
     whole = VargptDataCollator(processor)([DRAWING, ROWS[4]])
     start, end = positions(whole, processor)
     assert end - start == 23
@@ -40,15 +40,15 @@ def test_a_picture_is_never_halved(processor, inside):
     assert torch.equal(cut["output_pixel_values"], whole["output_pixel_values"][kept])
 
 
-def test_a_cut_beside_pictures_keeps_them(processor):
+def test_a_cut_beside_images_keeps_them(processor):
     whole = VargptDataCollator(processor)([DRAWING])
     start, end = positions(whole, processor)
-    for length, pictures in ((start, 1), (end, 2)):
+    for length, images in ((start, 1), (end, 2)):
         cut = VargptDataCollator(processor, max_length=length)([DRAWING])
-        assert cut["input_ids"].shape[1] == length and len(cut["output_pixel_values"]) == pictures
+        assert cut["input_ids"].shape[1] == length and len(cut["output_pixel_values"]) == images
 
 
-def test_pictures_to_understand_are_not_halved(processor):
+def test_images_to_understand_are_not_halved(processor):
     rows = [ROWS[7]]  # two of them, side by side
     whole = VargptDataCollator(processor)(rows)
     places = (whole["input_ids"][0] == processor.image_token_id).nonzero().flatten()
@@ -92,11 +92,11 @@ def test_a_cut_at_any_place_is_a_cut_of_everything(model, processor, kind, codes
         assert {value.shape for name, value in inputs.items() if name in PER_TOKEN} == {inputs["input_ids"].shape}
         kept = inputs["attention_mask"].bool() if not packing else inputs["labels"].new_ones(inputs["labels"].shape).bool()
         assert (inputs["input_ids"][~kept] == pad).all() and (inputs["labels"][~kept] == -100).all()
-        pictures = [
+        images = [
             len(inputs.get("pixel_values", ())),
             sum(len(inputs.get(name, ())) for name in ("output_pixel_values", "output_image_codes")),
         ]
-        assert [int((inputs["input_ids"] == token).sum()) for token in tokens] == [size * number for size, number in zip(sizes, pictures)]
+        assert [int((inputs["input_ids"] == token).sum()) for token in tokens] == [size * number for size, number in zip(sizes, images)]
         parts = [single([entry]) for entry in rows]
         assert max_length == 1 or num_tokens(inputs) == sum(num_tokens(part) for part in parts)
         for whole, part in zip(alone, parts):
@@ -112,7 +112,7 @@ def test_a_cut_at_any_place_is_a_cut_of_everything(model, processor, kind, codes
             torch.testing.assert_close(ours.text_loss, sum(each.text_loss for each in theirs), atol=1e-4, rtol=1e-4)
 
 
-def test_a_cut_batch_without_pictures_left_has_none(processor):
+def test_a_cut_batch_without_images_left_has_none(processor):
     inputs = VargptDataCollator(processor, max_length=8)([ROWS[2]])
     assert set(inputs) == {"input_ids", "attention_mask", "labels"}
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from micro import picture, row
+from micro import image, row
 from peft import LoraConfig, get_peft_model
 from trl import DPOTrainer
 
@@ -30,8 +30,8 @@ def pair(user: list, chosen: list, rejected: list, seed: int = 0) -> dict:
     """A pair whose parts are texts, "image" or "output_image"."""
     good, bad = row(user, chosen, seed), row(user, rejected, seed + 50)
     prompt, answer = good["messages"]
-    pictures = {"images": good["images"], "chosen_images": good["output_images"], "rejected_images": bad["output_images"]}
-    return {"prompt": [prompt], "chosen": [answer], "rejected": [bad["messages"][1]], **pictures}
+    images = {"images": good["images"], "chosen_images": good["output_images"], "rejected_images": bad["output_images"]}
+    return {"prompt": [prompt], "chosen": [answer], "rejected": [bad["messages"][1]], **images}
 
 
 TEXT = pair(["say hello"], ["hello"], ["a longer thing than the others"])
@@ -70,7 +70,7 @@ def log_prob_by_hand(model, processor, given: dict, side: str, weights: torch.Te
         return_dict=True,
         return_tensors="pt",
         processor_kwargs={
-            name: [pictures] for name, pictures in (("images", given["images"]), ("output_images", given[f"{side}_images"])) if pictures
+            name: [images] for name, images in (("images", given["images"]), ("output_images", given[f"{side}_images"])) if images
         },
     )
     prompt = processor.apply_chat_template([given["prompt"]], add_generation_prompt=True, tokenize=False)[0]
@@ -176,7 +176,7 @@ def test_log_probs_do_not_depend_on_neighbours(model, processor, tmp_path):
             torch.testing.assert_close(found, alone[id(each)], atol=1e-4, rtol=1e-5)
 
 
-def test_codes_stand_in_for_pictures(model, processor, tmp_path):
+def test_codes_stand_in_for_images(model, processor, tmp_path):
     trainer, collator = trainer_of(moved(model), processor, tmp_path), VargptPreferenceCollator(processor)
     with torch.no_grad():
         pixels, outputs = trainer.answer_log_probs(model, collator(PAIRS))
@@ -194,7 +194,7 @@ def test_only_the_answer_counts(processor):
     """Not what the assistant has said before it, in a prompt with an image."""
     collator = VargptPreferenceCollator(processor)
     history = row(["image", "what is it"], ["noise"], 1)["messages"]
-    inputs = collator([{**TEXT, "prompt": history + TEXT["prompt"], "images": [picture(1)]}, DRAWN])
+    inputs = collator([{**TEXT, "prompt": history + TEXT["prompt"], "images": [image(1)]}, DRAWN])
     said = [processor.tokenizer.decode(ids[labels != -100]) for ids, labels in zip(inputs["input_ids"], inputs["labels"])]
     alone = collator([TEXT, DRAWN])
     assert said == [processor.tokenizer.decode(ids[labels != -100]) for ids, labels in zip(alone["input_ids"], alone["labels"])]

@@ -22,15 +22,15 @@ def read(request):
         found = []
         for row in load_rows(path, streaming=request.param, **options):
             turns = [(m["role"], [part["text"] or part["type"] for part in m["content"]]) for m in row["messages"]]
-            found.append((turns, *([colour(picture) for picture in row[column]] for column in ("images", "output_images"))))
+            found.append((turns, *([colour(image) for image in row[column]] for column in ("images", "output_images"))))
         return found
 
     return rows
 
 
-def colour(picture):
+def colour(image):
     """The nearest of the two, since JPEG does not keep them exactly."""
-    red, _, blue = picture.convert("RGB").getpixel((4, 4))
+    red, _, blue = image.convert("RGB").getpixel((4, 4))
     return RED if red > blue else BLUE
 
 
@@ -43,9 +43,9 @@ def encoded(rgb, kind="PNG"):
 @pytest.fixture
 def folder(tmp_path):
     """red.png and blue.png in a folder of their own."""
-    (tmp_path / "pictures" / "n01").mkdir(parents=True)
+    (tmp_path / "images" / "n01").mkdir(parents=True)
     for name, rgb in (("red.png", RED), ("n01/blue.png", BLUE)):
-        (tmp_path / "pictures" / name).write_bytes(encoded(rgb))
+        (tmp_path / "images" / name).write_bytes(encoded(rgb))
     return tmp_path
 
 
@@ -77,7 +77,7 @@ LLAVA_ROWS = [
 def test_llava_conversations(folder, read):
     """LLaVA-1.5's mixture: some rows without an image, ids of several types."""
     file = write_json(folder / "llava_v1_5_mix665k.json", LLAVA)
-    assert read(file, pictures=folder / "pictures") == LLAVA_ROWS
+    assert read(file, images=folder / "images") == LLAVA_ROWS
 
 
 def test_llava_onevision(tmp_path, read):
@@ -115,30 +115,30 @@ INSTRUCT_ROWS = [
 
 
 def test_imagenet_instruct_with_a_folder(folder, read):
-    (folder / "pictures" / "n01").rename(folder / "n01")
-    (folder / "pictures" / "train").mkdir()
-    (folder / "n01").rename(folder / "pictures" / "train" / "n01")
-    assert read(write_json(folder / "instruct.json", INSTRUCT), pictures=folder / "pictures") == INSTRUCT_ROWS
+    (folder / "images" / "n01").rename(folder / "n01")
+    (folder / "images" / "train").mkdir()
+    (folder / "n01").rename(folder / "images" / "train" / "n01")
+    assert read(write_json(folder / "instruct.json", INSTRUCT), images=folder / "images") == INSTRUCT_ROWS
 
 
 def test_imagenet_instruct_with_parquet(tmp_path, read):
     """ImageNet as it lies on the Hub: bytes, in names that have the class added."""
     (tmp_path / "imagenet").mkdir()
-    pictures = [{"bytes": encoded(BLUE), "path": "blue_n01.png"}, {"bytes": encoded(RED), "path": "red.png"}]
+    images = [{"bytes": encoded(BLUE), "path": "blue_n01.png"}, {"bytes": encoded(RED), "path": "red.png"}]
     features = Features({"image": Image(), "label": Value("int64")})
-    for index, picture in enumerate(pictures):
-        Dataset.from_list([{"image": picture, "label": 0}], features=features).to_parquet(tmp_path / "imagenet" / f"train-{index}.parquet")
+    for index, image in enumerate(images):
+        Dataset.from_list([{"image": image, "label": 0}], features=features).to_parquet(tmp_path / "imagenet" / f"train-{index}.parquet")
     file = write_json(tmp_path / "instruct.json", INSTRUCT)
-    assert read(file, pictures=tmp_path / "imagenet") == INSTRUCT_ROWS
+    assert read(file, images=tmp_path / "imagenet") == INSTRUCT_ROWS
     with pytest.raises(ValueError, match="no image green.png in the parquet files"):
-        read(write_json(file, [{**INSTRUCT[0], "images": ["green.png"]}]), pictures=tmp_path / "imagenet")
+        read(write_json(file, [{**INSTRUCT[0], "images": ["green.png"]}]), images=tmp_path / "imagenet")
 
 
 def test_columns_of_trl(folder, read):
     text = {"type": "text", "text": "What colour?"}
     asked = [{"role": "user", "content": [{"type": "image", "text": None}, text]}]
     said = [{"role": "assistant", "content": [{"type": "text", "text": "Red."}]}]
-    images = ["pictures/red.png"]
+    images = ["images/red.png"]
     assert read(write_json(folder / "chat.json", [{"messages": asked + said, "images": images}])) == LLAVA_ROWS[:1]
     assert read(write_json(folder / "pair.json", [{"prompt": asked, "completion": said, "images": images}])) == LLAVA_ROWS[:1]
     assert read(write_json(folder / "texts.json", [{"prompt": "What colour?", "completion": "Red.", "image": images[0]}])) == LLAVA_ROWS[:1]
@@ -150,34 +150,34 @@ DRAWN = [
 ]
 
 
-def test_a_folder_of_pictures_with_texts(folder, read):
+def test_a_folder_of_images_with_texts(folder, read):
     for name, words in (("red.txt", "a red thing\n"), ("n01/blue.txt", "a blue thing")):
-        (folder / "pictures" / name).write_text(words)
-    assert read(folder / "pictures") == DRAWN
+        (folder / "images" / name).write_text(words)
+    assert read(folder / "images") == DRAWN
     described = ([("user", ["image", "what is it"]), ("assistant", ["a blue thing"])], [BLUE], [])
-    assert read(folder / "pictures", task="describe", prompt="what is it")[0] == described
-    assert read(folder / "pictures", prompt="draw {}, please")[0][0][0] == ("user", ["draw a blue thing, please"])
-    (folder / "pictures" / "red.txt").unlink()
+    assert read(folder / "images", task="describe", prompt="what is it")[0] == described
+    assert read(folder / "images", prompt="draw {}, please")[0][0][0] == ("user", ["draw a blue thing, please"])
+    (folder / "images" / "red.txt").unlink()
     with pytest.raises(ValueError, match="1 of 2 images .* have no caption, the first is .*red.png"):
-        read(folder / "pictures")
+        read(folder / "images")
 
 
 def test_relative_paths(folder, read, monkeypatch):
     """Of the dataset and of the folder with its images."""
     for name, words in (("red.txt", "a red thing"), ("n01/blue.txt", "a blue thing")):
-        (folder / "pictures" / name).write_text(words)
+        (folder / "images" / name).write_text(words)
     write_json(folder / "llava.json", LLAVA)
     monkeypatch.chdir(folder)
-    assert read("pictures") == DRAWN
-    assert read("llava.json", pictures="pictures") == LLAVA_ROWS
-    monkeypatch.chdir(folder / "pictures")
-    assert read("../llava.json", pictures=".") == LLAVA_ROWS
+    assert read("images") == DRAWN
+    assert read("llava.json", images="images") == LLAVA_ROWS
+    monkeypatch.chdir(folder / "images")
+    assert read("../llava.json", images=".") == LLAVA_ROWS
 
 
-def test_a_folder_of_pictures_with_metadata(folder, read):
+def test_a_folder_of_images_with_metadata(folder, read):
     lines = [{"file_name": "n01/blue.png", "text": "a blue thing"}, {"file_name": "red.png", "text": "a red thing"}]
-    (folder / "pictures" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert read(folder / "pictures") == DRAWN
+    (folder / "images" / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert read(folder / "images") == DRAWN
 
 
 @pytest.mark.parametrize("caption", ["txt", "json"])
@@ -199,7 +199,7 @@ def test_webdataset(tmp_path, read, caption):
         ({"messages": INSTRUCT[0]["messages"], "images": []}, "Row 0 of .*rows.json: 1 marks of images in the texts, but 0 images"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "text": None}]}], "images": []},
-            "Row 0 of .*rows.json: the turns have 1 images to read and 0 to generate, but there are 0 `images`",
+            "Row 0 of .*rows.json: the turns have 1 images to read and 0 to draw, but there are 0 `images`",
         ),
         ({"question": "?", "answer": "!"}, "have the columns answer, question, of which none tells what to do"),
     ],
@@ -219,16 +219,16 @@ LATE = [
     *({"messages": [{"role": "user", "content": f"Text {index}"}]} for index in range(3)),
     {
         "messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "Blue."}],
-        "image": "pictures/n01/blue.png",
+        "image": "images/n01/blue.png",
         "id": "a",
     },
     {
         "messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}],
-        "images": ["pictures/red.png"],
+        "images": ["images/red.png"],
         "id": {},
     },
-    {"conversations": [{"from": "human", "value": "What?"}], "image": ["pictures/red.png"]},
-    {"image": {"path": "pictures/red.png"}, "text": "a red thing"},
+    {"conversations": [{"from": "human", "value": "What?"}], "image": ["images/red.png"]},
+    {"image": {"path": "images/red.png"}, "text": "a red thing"},
     {"image": base64.b64encode(encoded(RED)).decode(), "caption": "a red thing"},
 ]
 ASKED = ("user", ["image", "What?"])
@@ -331,14 +331,14 @@ def test_a_folder_of_img2dataset(tmp_path, read, caplog, captions):
     assert read(tmp_path / "data") == DRAWN
 
 
-def test_a_folder_of_pictures_may_hold_notes(folder, read):
+def test_a_folder_of_images_may_hold_notes(folder, read):
     file = write_json(folder / "llava.json", LLAVA)
-    write_json(folder / "pictures" / "notes.json", {"license": "none"})
-    assert read(file, pictures=folder / "pictures") == LLAVA_ROWS
+    write_json(folder / "images" / "notes.json", {"license": "none"})
+    assert read(file, images=folder / "images") == LLAVA_ROWS
     with pytest.raises(ValueError, match="llava.json has no column of images, only JSON: give a folder"):
-        read(file, pictures=file)
+        read(file, images=file)
 
 
-def test_a_dataset_beside_its_pictures_is_not_taken_for_captions(folder, read):
-    write_json(folder / "pictures" / "llava.json", LLAVA)
-    assert read(folder / "pictures") == LLAVA_ROWS
+def test_a_dataset_beside_its_images_is_not_taken_for_captions(folder, read):
+    write_json(folder / "images" / "llava.json", LLAVA)
+    assert read(folder / "images") == LLAVA_ROWS

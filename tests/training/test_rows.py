@@ -14,14 +14,14 @@ from vargpt_hf.training.rows import read_pair, read_row
 RED, BLUE = PILImage.new("RGB", (8, 8), (255, 0, 0)), PILImage.new("RGB", (8, 8), (0, 0, 255))
 
 
-def bytes_of(picture):
+def bytes_of(image):
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
-def base64_of(picture):
-    return base64.b64encode(bytes_of(picture)).decode()
+def base64_of(image):
+    return base64.b64encode(bytes_of(image)).decode()
 
 
 def colour(found):
@@ -48,7 +48,7 @@ def turns(user, assistant="red"):
 ASKED = [("user", ["image", "what?"]), ("assistant", ["red"])]
 PARTS = turns([part("image"), part("text", text="what?")], [part("text", text="red")])
 
-PICTURES = {
+IMAGES = {
     "path": ("a.png", "a.png"),
     "pathlib": (Path("a.png"), "a.png"),
     "url": ("https://example.org/a.png", "https://example.org/a.png"),
@@ -66,10 +66,10 @@ PICTURES = {
 
 @pytest.mark.parametrize("column", ["image", "images"])
 @pytest.mark.parametrize("listed", [False, True], ids=["alone", "list"])
-@pytest.mark.parametrize("form", PICTURES)
-def test_every_form_of_a_picture(form, listed, column):
-    picture, expected = PICTURES[form]
-    row = {column: [picture] if listed else picture}
+@pytest.mark.parametrize("form", IMAGES)
+def test_every_form_of_a_image(form, listed, column):
+    image, expected = IMAGES[form]
+    row = {column: [image] if listed else image}
     for chat in (PARTS, turns("<image>\nwhat?"), turns("what?")):
         assert shown(read_row({"messages": chat, **row})) == (ASKED, [expected], [])
     llava = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "red"}]
@@ -89,16 +89,16 @@ def test_every_form_of_a_picture(form, listed, column):
         part("image", image={"bytes": bytes_of(RED), "path": None}),
     ],
 )
-def test_parts_that_carry_their_pictures(seen):
+def test_parts_that_carry_their_images(seen):
     chat = turns([seen, part("text", text="what?")], [part("text", text="red"), part("output_image", image=BLUE)])
     assert shown(read_row({"messages": chat, "images": None})) == ([ASKED[0], ("assistant", ["red", "output_image"])], ["red"], ["blue"])
     with_listed = turns([seen, part("image"), part("text", text="what?")])
     assert shown(read_row({"messages": with_listed, "image": "b.png"}))[1] == ["red", "b.png"]
-    with pytest.raises(ValueError, match="have 0 images to read and 0 to generate, but there are 1 `images`"):
+    with pytest.raises(ValueError, match="have 0 images to read and 0 to draw, but there are 1 `images`"):
         read_row({"messages": turns([seen], [part("text", text="red")]), "image": "b.png"})
 
 
-def test_marks_with_pictures_in_one_list_or_in_two():
+def test_marks_with_images_in_one_list_or_in_two():
     chat = turns("<image> make it blue", "<image_gen>")
     expected = ([("user", ["image", " make it blue"]), ("assistant", ["output_image"])], ["red"], ["blue"])
     assert shown(read_row({"messages": chat, "images": [RED, BLUE]})) == expected

@@ -4,20 +4,20 @@ import os
 
 import pytest
 from datasets import Dataset, Image, IterableDataset, List
-from micro import ROWS, picture
+from micro import ROWS, image
 
 from vargpt_hf.training.preference import VargptDPOConfig, VargptDPOTrainer
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 TURNS = [{"role": "user", "content": "what is it"}, {"role": "assistant", "content": "noise"}]
 FORMS = {
-    "image": {"messages": TURNS, "image": picture(1)},
-    "images": {"messages": TURNS, "images": [picture(1)]},
-    "marks": {"messages": [{"role": "user", "content": "<image>what is it"}, TURNS[1]], "images": [picture(1)]},
-    "prompt": {"prompt": "what is it", "completion": "noise", "image": picture(1)},
+    "image": {"messages": TURNS, "image": image(1)},
+    "images": {"messages": TURNS, "images": [image(1)]},
+    "marks": {"messages": [{"role": "user", "content": "<image>what is it"}, TURNS[1]], "images": [image(1)]},
+    "prompt": {"prompt": "what is it", "completion": "noise", "image": image(1)},
     "conversations": {
         "conversations": [{"from": "human", "value": "<image>what is it"}, {"from": "gpt", "value": "noise"}],
-        "image": picture(1),
+        "image": image(1),
     },
 }
 
@@ -67,8 +67,8 @@ def test_a_stream_whose_columns_come_late(model, processor, tmp_path):
         list(sft(model, processor, tmp_path, coded).train_dataset)
 
 
-def test_a_column_of_pictures_that_nothing_uses_is_refused(model, processor, tmp_path):
-    for rows in ([{"messages": TURNS, "photo": picture(1)}], [{**ROWS[1], "photo": picture(2)}]):
+def test_a_column_of_images_that_nothing_uses_is_refused(model, processor, tmp_path):
+    for rows in ([{"messages": TURNS, "photo": image(1)}], [{**ROWS[1], "photo": image(2)}]):
         with pytest.raises(ValueError, match="Row 0: the column 'photo' holds an image, but nothing in the row uses it"):
             sft(model, processor, tmp_path, rows)
         with pytest.raises(ValueError, match="Row 0: the column 'photo' holds an image, but nothing in the row uses it"):
@@ -84,8 +84,8 @@ def test_evaluation_takes_the_same_forms(model, processor, tmp_path):
 
 def test_pairs_of_every_form(model, processor, tmp_path):
     pairs = [
-        {"prompt": "what is it", "chosen": "noise", "rejected": "nothing", "image": picture(1)},
-        {"prompt": [{"role": "user", "content": "draw"}], "chosen": "<image_gen>", "rejected": "no", "chosen_images": picture(2)},
+        {"prompt": "what is it", "chosen": "noise", "rejected": "nothing", "image": image(1)},
+        {"prompt": [{"role": "user", "content": "draw"}], "chosen": "<image_gen>", "rejected": "no", "chosen_images": image(2)},
     ]
     args = VargptDPOConfig(str(tmp_path), use_cpu=True, disable_tqdm=True, max_steps=1, per_device_train_batch_size=2)
     trainer = VargptDPOTrainer(model, args=args, train_dataset=pairs, processing_class=processor)
@@ -93,11 +93,11 @@ def test_pairs_of_every_form(model, processor, tmp_path):
     assert len(batch["pixel_values"]) == 2 and len(batch["output_pixel_values"]) == 1  # the question is seen with either answer
     trainer.train()
     with pytest.raises(ValueError, match="Row 0: the column 'photo' holds an image"):
-        VargptDPOTrainer(model, args=args, train_dataset=[{**pairs[0], "photo": picture(1)}], processing_class=processor)
+        VargptDPOTrainer(model, args=args, train_dataset=[{**pairs[0], "photo": image(1)}], processing_class=processor)
 
 
 @pytest.mark.parametrize("kind", ["dataset", "stream"])
-def test_files_that_rows_name_must_be_pictures(model, processor, tmp_path, kind):
+def test_files_that_rows_name_must_be_images(model, processor, tmp_path, kind):
     """A pipe would wait for ever, a device never end."""
     os.mkfifo(tmp_path / "pipe.png")
     for path, cause in (

@@ -150,7 +150,7 @@ def test_what_is_random_depends_on_the_batch_alone(processor):
     assert not torch.equal(first["output_pixel_values"], plain["output_pixel_values"])
 
 
-def test_missing_pictures_take_any_form(processor):
+def test_missing_images_take_any_form(processor):
     for nothing in (None, [], np.zeros((0, 21), dtype=np.int64)):
         inputs = VargptDataCollator(processor)([{**ROWS[0], "images": nothing, "output_images": None, "output_image_codes": nothing}])
         assert set(inputs) == {"input_ids", "attention_mask", "labels"}
@@ -164,7 +164,7 @@ def test_rows_without_messages_are_refused(processor):
         VargptDataCollator(processor)([{"text": "x"}])
 
 
-def test_codes_stand_in_for_pictures(model, processor):
+def test_codes_stand_in_for_images(model, processor):
     collator = VargptDataCollator(processor)
     from_pixels = collator([ROWS[3]])
     codes = model.model.image_tokenizer.encode(from_pixels["output_pixel_values"])
@@ -241,7 +241,7 @@ def test_a_batch_without_drawings_leaves_the_drawing_side_as_it_is(stage, model,
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
-def test_labels_at_places_of_pictures_are_not_counted(model, processor, tmp_path):
+def test_labels_at_places_of_images_are_not_counted(model, processor, tmp_path):
     """A collator of somebody else may label them; the model does not, so neither may the counts."""
     inputs = VargptDataCollator(processor, assistant_only=False)(ROWS[:4])
     careless = {**inputs, "labels": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)}

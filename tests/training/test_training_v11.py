@@ -315,8 +315,8 @@ def test_codes_of_another_image_tokenizer_are_told_by_the_fingerprint(base, mode
 def pair(prompt, chosen, rejected, seed=0):
     good, bad = row(prompt, chosen, seed), row(prompt, rejected, seed + 50)
     answers = {"chosen": [good["messages"][1]], "rejected": [bad["messages"][1]]}
-    pictures = {"images": good["images"], "chosen_images": good["output_images"], "rejected_images": bad["output_images"]}
-    return {"prompt": [good["messages"][0]], **answers, **pictures}
+    images = {"images": good["images"], "chosen_images": good["output_images"], "rejected_images": bad["output_images"]}
+    return {"prompt": [good["messages"][0]], **answers, **images}
 
 
 PAIRS = [

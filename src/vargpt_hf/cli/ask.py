@@ -9,28 +9,28 @@ from .options import Device, DType, Model, load
 
 
 def ask(
-    picture: Annotated[Path, typer.Argument(help="The image's file.")],
+    image: Annotated[Path, typer.Argument(help="The image's file.")],
     text: Annotated[str, typer.Argument(help="The question.")],
     model: Model = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:
-    """Answer the question TEXT about PICTURE.
+    """Answer the question TEXT about IMAGE.
 
     \b
     Examples:
       vargpt ask scene.png "what is above the blue square"
       vargpt ask digit.png "which digit is this"
     """
-    if not picture.is_file():
-        raise ValueError(f"There is no file {picture}.")
+    if not image.is_file():
+        raise ValueError(f"There is no file {image}.")
     vargpt, processor = load(model, device, dtype)
     from ..inference.drawing import answer
     from ..modeling.settings_vargpt import user_turn
 
     (turn,) = user_turn(text)
-    content = [{"type": "image", "path": str(picture)}, {"type": "text", "text": turn["content"]}]
+    content = [{"type": "image", "path": str(image)}, {"type": "text", "text": turn["content"]}]
     settings = {"do_sample": False, "max_new_tokens": max_new_tokens, "streamer": answer_streamer(processor.tokenizer)}
     answer(vargpt, processor, [[{"role": "user", "content": content}]], "text", **settings)
 

@@ -19,7 +19,7 @@ def _group() -> None:
 def check(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Dataset of rows or of captioned images, or a stage's YAML file.")],
     model: Model = None,
-    pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the images that rows name.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the images that rows name.")] = None,
     task: Annotated[str, typer.Option(help='Of captioned images: "draw" them, or "describe" them.')] = "draw",
     split: Annotated[str | None, typer.Option(help="Split of the dataset, where there are several.")] = None,
     max_length: Annotated[
@@ -47,7 +47,7 @@ def check(
         sources = sources_of(script.train_data)
         model, max_length = model or model_config.model_name_or_path, max_length or training.max_length
     else:
-        sources = [DataSource(data, split=split, pictures=pictures, task=task)]
+        sources = [DataSource(data, split=split, images=images, task=task)]
     processor = VargptProcessor.from_pretrained(model or TINY_FOLDER)
     report = None
     for source in sources:

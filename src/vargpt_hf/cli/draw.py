@@ -178,13 +178,13 @@ def check_writable(*files: Path | None) -> None:
             raise OSError(f"The folder {file.parent} cannot be written to: give another one.")
 
 
-def save(picture, file: Path, enlarge: int) -> None:
+def save(image, file: Path, enlarge: int) -> None:
     """Writes an image, enlarged without smoothing, and says so."""
     from PIL import Image
 
     from ..inference.prompts import enlarged
     from ..restartable import write_whole
 
-    picture = enlarged(picture, enlarge)
-    write_whole(file, lambda path: picture.save(path, format=Image.registered_extensions()[file.suffix.lower()]))
-    typer.echo(f"Saved {file} ({picture.width}×{picture.height})")
+    image = enlarged(image, enlarge)
+    write_whole(file, lambda path: image.save(path, format=Image.registered_extensions()[file.suffix.lower()]))
+    typer.echo(f"Saved {file} ({image.width}×{image.height})")

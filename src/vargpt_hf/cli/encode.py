@@ -12,7 +12,7 @@ def encode(
     data: Annotated[str, typer.Argument(help="Dataset of rows or of captioned images, as `vargpt train` takes it.")],
     output: Annotated[Path, typer.Argument(help="Folder for parquet files with codes; an interrupted run resumes there.")],
     model: Model = None,
-    pictures: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the images that rows name.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the images that rows name.")] = None,
     prompt: Annotated[str | None, typer.Option(help='What the user says of a captioned image; "{}" stands for the caption.')] = None,
     split: Annotated[str | None, typer.Option(help="Split of the dataset, where there are several.")] = None,
     rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows in each file.")] = 2048,
@@ -26,7 +26,7 @@ def encode(
     \b
     Examples:
       vargpt encode ./my-images ./my-codes --model ./my-vargpt
-      vargpt encode instruct.json ./codes --pictures ./imagenet --model ./my-vargpt --num-processes 8
+      vargpt encode instruct.json ./codes --images ./imagenet --model ./my-vargpt --num-processes 8
     """
     from ..tiny import TINY_FOLDER
 
@@ -36,7 +36,7 @@ def encode(
         from ..training.codes import encode_rows
         from ..training.data import load_rows
     encode_rows(
-        load_rows(data, split, pictures=pictures, prompt=prompt),
+        load_rows(data, split, images=images, prompt=prompt),
         model or TINY_FOLDER,
         output,
         rows_per_shard=rows_per_shard,

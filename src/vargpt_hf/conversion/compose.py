@@ -89,7 +89,7 @@ def compose_checkpoint(
     image_tokenizer = open_part(vqvae, ("trainer", "vae_local"))
     _refuse_shared_modulation(decoder, var)
 
-    tokenizer = tokenizer_with_picture_tokens(llava)
+    tokenizer = tokenizer_with_image_tokens(llava)
     old_rows = token_embedding(understanding, llava)
     rows = vocabulary_rows(old_rows.shape[0], tokenizer)
     with said_of(f"{llava}, {var.name} and {vqvae.name}"):
@@ -153,7 +153,7 @@ def read_llava_config(folder: Path) -> dict:
     return config
 
 
-def tokenizer_with_picture_tokens(folder: Path) -> PreTrainedTokenizerBase:
+def tokenizer_with_image_tokens(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder and, after its own tokens, those of images to draw.
 
     Raises:

@@ -14,7 +14,7 @@ from ..processing.chat_vargpt import OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_START_
 from . import vargpt_v1_1
 from .assembly import Part, assemble, check_destination, floating_dtype, token_ids, write_folder
 from .checkpoint import SourceTensor, open_checkpoint, said_of
-from .compose import FRESH, open_part, read_config_of, token_embedding, tokenizer_with_picture_tokens, vocabulary_rows, with_new_rows
+from .compose import FRESH, open_part, read_config_of, token_embedding, tokenizer_with_image_tokens, vocabulary_rows, with_new_rows
 from .names_infinity import BSQ_NAMES, INFINITY_NAMES, QWEN2_VL_NAMES, adapt_infinity
 from .sizes import TensorShapes
 
@@ -66,7 +66,7 @@ def compose_v1_1(
     source, vlm_config = _read_vlm_config(vlm)
     understanding = Part(open_checkpoint(vlm), QWEN2_VL_NAMES)
     decoder, image_tokenizer = open_part(infinity, ()), open_part(bsq, ("vae",))
-    tokenizer = tokenizer_with_picture_tokens(vlm)
+    tokenizer = tokenizer_with_image_tokens(vlm)
     old_rows = token_embedding(understanding, vlm)
     rows = vocabulary_rows(old_rows.shape[0], tokenizer)
     names = f"{vlm}, {infinity.name} and {bsq.name}"

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-def drawing_figures(picture: Image.Image, truth: dict[str, Any], digit_judge: DigitJudge) -> dict[str, bool]:
+def drawing_figures(image: Image.Image, truth: dict[str, Any], digit_judge: DigitJudge) -> dict[str, bool]:
     """What is right about one drawing: names of metrics and whether each holds.
 
     Args:
         truth: `{"digit"}`, or `{"kind", "objects": [{"shape", "colour"}], "relation", "background"}`.
     """
     if "digit" in truth:
-        return {"digit": digit_judge.read(picture) == truth["digit"]}
-    found, wanted = detect(picture), truth["objects"]
+        return {"digit": digit_judge.read(image) == truth["digit"]}
+    found, wanted = detect(image), truth["objects"]
     figures = {
         "shape and colour": _names(found) == sorted((item["colour"], item["shape"]) for item in wanted),
-        "background": background(picture) == truth["background"],
+        "background": background(image) == truth["background"],
     }
     if truth["kind"] == "count":
         figures["count"] = len(found) == len(wanted)
@@ -63,11 +63,11 @@ def draw_rows(
     model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], seed: int, batch_size: int, **settings
 ) -> list[Image.Image]:
     """One image for the prompt of each row."""
-    pictures, generator = [], torch.Generator(model.device).manual_seed(seed)
+    images, generator = [], torch.Generator(model.device).manual_seed(seed)
     for start in tqdm(range(0, len(rows), batch_size), desc="Drawing", leave=False):
         chats = [row["messages"][:1] for row in rows[start : start + batch_size]]
-        pictures += answer(model, processor, chats, "image", max_new_tokens=2, generator=generator, **settings).images
-    return pictures
+        images += answer(model, processor, chats, "image", max_new_tokens=2, generator=generator, **settings).images
+    return images
 
 
 def answer_rows(model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], batch_size: int) -> list[str]:
@@ -104,8 +104,8 @@ def evaluate(
     """
     results = defaultdict(list)
     for group, rows in drawings.items():
-        for row, picture in zip(rows, draw_rows(model, processor, rows, seed, batch_size, **settings)):
-            for name, right in drawing_figures(picture, json.loads(row["truth"]), digit_judge).items():
+        for row, image in zip(rows, draw_rows(model, processor, rows, seed, batch_size, **settings)):
+            for name, right in drawing_figures(image, json.loads(row["truth"]), digit_judge).items():
                 results[f"{group}: {name}"].append(right)
     for row, given in zip(questions, answer_rows(model, processor, questions, batch_size)):
         truth = json.loads(row["truth"])

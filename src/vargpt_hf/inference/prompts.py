@@ -150,9 +150,9 @@ def _chats(prompts: Sequence[Prompt]) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": prompt.text}] for prompt in prompts]
 
 
-def enlarged(picture: Image.Image, times: int) -> Image.Image:
+def enlarged(image: Image.Image, times: int) -> Image.Image:
     """The image with every pixel as a square of times × times."""
-    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
 def draw_prompts(
@@ -204,7 +204,7 @@ def draw_prompts(
     processor = VargptProcessor.from_pretrained(model)
     processor.check_fits(config)
     prompts = check_prompts(read_prompts(file, seed), processor, config)
-    claim_pictures(output, prompts, model, device, dtype, enlarge, **settings)
+    claim_images(output, prompts, model, device, dtype, enlarge, **settings)
     batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)][rank::world_size]
     there = {path.name for path in output.iterdir()}
     missing = [batch for batch in batches if any(prompt.error is None and prompt.file not in there for prompt in batch)]
@@ -221,7 +221,7 @@ def draw_prompts(
     return write_results(output, prompts)
 
 
-def claim_pictures(
+def claim_images(
     output: Path, prompts: Sequence[Prompt], model: str | Path, device: str, dtype: str = "auto", enlarge: int = 1, **settings
 ) -> None:
     """Notes in a new folder what its images are made of; a ValueError for one with other images. Arguments as of `draw_prompts`."""
@@ -277,11 +277,11 @@ def _load(model: str, device: str, dtype: str, local_rank: int, number: int) -> 
 def _draw_missing(batch: Sequence[Prompt], output: Path, enlarge: int, settings: dict[str, Any]) -> None:
     """Draws a batch and writes those of its images that are not there."""
     drawable = [prompt for prompt in batch if prompt.error is None]
-    save_pictures(output, drawable, draw_batch(**_loaded, prompts=drawable, enlarge=enlarge, **settings))
+    save_images(output, drawable, draw_batch(**_loaded, prompts=drawable, enlarge=enlarge, **settings))
 
 
-def save_pictures(output: Path, prompts: Sequence[Prompt], pictures: Sequence[Image.Image]) -> None:
+def save_images(output: Path, prompts: Sequence[Prompt], images: Sequence[Image.Image]) -> None:
     """Writes the images of prompts that are not there, each at once."""
-    for prompt, picture in zip(prompts, pictures):
+    for prompt, image in zip(prompts, images):
         if not (output / prompt.file).exists():
-            write_whole(output / prompt.file, partial(picture.save, format="PNG"))
+            write_whole(output / prompt.file, partial(image.save, format="PNG"))

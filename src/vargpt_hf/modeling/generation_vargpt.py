@@ -322,7 +322,7 @@ class VargptGenerationMixin(GenerationMixin):
                 given.pop(name, None)
         elif features is not None:
             width = assistant_model.config.text_config.hidden_size
-            if width != self.config.text_config.hidden_size:  # blank images in their places
+            if width != self.config.text_config.hidden_size:  # blank images instead
                 blank = [part.new_zeros(len(part), width) for part in features.pooler_output]
                 given["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=blank)}
         return super()._get_candidate_generator(*args, model_kwargs=given, assistant_model=assistant_model, **kwargs)

@@ -67,10 +67,10 @@ class VargptPipeline(AnyToAnyPipeline):
         if isinstance(text, (list, tuple)) and not text:
             raise ValueError("There is nothing to answer: the list of chats or texts is empty.")
         if isinstance(text, (list, tuple)) and all(isinstance(one, str) and self._is_plain(one) for one in text):
-            pictures = images if isinstance(images, (list, tuple)) else [images] * len(text)
-            if len(pictures) != len(text):
-                raise ValueError(f"There are {len(text)} texts and `images` for {len(pictures)}: give one, or one list, for each text.")
-            text, images = [_chat_of(*pair) for pair in zip(text, pictures)], None
+            of_texts = images if isinstance(images, (list, tuple)) else [images] * len(text)
+            if len(of_texts) != len(text):
+                raise ValueError(f"There are {len(text)} texts and `images` for {len(of_texts)}: give one, or one list, for each text.")
+            text, images = [_chat_of(*pair) for pair in zip(text, of_texts)], None
         elif isinstance(text, str) and self._is_plain(text):
             text, images = _chat_of(text, images), None
         return super().__call__(text, images=images, **kwargs)
@@ -179,8 +179,8 @@ class ImageTextToTextOfAll(ImageTextToTextPipeline):
 def _chat_of(text: str, images: Any) -> list[dict]:
     """A user's turn with a text and one image, several or none, in forms that the processor reads."""
     (turn,) = user_turn(text)
-    pictures = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
-    parts = [*({"type": "image", "image": picture} for picture in pictures), {"type": "text", "text": turn["content"]}]
+    images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
+    parts = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": turn["content"]}]
     return [{**turn, "content": parts}]
 
 

@@ -21,7 +21,7 @@ UNCONDITIONAL_CHAT = [{"role": "user", "content": ""}]
 ROLES = {"human": "user", "gpt": "assistant"}
 
 # The keys under which a content part may carry its image, in order of preference.
-PICTURE_KEYS = ("image", "url", "path", "base64")
+IMAGE_KEYS = ("image", "url", "path", "base64")
 
 # A turn is "USER: ..." or "ASSISTANT: ...</s>", and a space stands between turns. The space after "ASSISTANT:" belongs
 # to the answer's first word, so that a prompt ends in a whole token; an image follows the colon at once, so that
@@ -163,9 +163,9 @@ def clean_part(part: dict, where: str) -> dict:
         raise ValueError(f"{where} has a text part without a text.")
     if kind == "text":
         refuse_half_characters(part["text"], where)
-    given = [key for key in (*PICTURE_KEYS, "codes") if key in part]
-    pictures = [key for key in given if key != "codes"]
-    if (kind == "text" and given) or (kind == "image" and "codes" in given) or len(pictures) > 1:
+    given = [key for key in (*IMAGE_KEYS, "codes") if key in part]
+    images = [key for key in given if key != "codes"]
+    if (kind == "text" and given) or (kind == "image" and "codes" in given) or len(images) > 1:
         raise ValueError(f"{where} has a part of type {kind} with {' and '.join(given)}, which does not fit.")
     return part
 
@@ -190,9 +190,9 @@ def refuse_special_tokens(parts: list[dict], special_tokens: set[str], where: st
             )
 
 
-def picture_of_part(part: dict) -> Any:
+def image_of_part(part: dict) -> Any:
     """The image that a part carries, in whatever form, or None."""
-    return next((part[key] for key in PICTURE_KEYS if part.get(key) is not None), None)
+    return next((part[key] for key in IMAGE_KEYS if part.get(key) is not None), None)
 
 
 def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
@@ -206,13 +206,13 @@ def carried_drawings(drawings: list[list[dict]]) -> dict[str, list]:
         return {}
     if all("codes" in part for part in every):
         return {"output_image_codes": [[part["codes"] for part in row] for row in carrying]}
-    keys = [next((key for key in PICTURE_KEYS if key in part), None) for part in every]
+    keys = [next((key for key in IMAGE_KEYS if key in part), None) for part in every]
     if None in keys:
         raise ValueError(
             "Some output_image parts carry only codes and some only images; one call takes one kind. Give the others "
             "their codes too: model.encode_images(pixels), with pixels from processor.output_image_processor."
         )
-    return {"output_images": [[next(part[key] for key in PICTURE_KEYS if key in part) for part in row] for row in carrying]}
+    return {"output_images": [[next(part[key] for key in IMAGE_KEYS if key in part) for part in row] for row in carrying]}
 
 
 def drawings_as_text(chat: list[dict], tokens: str) -> list[dict]:
@@ -226,7 +226,7 @@ def only_texts(chat: list[dict]) -> list[dict]:
     return [{**message, "content": "".join(part["text"] for part in message["content"])} for message in chat]
 
 
-def refuse_pictures(chats: list[list[dict]]) -> None:
+def refuse_images(chats: list[list[dict]]) -> None:
     """Raises a ValueError if any of the checked conversations has an image to read."""
     if any(part["type"] == "image" for chat in chats for message in chat for part in message["content"]):
         raise ValueError("This model reads no images: leave out the parts of type image. Images that it draws are of type output_image.")

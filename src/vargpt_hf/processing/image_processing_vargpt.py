@@ -16,7 +16,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.processing_utils import ImagesKwargs
 
-from .pictures_vargpt import MAX_PIXELS, fetch_images, flatten
+from .image_loading_vargpt import MAX_PIXELS, fetch_images, flatten
 
 VAR_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 OUTPUT_IMAGE_SETTINGS = ("schedules", "downsampling", "resize_factor", "resample", "max_pixels")
@@ -100,7 +100,7 @@ class VargptImageProcessor(BaseImageProcessor):
         return min(range(len(distances)), key=distances.__getitem__)
 
     def fetch_images(self, images: Any, name: str = "output_images") -> Any:
-        """Images in any form, or nested lists of them, as RGB PIL images: see `fetch_images` in pictures_vargpt.py."""
+        """Images in any form, or nested lists of them, as RGB PIL images: see `fetch_images` in image_loading_vargpt.py."""
         return fetch_images(images, name, self.max_pixels)
 
     def preprocess(
@@ -116,8 +116,8 @@ class VargptImageProcessor(BaseImageProcessor):
         Args:
             images: one image, a list, or nested lists (flattened in reading order); forms as in `fetch_images`.
             schedule_ids: schedule of each image, or one of all; by default the one nearest in aspect ratio, then in area.
-            random_crop: crop at a random place (training) instead of the center.
-            generator: source of the random places, or a seed; torch's global generator by default.
+            random_crop: crop at a random position (training) instead of the center.
+            generator: source of the random positions, or a seed; torch's global generator by default.
             return_tensors: `"pt"` for tensors; else numpy arrays.
 
         Returns:
@@ -127,16 +127,16 @@ class VargptImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: an image that cannot be used, or schedules that are unknown or other in number than the images.
         """
-        pictures = flatten(self.fetch_images(images))
+        images = flatten(self.fetch_images(images))
         if schedule_ids is None:
-            schedule_ids = [self.nearest_schedule(picture.height, picture.width) for picture in pictures]
-        schedule_ids = self.check_schedule_ids(schedule_ids, len(pictures))
+            schedule_ids = [self.nearest_schedule(image.height, image.width) for image in images]
+        schedule_ids = self.check_schedule_ids(schedule_ids, len(images))
         if isinstance(generator, int):
             generator = torch.Generator().manual_seed(generator)
         sizes = [self.sizes[index] for index in schedule_ids] or self.sizes[:1]
-        values = np.zeros((len(pictures), 3, max(size[0] for size in sizes), max(size[1] for size in sizes)), dtype=np.float32)
-        for value, picture, (height, width) in zip(values, pictures, sizes):
-            cropped = np.asarray(self._crop(picture, height, width, random_crop, generator))
+        values = np.zeros((len(images), 3, max(size[0] for size in sizes), max(size[1] for size in sizes)), dtype=np.float32)
+        for value, image, (height, width) in zip(values, images, sizes):
+            cropped = np.asarray(self._crop(image, height, width, random_crop, generator))
             value[:, :height, :width] = cropped.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1.0
         data = {"output_pixel_values": values}
         if len(self.schedules) > 1:
@@ -154,22 +154,22 @@ class VargptImageProcessor(BaseImageProcessor):
             )
         return ids
 
-    def _crop(self, picture: Image.Image, height: int, width: int, random_crop: bool, generator: torch.Generator | None) -> Image.Image:
+    def _crop(self, image: Image.Image, height: int, width: int, random_crop: bool, generator: torch.Generator | None) -> Image.Image:
         """Resizes an image until it covers its final size with a margin, then cuts that size out of it."""
         least_height, least_width = round(self.resize_factor * height), round(self.resize_factor * width)
         # The longer side is rounded down, as torchvision's Resize does.
-        if picture.width * least_height <= picture.height * least_width:
-            new_width, new_height = least_width, max(least_height, int(least_width * picture.height / picture.width))
+        if image.width * least_height <= image.height * least_width:
+            new_width, new_height = least_width, max(least_height, int(least_width * image.height / image.width))
         else:
-            new_width, new_height = max(least_width, int(least_height * picture.width / picture.height)), least_height
-        if (new_width, new_height) != picture.size:
-            picture = picture.resize((new_width, new_height), resample=self.resample)
+            new_width, new_height = max(least_width, int(least_height * image.width / image.height)), least_height
+        if (new_width, new_height) != image.size:
+            image = image.resize((new_width, new_height), resample=self.resample)
         if random_crop:
             left = int(torch.randint(new_width - width + 1, (), generator=generator))
             top = int(torch.randint(new_height - height + 1, (), generator=generator))
         else:
             left, top = round((new_width - width) / 2), round((new_height - height) / 2)
-        return picture.crop((left, top, left + width, top + height))
+        return image.crop((left, top, left + width, top + height))
 
     def post_process(self, pixels: torch.Tensor | Sequence[torch.Tensor]) -> list[Image.Image]:
         """Pixels in [-1, 1], (N, 3, height, width) or N of (3, height, width), to N RGB images.
@@ -181,7 +181,7 @@ class VargptImageProcessor(BaseImageProcessor):
             ValueError: another shape, NaN or infinity.
         """
         if isinstance(pixels, (list, tuple)) and all(isinstance(one, torch.Tensor) for one in pixels):
-            return [picture for one in pixels for picture in self.post_process(one[None])]
+            return [image for one in pixels for image in self.post_process(one[None])]
         if not isinstance(pixels, torch.Tensor) or not pixels.is_floating_point():
             kind = pixels.dtype if isinstance(pixels, torch.Tensor) else type(pixels).__name__
             raise TypeError(f"pixels must be a tensor of floating-point numbers in [-1, 1], got {kind}.")
@@ -190,7 +190,7 @@ class VargptImageProcessor(BaseImageProcessor):
         if not torch.isfinite(pixels).all():
             raise ValueError("pixels contain NaN or infinity: the model that drew them has diverged or overflowed.")
         levels = ((pixels.detach().float() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return [Image.fromarray(picture) for picture in levels.permute(0, 2, 3, 1).cpu().numpy()]
+        return [Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 VargptImageProcessor.register_for_auto_class()

@@ -21,27 +21,27 @@ class OutputImageTokens:
     """The tokens of images to draw: image-start, the placeholder of one position, image-end."""
 
     start: str
-    place: str
+    placeholder: str
     end: str
 
     def __str__(self) -> str:
-        return f"{self.start}{self.place}{self.end}"
+        return f"{self.start}{self.placeholder}{self.end}"
 
     @cached_property
     def pattern(self) -> re.Pattern:
         """Matches one image to draw, with any number of placeholders."""
-        return re.compile(f"{re.escape(self.start)}(?:{re.escape(self.place)})+{re.escape(self.end)}")
+        return re.compile(f"{re.escape(self.start)}(?:{re.escape(self.placeholder)})+{re.escape(self.end)}")
 
     def count(self, texts: Sequence[str]) -> list[list[int]]:
         """Placeholders of each image to draw, row by row; ValueError for tokens of such images that stand alone."""
         counts = []
         for index, row in enumerate(texts):
-            found = [match[0].count(self.place) for match in self.pattern.finditer(row)]
+            found = [match[0].count(self.placeholder) for match in self.pattern.finditer(row)]
             forced = row.endswith(self.start)
-            if (row.count(self.start) - forced, row.count(self.place), row.count(self.end)) != (len(found), sum(found), len(found)):
+            if (row.count(self.start) - forced, row.count(self.placeholder), row.count(self.end)) != (len(found), sum(found), len(found)):
                 raise ValueError(
-                    f"Row {index} of the text has a stray {self.start}, {self.place} or {self.end}. An image to draw is {self}; a {self.start} "
-                    "alone may only end the text."
+                    f"Row {index} of the text has a stray {self.start}, {self.placeholder} or {self.end}. An image to draw is {self}; a "
+                    f"{self.start} alone may only end the text."
                 )
             counts.append(found)
         return counts
@@ -53,7 +53,7 @@ class OutputImageTokens:
             pieces, of_row, last, gained = [], [], 0, 0
             for match in self.pattern.finditer(row):
                 start, end = match.span()
-                new = f"{self.start}{self.place * next(lengths)}{self.end}"
+                new = f"{self.start}{self.placeholder * next(lengths)}{self.end}"
                 new_span = (start + gained, start + gained + len(new))
                 of_row.append({"type": "output_image", "span": (start, end), "new_span": new_span, "text": match[0], "replacement": new})
                 pieces += [row[last:start], new]
@@ -95,7 +95,7 @@ def token_spans(offsets: Any, spans: Sequence[tuple[int, int]]) -> list[tuple[in
     return found
 
 
-def is_picture(given: Any) -> bool:
+def is_image(given: Any) -> bool:
     """Whether this is one image, and not a list or batch of them."""
     return not isinstance(given, (list, tuple))
 
@@ -129,21 +129,21 @@ def in_rows(flat: list, counts: Sequence[int]) -> list[list]:
     return [flat[start:end] for start, end in zip(ends, ends[1:])]
 
 
-def compare_counts(label: str, argument: str, places: list[int], total: int, per_row: list[int] | None) -> None:
+def compare_counts(label: str, argument: str, placeholders: list[int], total: int, per_row: list[int] | None) -> None:
     """Raises `ValueError` unless texts have placeholders for as many images as are given.
 
     By row where the images came by row (`per_row`), else in `total`.
     """
     message = "the number of {} tokens in the prompts should be the same as the number of {}: there are {} and {}."
     if per_row is None:
-        if sum(places) != total:
-            raise ValueError("In all, " + message.format(label, f"images in {argument}", sum(places), total))
+        if sum(placeholders) != total:
+            raise ValueError("In all, " + message.format(label, f"images in {argument}", sum(placeholders), total))
         return
-    if len(per_row) != len(places):
+    if len(per_row) != len(placeholders):
         raise ValueError(
-            f"{argument} has {len(per_row)} rows, but there are {len(places)} texts; "
-            + message.format(label, f"images in {argument}", sum(places), total)
+            f"{argument} has {len(per_row)} rows, but there are {len(placeholders)} texts; "
+            + message.format(label, f"images in {argument}", sum(placeholders), total)
         )
-    for index, (expected, found) in enumerate(zip(places, per_row, strict=True)):
+    for index, (expected, found) in enumerate(zip(placeholders, per_row, strict=True)):
         if expected != found:
             raise ValueError(f"In row {index}, " + message.format(label, f"images in {argument}", expected, found))

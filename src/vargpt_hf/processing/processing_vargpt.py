@@ -28,22 +28,22 @@ from .chat_vargpt import (
     carried_drawings,
     clean_chat,
     drawings_as_text,
+    image_of_part,
     make_chat_template,
     marks_assistants,
     only_texts,
-    picture_of_part,
     refuse_half_characters,
-    refuse_pictures,
+    refuse_images,
 )
 from .fit_vargpt import check_fits
+from .image_loading_vargpt import fetch_images
 from .image_processing_vargpt import OUTPUT_IMAGE_SETTINGS, VargptImageProcessor
-from .pictures_vargpt import fetch_images
 from .placeholders_vargpt import (
     OutputImageTokens,
     compare_counts,
     in_rows,
     is_codes,
-    is_picture,
+    is_image,
     merge_replacements,
     spans_before_to_after,
     split_rows,
@@ -210,21 +210,21 @@ class VargptProcessor(ProcessorMixin):
         texts = checked_texts(text)
         suffix = self._suffix(kwargs.pop("suffix", None), texts)
         images = None if images is None else fetch_images(images, "images", self.output_image_processor.max_pixels)
-        flat_images, images_per_row = split_rows(images, is_picture)
-        places = None
+        flat_images, images_per_row = split_rows(images, is_image)
+        placeholders = None
         if texts is not None:
-            read_places = [0 if self.image_token is None else row.count(self.image_token) for row in texts]
+            read_placeholders = [0 if self.image_token is None else row.count(self.image_token) for row in texts]
             if self.reader is None and flat_images:
                 raise ValueError("This model reads no images: leave `images` out. Images that it draws are `output_images`.")
-            compare_counts(self.image_token, "images", read_places, len(flat_images), images_per_row)
-            flat_images = in_rows(flat_images, read_places) if flat_images else None
-            places = self._drawn_places(texts, suffix)
+            compare_counts(self.image_token, "images", read_placeholders, len(flat_images), images_per_row)
+            flat_images = in_rows(flat_images, read_placeholders) if flat_images else None
+            placeholders = self._drawn_placeholders(texts, suffix)
         drawings, lengths = self._process_drawings(
-            output_images, output_image_codes, output_image_schedule_ids, places, bool(random_crop), generator
+            output_images, output_image_codes, output_image_schedule_ids, placeholders, bool(random_crop), generator
         )
         inputs = {}
         if texts is not None:
-            inputs = self._read(texts, suffix, flat_images, places, lengths, return_image_spans, kwargs)
+            inputs = self._read(texts, suffix, flat_images, placeholders, lengths, return_image_spans, kwargs)
         elif flat_images:
             inputs = in_words(self.image_processor, flat_images, return_tensors=kwargs.get("return_tensors"))
         elif not drawings:
@@ -256,21 +256,21 @@ class VargptProcessor(ProcessorMixin):
             raise ValueError(f"`suffix` is for readers that take answers apart, such as {PREFIX_READERS[0]}: one for each text.")
         return suffix
 
-    def _drawn_places(self, texts: list[str], suffix: list[str] | None) -> list[list[int]]:
+    def _drawn_placeholders(self, texts: list[str], suffix: list[str] | None) -> list[list[int]]:
         """Placeholders of each image to draw, by row."""
-        places = self.output_image_tokens.count(texts)
-        if type(self.reader).__name__ in PREFIX_READERS and any(places):
+        placeholders = self.output_image_tokens.count(texts)
+        if type(self.reader).__name__ in PREFIX_READERS and any(placeholders):
             raise ValueError("This model reads its prompt in both directions, where nothing can be drawn: images to draw belong into `suffix`.")
-        places = places if suffix is None else self.output_image_tokens.count(suffix)
-        self._check_lengths(places, [self.output_image_processor.num_positions] * sum(map(len, places)))
-        return places
+        placeholders = placeholders if suffix is None else self.output_image_tokens.count(suffix)
+        self._check_lengths(placeholders, [self.output_image_processor.num_positions] * sum(map(len, placeholders)))
+        return placeholders
 
     def _read(
         self,
         texts: list[str],
         suffix: list[str] | None,
         images: list[list] | None,
-        places: list[list[int]],
+        placeholders: list[list[int]],
         lengths: list[int],
         return_image_spans: bool | None,
         kwargs: dict[str, Any],
@@ -279,7 +279,7 @@ class VargptProcessor(ProcessorMixin):
         bos = self.tokenizer.bos_token
         if bos and all(row.startswith(bos) for row in texts):
             kwargs = {**kwargs, "add_special_tokens": False}  # else the tokenizer would put a second one before it
-        self._check_lengths(places, [[length] for length in lengths])
+        self._check_lengths(placeholders, [[length] for length in lengths])
         replaces = return_image_spans or kwargs.get("return_text_replacement_offsets", False)
         options = {**kwargs, "return_text_replacement_offsets": True} if replaces else kwargs
         options = {**options, "return_offsets_mapping": True} if return_image_spans else options
@@ -334,33 +334,33 @@ class VargptProcessor(ProcessorMixin):
         output_images: Any,
         output_image_codes: Any,
         schedule_ids: Sequence[int] | int | None,
-        places: list[list[int]] | None,
+        placeholders: list[list[int]] | None,
         random_crop: bool,
         generator: torch.Generator | int | None,
     ) -> tuple[dict[str, np.ndarray], list[int]]:
         """Images to draw as `output_pixel_values` or `output_image_codes`, with their schedules where there are several, and the positions
         of each; counted against their placeholders in the texts.
 
-        {} if there are none. `places` None: nothing to count against.
+        {} if there are none. `placeholders` None: nothing to count against.
         """
         if output_images is not None:
             output_images = self.output_image_processor.fetch_images(output_images)
-        pictures, pictures_per_row = split_rows(output_images, is_picture)
+        images, images_per_row = split_rows(output_images, is_image)
         codes, codes_per_row = split_rows(output_image_codes, is_codes)
-        if pictures and codes:
+        if images and codes:
             raise ValueError(
                 "Pass output_images or output_image_codes, not both in one call. To mix them, turn the images into codes: "
                 "model.encode_images(pixels), with pixels from processor.output_image_processor."
             )
-        if places is not None:
-            per_row = codes_per_row if codes else pictures_per_row
-            counts = [len(row) for row in places]
-            compare_counts(str(self.output_image_tokens), "output_images or output_image_codes", counts, len(codes or pictures), per_row)
+        if placeholders is not None:
+            per_row = codes_per_row if codes else images_per_row
+            counts = [len(row) for row in placeholders]
+            compare_counts(str(self.output_image_tokens), "output_images or output_image_codes", counts, len(codes or images), per_row)
         if codes:
             data, ids = self._stack_codes(codes, schedule_ids)
-        elif pictures:
-            data = dict(self.output_image_processor(pictures, schedule_ids=schedule_ids, random_crop=random_crop, generator=generator))
-            ids = data.get("output_image_schedule_ids", np.zeros(len(pictures), dtype=np.int64)).tolist()
+        elif images:
+            data = dict(self.output_image_processor(images, schedule_ids=schedule_ids, random_crop=random_crop, generator=generator))
+            ids = data.get("output_image_schedule_ids", np.zeros(len(images), dtype=np.int64)).tolist()
         else:
             data, ids = {}, []
         return data, [self.output_image_processor.num_positions[index] for index in ids]
@@ -396,10 +396,10 @@ class VargptProcessor(ProcessorMixin):
             )
         return fitting[0]
 
-    def _check_lengths(self, places: list[list[int]], lengths: list[list[int]]) -> None:
+    def _check_lengths(self, placeholders: list[list[int]], lengths: list[list[int]]) -> None:
         """Raises unless each image to draw has one placeholder in the text, or all of its own, which may be as many as its `lengths` say."""
         expected = iter(lengths)
-        for index, row in enumerate(places):
+        for index, row in enumerate(placeholders):
             for found in row:
                 if found not in (1, *(possible := next(expected))):
                     raise ValueError(
@@ -473,7 +473,7 @@ class VargptProcessor(ProcessorMixin):
             raise TypeError(f"processor_kwargs is a {type(processor_kwargs).__name__}; it must be a dict.")
         processor_kwargs = dict(processor_kwargs or {})
         if kwargs.get("tokenize") and processor_kwargs.get("images") is not None:
-            if any(picture_of_part(part) is not None for chat, _ in chats for message in chat for part in message["content"]):
+            if any(image_of_part(part) is not None for chat, _ in chats for message in chat for part in message["content"]):
                 raise ValueError("image parts carry images; processor_kwargs must not give `images` too.")
             if not isinstance(processor_kwargs["images"], (list, tuple)):
                 processor_kwargs["images"] = [processor_kwargs["images"]]
@@ -484,7 +484,7 @@ class VargptProcessor(ProcessorMixin):
             processor_kwargs.update(carried)
         cleaned, template = [chat for chat, _ in chats], self._template(chat_template)
         if self.reader is None:
-            refuse_pictures(cleaned)
+            refuse_images(cleaned)
         if "output_image" not in template:
             cleaned = [drawings_as_text(chat, str(self.output_image_tokens)) for chat in cleaned]
             cleaned = [only_texts(chat) for chat in cleaned] if self.reader is None else cleaned
@@ -520,16 +520,16 @@ class VargptProcessor(ProcessorMixin):
         text between them: `post_process_interleaved`.
         """
         if generation_mode in (None, "text"):
-            has_pictures = not isinstance(generated_outputs, (torch.Tensor, np.ndarray, list))
-            ids = generated_outputs.sequences if has_pictures else generated_outputs
+            has_images = not isinstance(generated_outputs, (torch.Tensor, np.ndarray, list))
+            ids = generated_outputs.sequences if has_images else generated_outputs
             return self.tokenizer.batch_decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
         if generation_mode != "image":
             raise ValueError(f"generation_mode must be None, 'text' or 'image', got {generation_mode!r}.")
         if isinstance(generated_outputs, (torch.Tensor, np.ndarray, list)):
             raise ValueError("Images are not in the token ids: call generate with return_dict_in_generate=True.")
         rows: list[Image.Image | None] = [None] * len(generated_outputs.sequences)
-        for row, _, picture, _ in reversed(self._generated_pictures(generated_outputs)):
-            rows[row] = picture
+        for row, _, image, _ in reversed(self._generated_images(generated_outputs)):
+            rows[row] = image
         return rows
 
     def post_process_interleaved(self, generated_outputs: Any, prompt_length: int = 0) -> list[list[dict[str, Any]]]:
@@ -543,16 +543,16 @@ class VargptProcessor(ProcessorMixin):
             Parts `{"type": "text", "text": str}` and `{"type": "output_image", "image": PIL, "codes": (L,) int64}`.
         """
         sequences = generated_outputs.sequences.tolist()
-        pictures = self._generated_pictures(generated_outputs)
-        picture_tokens = {self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id}
+        images = self._generated_images(generated_outputs)
+        image_tokens = {self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id}
         rows = []
         for index, ids in enumerate(sequences):
             parts, cursor, text_ids, told = [], prompt_length, [], ""
             # A forced image starts in the last token of the prompt; earlier ones belong to the prompt.
-            found = [entry for entry in pictures if entry[0] == index and entry[1] >= prompt_length - 1]
-            for _, position, picture, codes in [*found, (index, len(ids), None, None)]:
+            found = [entry for entry in images if entry[0] == index and entry[1] >= prompt_length - 1]
+            for _, position, image, codes in [*found, (index, len(ids), None, None)]:
                 # Decoded from the row's first text on, since tokenizers drop the space before a first word.
-                text_ids += [token for token in ids[cursor:position] if token not in picture_tokens]
+                text_ids += [token for token in ids[cursor:position] if token not in image_tokens]
                 text = self.tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
                 new, told = text[len(told) :], text
                 if not parts:
@@ -560,20 +560,20 @@ class VargptProcessor(ProcessorMixin):
                 if new:
                     parts.append({"type": "text", "text": new})
                 if codes is not None:
-                    part = {"type": "output_image", "image": picture, "codes": codes}
+                    part = {"type": "output_image", "image": image, "codes": codes}
                     parts.append({key: value for key, value in part.items() if value is not None})
                 cursor = position
             rows.append(parts)
         return rows
 
-    def _generated_pictures(self, output: Any) -> list[tuple[int, int, Image.Image | None, torch.Tensor]]:
+    def _generated_images(self, output: Any) -> list[tuple[int, int, Image.Image | None, torch.Tensor]]:
         """(row, index of image-start, image, codes) of all images, by row and position; no image without pixels."""
         codes, pixels = output.get("output_image_codes"), output.get("output_images")  # a ModelOutput leaves out what is None
         if codes is None or len(codes) == 0:
             return []
         codes = codes.cpu()
-        pictures = [None] * len(codes) if pixels is None else self.output_image_processor.post_process(pixels)
-        entries = zip(output.output_image_rows.tolist(), output.output_image_positions.tolist(), pictures, codes, strict=True)
+        images = [None] * len(codes) if pixels is None else self.output_image_processor.post_process(pixels)
+        entries = zip(output.output_image_rows.tolist(), output.output_image_positions.tolist(), images, codes, strict=True)
         return sorted(entries, key=lambda entry: entry[:2])
 
 

@@ -112,9 +112,9 @@ def _is_wanted(item: Detection, kind: str, words: dict[str, str], target: Detect
     return _cell(item.centre, after) == _cell_of(words["place"])
 
 
-def _cell(centre: tuple[float, float], picture: Image.Image) -> tuple[int, int]:
+def _cell(centre: tuple[float, float], image: Image.Image) -> tuple[int, int]:
     """The third of the width and of the height in which a point lies."""
-    return int(3 * centre[0] / picture.width), int(3 * centre[1] / picture.height)
+    return int(3 * centre[0] / image.width), int(3 * centre[1] / image.height)
 
 
 def _cell_of(place: str) -> tuple[int, int]:

@@ -28,13 +28,13 @@ class Detection:
     side: int
 
 
-def detect(picture: Image.Image) -> list[Detection]:
+def detect(image: Image.Image) -> list[Detection]:
     """The colored shapes of an image, from left to right."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
     hue, saturation, value = _hsv(pixels)
     mask = (saturation > _LEAST_SATURATION) & (value > _LEAST_VALUE)
     labels, count = ndimage.label(mask)
-    least_area = _LEAST_AREA * (picture.width / _REFERENCE_SIDE) ** 2
+    least_area = _LEAST_AREA * (image.width / _REFERENCE_SIDE) ** 2
     found = []
     for index in range(1, count + 1):
         component = labels == index
@@ -50,9 +50,9 @@ def detect(picture: Image.Image) -> list[Detection]:
     return sorted(found, key=lambda detection: detection.centre)
 
 
-def background(picture: Image.Image) -> str:
+def background(image: Image.Image) -> str:
     """ "white", "black" or "gray": the brightness of the image's edge, by its median."""
-    pixels = np.asarray(picture.convert("L"))
+    pixels = np.asarray(image.convert("L"))
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     level = np.median(edge)
     return "black" if level < 64 else "gray" if level < 192 else "white"
@@ -96,16 +96,16 @@ class DigitJudge:
     """Reads a drawn digit: a support-vector classifier on 8×8 images.
 
     Args:
-        pictures: real digits, (number, 8, 8), values in [0, 16] as scikit-learn has them.
+        images: real digits, (number, 8, 8), values in [0, 16] as scikit-learn has them.
         labels: their digits, (number,).
     """
 
-    def __init__(self, pictures: np.ndarray, labels: np.ndarray):
+    def __init__(self, images: np.ndarray, labels: np.ndarray):
         from sklearn.svm import SVC
 
-        self.classifier = SVC(C=10, gamma="scale").fit(pictures.reshape(len(pictures), -1) / 16, labels)
+        self.classifier = SVC(C=10, gamma="scale").fit(images.reshape(len(images), -1) / 16, labels)
 
-    def read(self, picture: Image.Image) -> int:
+    def read(self, image: Image.Image) -> int:
         """The digit that an image, bright on dark, looks most like."""
-        small = picture.convert("L").resize((8, 8), Image.Resampling.BOX)
+        small = image.convert("L").resize((8, 8), Image.Resampling.BOX)
         return int(self.classifier.predict(np.asarray(small, dtype=np.float64).reshape(1, -1) / 255)[0])

@@ -1,6 +1,6 @@
 """Conversations about scenes and digits: rows of training and test in the form that `training` reads.
 
-A row is `{"messages", "images", "output_images", "truth"}`: parts of type "image" stand for `images` (to understand), parts of
+A row is `{"messages", "images", "output_images", "truth"}`: parts of type "image" stand for `images` (to read), parts of
 type "output_image" for `output_images` (to draw), both in reading order; `truth` is what a judge needs, as JSON.
 """
 
@@ -116,9 +116,9 @@ def _draw_unseen(rng: np.random.Generator, split: str) -> Row:
 
 
 def _draw_digit(rng: np.random.Generator, split: str) -> Row:
-    picture, digit = sample_digit(rng, split, augment=split == "train")
+    image, digit = sample_digit(rng, split, augment=split == "train")
     words = _choice(rng, _DIGIT_WORDINGS).format(_choice(rng, (str(digit), NUMBERS[digit])))
-    return _row([_text(words)], [DRAWING], {"digit": digit}, drawings=[picture.convert("RGB")])
+    return _row([_text(words)], [DRAWING], {"digit": digit}, drawings=[image.convert("RGB")])
 
 
 def _draw_and_say(rng: np.random.Generator, split: str) -> Row:
@@ -135,13 +135,13 @@ def _draw_two(rng: np.random.Generator, split: str) -> Row:
 
 
 def _read_digit(rng: np.random.Generator, split: str) -> Row:
-    picture, digit = sample_digit(rng, split, augment=split == "train")
+    image, digit = sample_digit(rng, split, augment=split == "train")
     truth = {"asks": "digit", "answer": str(digit)}
-    return _row([IMAGE, _text(_choice(rng, _READ_WORDINGS))], [_text(str(digit))], truth, images=[picture.convert("RGB")])
+    return _row([IMAGE, _text(_choice(rng, _READ_WORDINGS))], [_text(str(digit))], truth, images=[image.convert("RGB")])
 
 
 def _ask(rng: np.random.Generator, split: str) -> Row:
-    """One question about a picture; in training several, since each further one costs little beside the picture."""
+    """One question about an image; in training several, since each further one costs little beside the image."""
     scene = sample_scene(rng, _choice(rng, KINDS))
     questions = _questions(rng, scene)
     chosen = [questions[index] for index in rng.permutation(len(questions))[: 1 if split == "test" else _QUESTIONS_IN_TRAINING]]
@@ -190,7 +190,7 @@ def _questions(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str, s
 
 
 def _as_seen(scene: Scene) -> Scene:
-    """The scene said in one way: a picture with one thing below another shows that other one above."""
+    """The scene said in one way: an image with one thing below another shows that other one above."""
     if scene.relation in (None, "above", "left of"):
         return scene
     return replace(scene, objects=scene.objects[::-1], relation=_opposite(scene.relation))
@@ -250,20 +250,20 @@ def rows(mixture: dict[str, float], count: int, seed: int, split: str = "train")
         yield TASKS[names[rng.choice(len(names), p=weights / weights.sum())]](rng, split)
 
 
-def pictures(count: int, seed: int, split: str = "train", pairs: Collection[Pair] = ALL_PAIRS) -> Iterator[dict[str, Any]]:
-    """Pictures with captions that say all of them, `{"image", "text"}`, for image tokenizer and CLIP; a fifth are digits.
+def captioned_images(count: int, seed: int, split: str = "train", pairs: Collection[Pair] = ALL_PAIRS) -> Iterator[dict[str, Any]]:
+    """Images with captions that say all of them, `{"image", "text"}`, for image tokenizer and CLIP; a fifth are digits.
 
     Args:
-        count: how many pictures.
-        seed: names the pictures for good.
+        count: how many images.
+        seed: names the images for good.
         split: "train" or "test".
         pairs: the (colour, shape) pairs that may be shown.
     """
     rng = np.random.default_rng([seed, split == "test", 1])
     for _ in range(count):
         if rng.random() < 0.2:
-            picture, digit = sample_digit(rng, split, augment=split == "train")
-            yield {"image": picture.convert("RGB"), "text": f"a handwritten {NUMBERS[digit]}"}
+            image, digit = sample_digit(rng, split, augment=split == "train")
+            yield {"image": image.convert("RGB"), "text": f"a handwritten {NUMBERS[digit]}"}
         else:
             scene = sample_scene(rng, _choice(rng, KINDS), pairs=pairs)
             words = describe(scene, size=rng.random() < 0.7, background=rng.random() < 0.7)

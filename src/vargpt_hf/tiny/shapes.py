@@ -1,7 +1,7 @@
-"""Scenes of one to three coloured shapes on 48 x 48 RGB pictures.
+"""Scenes of one to three coloured shapes on 48 x 48 RGB images.
 
-Everything is drawn by a `numpy.random.Generator` that the caller seeds, so that a seed names a picture for good. Coordinates are pixels, x to
-the right and y down, of the finished picture.
+Everything is drawn by a `numpy.random.Generator` that the caller seeds, so that a seed names an image for good. Coordinates are pixels, x to
+the right and y down, of the finished image.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-PICTURE_SIZE = 48
+IMAGE_SIZE = 48
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 28, 36),
@@ -26,15 +26,15 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {"white": (255, 255, 255), "black
 RELATIONS = ("above", "below", "left of", "right of")
 KINDS = ("single", "list", "count", "relation")
 
-# (colour, shape) pairs that no picture to be drawn in training shows, nor one that trains the image tokenizer: a code that only they
-# had, nothing could learn to draw. Pictures to read may show them.
+# (colour, shape) pairs that no image to be drawn in training shows, nor one that trains the image tokenizer: a code that only they
+# had, nothing could learn to draw. Images to read may show them.
 HELD_OUT_PAIRS = frozenset({("yellow", "cross"), ("blue", "triangle"), ("purple", "square")})
 ALL_PAIRS = frozenset((colour, shape) for colour in COLOURS for shape in SHAPES)
 
 # Objects stand in the middle of a square of a board of 3 x 3, which patches of 8 pixels cut in four: a quarter of a shape looks alike
 # wherever it stands, so that models of few parameters can learn to draw and to see it.
 BOARD_SIDE = 3
-SQUARE_SIZE = PICTURE_SIZE // BOARD_SIDE
+SQUARE_SIZE = IMAGE_SIZE // BOARD_SIDE
 PLACES: dict[tuple[int, int], str] = {  # square (column, row): where that is
     (0, 0): "at the top left",
     (1, 0): "at the top",
@@ -162,13 +162,13 @@ def sample_scene(
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as a 48 x 48 RGB picture with smooth edges."""
-    side = PICTURE_SIZE * SUPERSAMPLING
-    picture = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
-    draw = ImageDraw.Draw(picture)
+    """The scene as a 48 x 48 RGB image with smooth edges."""
+    side = IMAGE_SIZE * SUPERSAMPLING
+    image = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
+    draw = ImageDraw.Draw(image)
     for item in scene.objects:
         _draw_object(draw, item)
-    return picture.reduce(SUPERSAMPLING)
+    return image.reduce(SUPERSAMPLING)
 
 
 def _draw_object(draw: ImageDraw.ImageDraw, item: SceneObject) -> None:

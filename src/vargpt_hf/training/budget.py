@@ -71,8 +71,8 @@ def estimate_budget(
     *,
     batch_size: int,
     sequence_length: int,
-    pictures_to_read: float = 0,
-    pictures_to_generate: float = 0,
+    images_to_read: float = 0,
+    images_to_draw: float = 0,
     image_tokens: int | None = None,
     num_processes: int = 1,
     bf16: bool = True,
@@ -85,7 +85,7 @@ def estimate_budget(
         model: a `VargptForConditionalGeneration`, on any device, also the meta device; also in PEFT's wrapper.
         batch_size: rows of one batch on one GPU.
         sequence_length: tokens of a row, placeholders of images among them.
-        pictures_to_read, pictures_to_generate: in a row, on average. Those to generate come as codes: the image tokenizer does not run.
+        images_to_read, images_to_draw: in a row, on average. Those to draw come as codes: the image tokenizer does not run.
         image_tokens: of an image to read; by default what the backbone always gives one, or, where that depends on its size, `IMAGE_TOKENS`,
             or as many as have room.
         num_processes: GPUs.
@@ -99,17 +99,17 @@ def estimate_budget(
     model = next((module for module in model.modules() if isinstance(module, VargptForConditionalGeneration)), None)
     if model is None:
         raise ValueError("`model` must be a VargptForConditionalGeneration, plain or in PEFT's wrapper.")
-    if min(batch_size, sequence_length, num_processes) < 1 or min(pictures_to_read, pictures_to_generate) < 0:
+    if min(batch_size, sequence_length, num_processes) < 1 or min(images_to_read, images_to_draw) < 0:
         raise ValueError("Batch size, tokens and GPUs must be at least 1, numbers of images at least 0.")
     config = model.config
-    room = sequence_length - pictures_to_generate * (config.schedules[0].num_positions + 2)
+    room = sequence_length - images_to_draw * (config.schedules[0].num_positions + 2)
     if image_tokens is None:
         fixed = getattr(config.vlm_config, "image_seq_length", None)
-        image_tokens = fixed or min(IMAGE_TOKENS, max(int(room / max(pictures_to_read, 1)), 0))
-    places = sequence_length - room + pictures_to_read * image_tokens
-    if places > sequence_length:
-        raise ValueError(f"A row of {sequence_length} tokens has no room for its images, which take {places:g}: give longer rows.")
-    shape = _Rows(batch_size, sequence_length, pictures_to_read, image_tokens, pictures_to_generate)
+        image_tokens = fixed or min(IMAGE_TOKENS, max(int(room / max(images_to_read, 1)), 0))
+    positions = sequence_length - room + images_to_read * image_tokens
+    if positions > sequence_length:
+        raise ValueError(f"A row of {sequence_length} tokens has no room for its images, which take {positions:g}: give longer rows.")
+    shape = _Rows(batch_size, sequence_length, images_to_read, image_tokens, images_to_draw)
     parts = _parts(model, shape, gradient_checkpointing)
     itemsize = _BFLOAT16 if bf16 else _FLOAT32
     flops, recomputed = map(sum, zip(*(part.flops() for part in parts)))
@@ -167,7 +167,7 @@ class _Part:
     """Modules that see the same positions, in the order in which they run.
 
     Args:
-        places: tokens, patches or codes of a batch.
+        positions: tokens, patches or codes of a batch.
         upstream: whether gradients run into what comes before them.
         context: positions that each attends to.
         width: of the attention's queries over all heads.
@@ -177,7 +177,7 @@ class _Part:
     """
 
     modules: list[nn.Module]
-    places: float
+    positions: float
     upstream: bool
     context: int = 0
     width: int = 0
@@ -200,11 +200,11 @@ class _Part:
         """Operations of forward and backward passes, and of what checkpointing does again."""
         total, again, flows = 0.0, 0.0, self.upstream
         for unit in self.units():
-            forward = 4 * self.places * self.context * self.width * unit.is_layer  # queries by keys, weights by values
+            forward = 4 * self.positions * self.context * self.width * unit.is_layer  # queries by keys, weights by values
             product = 0.0
             total += forward * (3 if flows or unit.is_trained else 1)
             for matrix in unit.matrices:
-                product = 2 * self.places * matrix.size
+                product = 2 * self.positions * matrix.size
                 forward += product
                 total += product * (1 + flows + matrix.is_trained)  # forward, into its input, into its weight
                 flows = flows or matrix.is_trained
@@ -226,13 +226,13 @@ class _Part:
             inputs = sum(matrix.inputs for matrix in unit.matrices if matrix.is_trained)
             outputs = sum(matrix.outputs for matrix in unit.matrices if not matrix.is_adapter)
             # Norms, gates and rotations of a layer: fitted to what autograd keeps of Llama's layers and the visual decoder's.
-            whole = self.places * (itemsize * (inputs + outputs) + 3 * _FLOAT32 * entry * unit.is_layer)
+            whole = self.positions * (itemsize * (inputs + outputs) + 3 * _FLOAT32 * entry * unit.is_layer)
             if checkpointing and self.inside_layers:
                 continue
-            kept += self.places * itemsize * entry if checkpointing and unit.is_layer else whole
+            kept += self.positions * itemsize * entry if checkpointing and unit.is_layer else whole
             transient = max(transient, whole * (checkpointing and unit.is_layer))
         if self.has_loss and flows:
-            logits = self.places * self.units()[-1].matrices[-1].outputs
+            logits = self.positions * self.units()[-1].matrices[-1].outputs
             kept += (_FLOAT32 - itemsize) * logits  # their log-probabilities are kept in place of them
             transient = max(transient, (2 * itemsize + _FLOAT32) * logits)  # themselves, their gradients as they are and in float32
         return kept, transient

@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 
 from ..hardware import keep_freed_memory
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
-from ..processing.pictures_vargpt import read_string
+from ..processing.image_loading_vargpt import read_string
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
-from .readers import CODES, ROW_FEATURES, cause_in_words, name_of_picture, undecoded
+from .readers import CODES, ROW_FEATURES, cause_in_words, name_of_image, undecoded
 
 MANIFEST = "codes.manifest"
 FEATURES = Features(
@@ -144,13 +144,13 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
     for index in range(start, min(start + job.rows_per_shard, job.num_rows)):
         row = rows[index]
         inputs, hashes = [], []
-        for number, picture in enumerate(row["output_images"] or ()):
+        for number, image in enumerate(row["output_images"] or ()):
             try:
-                content = picture["bytes"] if picture.get("bytes") is not None else read_string(picture["path"], "it")[0]
+                content = image["bytes"] if image.get("bytes") is not None else read_string(image["path"], "it")[0]
                 inputs.append(_loaded["processor"].output_image_processor(content, return_tensors="pt"))
                 hashes.append(hashlib.sha256(content).hexdigest())
             except Exception as error:  # of whatever kind: all are listed at the end
-                broken.append(f"row {index}, image {number}, {name_of_picture(picture)}: {cause_in_words(error)}")
+                broken.append(f"row {index}, image {number}, {name_of_image(image)}: {cause_in_words(error)}")
         if len(inputs) < len(row["output_images"] or ()):
             continue
         codes = [None] * len(inputs)

@@ -11,14 +11,14 @@ from torch import nn
 from transformers.utils.generic import is_flash_attention_requested
 
 from ..modeling.image_tokenizer_vargpt import VargptImageTokenizer
-from ..processing.chat_vargpt import clean_chat, picture_of_part
+from ..processing.chat_vargpt import clean_chat, image_of_part
 from .packing import IGNORE_INDEX, SPANS, bins_of, cut, images_of_parts, pack, parts_of_rows, take
 
 if TYPE_CHECKING:
     from ..modeling.configuration_vargpt import VargptConfig
     from ..processing.processing_vargpt import VargptProcessor
 
-PICTURE_COLUMNS = ("images", "output_images", "output_image_codes")
+IMAGE_COLUMNS = ("images", "output_images", "output_image_codes")
 
 
 class VargptDataCollator:
@@ -38,7 +38,7 @@ class VargptDataCollator:
         max_length: most tokens of a row; a longer one is cut, at the start of an image rather than inside it. None: no limit.
         packing: lay rows end to end in as few rows as fit into the length of the longest, so that less is padding; no row sees another.
         prompt_dropout: how often the user's text of a row that draws is emptied, for guidance by an unconditional prompt.
-        random_crop: cut images to draw at a random place, as in the paper's training, not in the middle.
+        random_crop: cut images to draw at a random position, as in the paper's training, not in the middle.
         seed: of the two.
 
     The trainers bind it to their model (see `bind`), so that codes of another image tokenizer are refused.
@@ -114,17 +114,17 @@ class VargptDataCollator:
         options: dict[str, Any] = {"padding": True, "padding_side": "right"}
         if self.packing or self.max_length is not None:
             options["return_image_spans"] = True
-        for column in PICTURE_COLUMNS:
-            pictures = [pictures_of(row, column) for row in rows]
-            if any(pictures):
-                options[column] = pictures
+        for column in IMAGE_COLUMNS:
+            given = [listed(row, column) for row in rows]
+            if any(given):
+                options[column] = given
         if {"output_images", "output_image_codes"} <= set(options):
             raise ValueError(
                 "Some rows of the batch have images to draw, others codes of such. Turn the images into codes, too "
                 "(`vargpt encode`), or train on all of them as images."
             )
         if "output_image_codes" in options:
-            schedules = [pictures_of(row, "output_image_schedule_ids") for row in rows]
+            schedules = [listed(row, "output_image_schedule_ids") for row in rows]
             if list(map(len, schedules)) == [len(codes) for codes in options["output_image_codes"]]:
                 options["output_image_schedule_ids"] = [index for row in schedules for index in row]
         if self.random_crop and "output_images" in options:
@@ -152,7 +152,7 @@ class VargptDataCollator:
     def _messages(self, row: dict[str, Any], rng: np.random.Generator) -> list[dict[str, Any]]:
         """The row's messages; at times without the user's text, where the row draws."""
         messages = row["messages"]
-        draws = pictures_of(row, "output_images") or pictures_of(row, "output_image_codes")
+        draws = listed(row, "output_images") or listed(row, "output_image_codes")
         if not draws or rng.random() >= self.prompt_dropout:
             return messages
         return [without_text(message) if message["role"] == "user" else message for message in messages]
@@ -187,19 +187,19 @@ class VargptDataCollator:
         return inputs
 
 
-def pictures_of(row: dict[str, Any], column: str) -> list[Any]:
+def listed(row: dict[str, Any], column: str) -> list[Any]:
     """A row's images or codes in a column; [] where that is missing, None or empty, also as an array."""
-    pictures = row.get(column)
-    return [] if pictures is None else list(pictures)
+    given = row.get(column)
+    return [] if given is None else list(given)
 
 
 def images_of(row: dict[str, Any]) -> list[Any]:
     """A row's images to read, from its column or from the parts of its messages."""
-    given = pictures_of(row, "images")
+    given = listed(row, "images")
     if given:
         return given
     chat, _ = clean_chat(row["messages"], set(), continued=False)
-    return [picture_of_part(part) for message in chat for part in message["content"] if part["type"] == "image"]
+    return [image_of_part(part) for message in chat for part in message["content"] if part["type"] == "image"]
 
 
 def texts_of(messages: list[dict[str, Any]]) -> list[str]:

@@ -33,7 +33,7 @@ class DataSource:
     path: str
     weight: float = 1.0
     split: str | None = None
-    pictures: str | None = None
+    images: str | None = None
     task: str = "draw"
     prompt: str | None = None
 
@@ -43,7 +43,7 @@ class DataSource:
 
     def load(self, streaming: bool = False, keep_faults: bool = False) -> AnyDataset:
         """Its rows; see `to_rows`."""
-        options = {"pictures": self.pictures, "task": self.task, "prompt": self.prompt, "keep_faults": keep_faults}
+        options = {"images": self.images, "task": self.task, "prompt": self.prompt, "keep_faults": keep_faults}
         return load_rows(self.path, self.split, streaming, **options)
 
 
@@ -136,9 +136,9 @@ def add_lengths(rows: Dataset, processor: "VargptProcessor", column: str = "leng
 
 def measure_rows(conversations: Sequence[list[dict[str, Any]]], processor: "VargptProcessor") -> list[int]:
     """Tokens of each conversation, to within what a chat template adds."""
-    places = processor.typical_lengths()
+    lengths_of_kinds = processor.typical_lengths()
     texts = processor.tokenizer([" ".join(texts_of(messages)) for messages in conversations], add_special_tokens=False)["input_ids"]
-    return [len(ids) + sum(places.get(kind, 0) for kind in kinds_of(messages)) for ids, messages in zip(texts, conversations)]
+    return [len(ids) + sum(lengths_of_kinds.get(kind, 0) for kind in kinds_of(messages)) for ids, messages in zip(texts, conversations)]
 
 
 def kinds_of(messages: list[dict[str, Any]]) -> list[str]:

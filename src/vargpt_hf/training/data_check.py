@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ..processing.processing_vargpt import VargptProcessor
-from .collator import pictures_of
+from .collator import listed
 from .packing import cut, parts_of_rows
-from .readers import AnyDataset, cause_in_words, name_of_picture, place_of, undecoded
+from .readers import AnyDataset, cause_in_words, name_of_image, name_of_row, undecoded
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _BARS = 40
@@ -35,7 +35,7 @@ class DataReport:
         wrong: rows that the processor refuses, each with the cause.
         max_length: longest row that training takes whole; None for any.
         cut_tokens: what it cuts off longer rows.
-        cut_pictures: how many images, of both kinds, go with them.
+        cut_images: how many images, of both kinds, go with them.
     """
 
     rows: int = 0
@@ -47,7 +47,7 @@ class DataReport:
     wrong: list[str] = field(default_factory=list)
     max_length: int | None = None
     cut_tokens: int = 0
-    cut_pictures: int = 0
+    cut_images: int = 0
 
     @property
     def too_long(self) -> int:
@@ -78,7 +78,7 @@ class DataReport:
             f"tokens of a row          {quantiles}",
         ]
         if self.max_length is not None:
-            cut_off = f" (training cuts {self.cut_tokens:,} tokens off, and with them {self.cut_pictures:,} images)" if self.too_long else ""
+            cut_off = f" (training cuts {self.cut_tokens:,} tokens off, and with them {self.cut_images:,} images)" if self.too_long else ""
             lines.append(f"longer than {self.max_length:<13,}{self.too_long:,}{cut_off}")
         for name, faults in (("rows that cannot be read", self.unread), ("broken images", self.broken), ("wrong rows", self.wrong)):
             lines += [f"{name:<25}{len(faults):,}", *(f"  {line}" for line in faults)]
@@ -112,20 +112,20 @@ def check_rows(
     for index, row in enumerate(tqdm(_every(undecoded(rows)), desc="Checking", unit=" rows", total=total)):
         report.rows += 1
         if isinstance(row, Exception) or row.get("fault"):
-            report.unread.append(f"{place_of(index, name)}: {cause_in_words(row)}" if isinstance(row, Exception) else row["fault"])
+            report.unread.append(f"{name_of_row(index, name)}: {cause_in_words(row)}" if isinstance(row, Exception) else row["fault"])
             continue
-        pictures = {column: pictures_of(row, column) for column in ("images", "output_images", "output_image_codes")}
-        report.images += len(pictures["images"])
-        report.drawings += len(pictures["output_images"]) + len(pictures["output_image_codes"])
+        images = {column: listed(row, column) for column in ("images", "output_images", "output_image_codes")}
+        report.images += len(images["images"])
+        report.drawings += len(images["output_images"]) + len(images["output_image_codes"])
         broken = [
-            f"row {index}{where}, {column}[{number}], {name_of_picture(picture)}: {cause}"
+            f"row {index}{where}, {column}[{number}], {name_of_image(image)}: {cause}"
             for column in ("images", "output_images")
-            for number, picture in enumerate(pictures[column])
-            if (cause := _cause(processor, picture))
+            for number, image in enumerate(images[column])
+            if (cause := _cause(processor, image))
         ]
         report.broken += broken
         if not broken:
-            _measure(row["messages"], pictures, processor, report, f"row {index}{where}")
+            _measure(row["messages"], images, processor, report, f"row {index}{where}")
     return report
 
 
@@ -149,30 +149,30 @@ def _every(rows: AnyDataset) -> Iterator[dict[str, Any] | Exception]:
             return
 
 
-def _measure(messages: list[Any], pictures: dict[str, list[Any]], processor: VargptProcessor, report: DataReport, place: str) -> None:
+def _measure(messages: list[Any], images: dict[str, list[Any]], processor: VargptProcessor, report: DataReport, row_name: str) -> None:
     """Adds a row's length, and what training would cut off it."""
     try:
         inputs = processor.apply_chat_template(
             [messages],
             tokenize=True,
             return_dict=True,
-            processor_kwargs={"return_image_spans": True, **{name: [given] for name, given in pictures.items() if given}},
+            processor_kwargs={"return_image_spans": True, **{name: [given] for name, given in images.items() if given}},
         )
     except Exception as error:  # all faults are listed, of whatever kind
-        report.wrong.append(f"{place}: {cause_in_words(error)}")
+        report.wrong.append(f"{row_name}: {cause_in_words(error)}")
         return
     (whole,) = parts_of_rows(inputs, [len(inputs["input_ids"][0])])
     report.lengths.append(whole.length)
     if report.max_length is not None:
         kept = cut(whole, inputs, report.max_length)
         report.cut_tokens += whole.length - kept.length
-        report.cut_pictures += len(whole.images) + len(whole.drawings) - len(kept.images) - len(kept.drawings)
+        report.cut_images += len(whole.images) + len(whole.drawings) - len(kept.images) - len(kept.drawings)
 
 
-def _cause(processor: VargptProcessor, picture: Any) -> str | None:
+def _cause(processor: VargptProcessor, image: Any) -> str | None:
     """Why an image cannot be read, or None."""
     try:
-        processor.output_image_processor.fetch_images(picture, "it")
+        processor.output_image_processor.fetch_images(image, "it")
     except Exception as error:
         return cause_in_words(error)
     return None

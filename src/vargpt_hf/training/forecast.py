@@ -98,7 +98,7 @@ def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[Dat
         "frozen": _listed(parts, 1) or "nothing",
         "data": _describe_data(rows, sources),
         "a row": f"{shape.tokens:,.0f} tokens (of {shape.measured} rows the longest {shape.longest:,}), "
-        f"{shape.images:.2f} images to read, {shape.drawings:.2f} to generate",
+        f"{shape.images:.2f} images to read, {shape.drawings:.2f} to draw",
         "a step": f"{rows_each_step:,} rows ({args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * shape.tokens:,.0f} tokens",
         "steps": _describe_steps(args, rows),
@@ -161,8 +161,8 @@ def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: 
     answers = 2 if "chosen" in (trainer.train_dataset.column_names or ()) else 1  # of a pair; what the reference takes is not counted
     settings = {
         "batch_size": args.train_batch_size * answers,
-        "pictures_to_read": shape.images,
-        "pictures_to_generate": shape.drawings,
+        "images_to_read": shape.images,
+        "images_to_draw": shape.drawings,
         "num_processes": args.world_size,
         "bf16": bool(args.bf16),
         "gradient_checkpointing": bool(args.gradient_checkpointing),

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..modeling.checkpoint_vargpt import read_headers
 from ..processing.processing_vargpt import VargptProcessor
-from .readers import picture_columns, undecoded
+from .readers import image_columns, undecoded
 
 _STATE = "trainer_state.json"
 _LOSSES = ("loss", "text_loss", "output_image_loss")
@@ -74,13 +74,13 @@ class NamedRows(torch.utils.data.Dataset):
 
     Args:
         rows: the dataset, whose images are not opened yet (`readers.undecoded`).
-        open_pictures: makes RGB of a list of those, such as `VargptImageProcessor.fetch_images`, whose limits and checks then hold.
+        open_images: makes RGB of a list of those, such as `VargptImageProcessor.fetch_images`, whose limits and checks then hold.
         sources: names of a mixture's sources, which a column `source` counts.
     """
 
-    def __init__(self, rows: Dataset, open_pictures: Callable[[Any, str], Any], sources: Sequence[str] = ()):
-        self.rows, self.open_pictures, self.sources = undecoded(rows), open_pictures, list(sources)
-        self._pictures = picture_columns(self.rows)
+    def __init__(self, rows: Dataset, open_images: Callable[[Any, str], Any], sources: Sequence[str] = ()):
+        self.rows, self.open_images, self.sources = undecoded(rows), open_images, list(sources)
+        self._images = image_columns(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -105,7 +105,7 @@ class NamedRows(torch.utils.data.Dataset):
             return [self[index] for index in indices]
 
     def _opened(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, **{name: self.open_pictures(row[name], name) for name in self._pictures if row[name]}}
+        return {**row, **{name: self.open_images(row[name], name) for name in self._images if row[name]}}
 
 
 class TrainingGuard:

@@ -16,8 +16,8 @@ from PIL import Image as PILImage
 
 AnyDataset = Dataset | IterableDataset
 # Columns of rows that are still JSON: the text, where it stands, what is wrong with it as JSON; and one of files that speak of codes.
-ROW, PLACE, FAULT, CODED = "__row__", "__place__", "__fault__", "__coded__"
-JSON_FEATURES = Features({ROW: Value("large_string"), PLACE: Value("string"), FAULT: Value("string")})
+ROW, LOCATION, FAULT, CODED = "__row__", "__location__", "__fault__", "__coded__"
+JSON_FEATURES = Features({ROW: Value("large_string"), LOCATION: Value("string"), FAULT: Value("string")})
 
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".arrow": "arrow", ".tar": "webdataset"}
 _ORDER = (".tar", ".parquet", ".arrow", ".jsonl", ".json")
@@ -52,7 +52,7 @@ def open_dataset(path: str | Path, split: str | None = None, streaming: bool = F
             return _choose_split(load_from_disk(str(path)), split, path, streaming), path
         files = _choose_files(path) if path.is_dir() else sorted(file for file in glob(str(path)) if Path(file).suffix in _FORMATS)
         if not files:
-            return _open_picture_folder(path, split, streaming), path
+            return _open_image_folder(path, split, streaming), path
         folder = path if path.is_dir() else path.parent
         kind = _FORMATS[Path(files[0]).suffix]
         if kind == "json":
@@ -116,7 +116,7 @@ def data_files_in(folder: Path) -> list[str]:
 
 def _choose_files(folder: Path) -> list[str]:
     """The folder's data files, or none, where its images have captions beside them."""
-    files, pictures, captioned = _survey(folder)
+    files, images, captioned = _survey(folder)
     if captioned and files:
         _logger.warning(
             "%s holds %d images with captions beside them, which are taken, and %d files such as %s, which are not: name these to take them.",
@@ -131,14 +131,14 @@ def _survey(folder: Path) -> tuple[list[str], int, int]:
     found: dict[str, list[Path]] = {}
     endings = PILImage.registered_extensions()
     for file in folder.rglob("*"):  # once: there may be a million images
-        suffix = file.suffix if file.suffix in (*_FORMATS, ".txt") else "picture" if file.suffix.lower() in endings else None
+        suffix = file.suffix if file.suffix in (*_FORMATS, ".txt") else "image" if file.suffix.lower() in endings else None
         if suffix is not None and file.name != "metadata.jsonl":
             found.setdefault(suffix, []).append(file)
-    pictures = {file.with_suffix("") for file in found.get("picture", ())}
-    beside = {suffix: {file.with_suffix("") for file in found.get(suffix, ())} & pictures for suffix in (".txt", ".json")}
+    images = {file.with_suffix("") for file in found.get("image", ())}
+    beside = {suffix: {file.with_suffix("") for file in found.get(suffix, ())} & images for suffix in (".txt", ".json")}
     found[".json"] = [file for file in found.get(".json", ()) if file.with_suffix("") not in beside[".json"] and not _is_statistics(file)]
     files = next((sorted(map(str, found[suffix])) for suffix in _ORDER if found.get(suffix)), [])
-    return files, len(pictures), len(beside[".txt"] | beside[".json"])
+    return files, len(images), len(beside[".txt"] | beside[".json"])
 
 
 def _is_statistics(file: Path) -> bool:
@@ -154,30 +154,30 @@ def _choose_split(found: Dataset | DatasetDict, split: str | None, path: Path, s
     return found.to_iterable_dataset() if streaming else found
 
 
-def _open_picture_folder(path: Path, split: str | None, streaming: bool) -> AnyDataset:
+def _open_image_folder(path: Path, split: str | None, streaming: bool) -> AnyDataset:
     """A folder of images; captions stand in `datasets`' metadata files, or in a file beside each image."""
     if any(path.rglob("metadata.*")):
         return load_dataset("imagefolder", data_dir=str(path), split=split or "train", streaming=streaming)
-    pictures = sorted(file for file in path.rglob("*") if file.suffix.lower() in PILImage.registered_extensions())
-    if not pictures:
+    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in PILImage.registered_extensions())
+    if not images:
         raise ValueError(f"{path} holds neither data files ({', '.join(_FORMATS)}) nor images.")
-    texts = [_caption_beside(file) for file in pictures]
-    if missing := [file for file, text in zip(pictures, texts) if text is None]:
+    texts = [_caption_beside(file) for file in images]
+    if missing := [file for file, text in zip(images, texts) if text is None]:
         raise ValueError(
-            f"{len(missing)} of {len(pictures)} images in {path} have no caption, the first is {missing[0]}: put a text file of the "
+            f"{len(missing)} of {len(images)} images in {path} have no caption, the first is {missing[0]}: put a text file of the "
             "same name beside each, or one metadata.jsonl with `file_name` and `text`."
         )
     features = Features({"image": Image(), "text": Value("string")})
-    rows = Dataset.from_dict({"image": [str(file) for file in pictures], "text": texts}, features=features)
+    rows = Dataset.from_dict({"image": [str(file) for file in images], "text": texts}, features=features)
     return rows.to_iterable_dataset() if streaming else rows
 
 
-def _caption_beside(picture: Path) -> str | None:
+def _caption_beside(image: Path) -> str | None:
     """What an image's .txt says, or else the `caption` of its .json."""
     try:
-        if (file := picture.with_suffix(".txt")).is_file():
+        if (file := image.with_suffix(".txt")).is_file():
             return file.read_text(encoding="utf-8").strip()
-        if (file := picture.with_suffix(".json")).is_file():
+        if (file := image.with_suffix(".json")).is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
             return found.get("caption") if isinstance(found, dict) and isinstance(found.get("caption"), str) else None
     except ValueError as error:
@@ -208,7 +208,7 @@ def _json_rows(files: list[tuple[str, int, int]], columns: tuple[str, ...]) -> I
     for file, _, _ in files:
         rows = _lines(file) if Path(file).suffix == ".jsonl" else _elements(file)
         for index, (where, text, fault) in enumerate(rows):
-            row = {ROW: text, PLACE: f"Row {index} of {file}{where}", FAULT: fault, CODED: True}
+            row = {ROW: text, LOCATION: f"Row {index} of {file}{where}", FAULT: fault, CODED: True}
             yield {name: row[name] for name in columns}
 
 

@@ -20,7 +20,7 @@ from trl.trainer.utils import use_adapter
 from ..modeling.image_tokenizer_vargpt import code_log_probs
 from ..modeling.scales_vargpt import position_weights
 from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION
-from .collator import VargptDataCollator, pictures_of
+from .collator import VargptDataCollator, listed
 from .guards import TrainingGuard
 from .packing import IGNORE_INDEX
 from .readers import PREFERENCE_CODES_FEATURES, PREFERENCE_FEATURES, for_trainer, to_pairs
@@ -104,7 +104,7 @@ class VargptPreferenceCollator:
         """How many tokens the assistant has said in the prompt."""
         if all(message["role"] != "assistant" for message in prompt):
             return 0
-        alone = self.collator([{"messages": prompt, "images": pictures_of(pair, "images")}])
+        alone = self.collator([{"messages": prompt, "images": listed(pair, "images")}])
         return int((alone["labels"] != IGNORE_INDEX).sum())
 
 

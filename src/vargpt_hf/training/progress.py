@@ -103,11 +103,11 @@ def drawing_prompts(rows: AnyDataset, number: int) -> list[str]:
     return list(prompts)
 
 
-def save_samples(pictures: Sequence[Image.Image], prompts: Sequence[str], file: Path) -> None:
+def save_samples(images: Sequence[Image.Image], prompts: Sequence[str], file: Path) -> None:
     """Saves images side by side, each under its prompt."""
-    figure = Figure(figsize=(2.2 * len(pictures), 2.8), layout="constrained")
-    for axes, picture, prompt in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures, prompts):
-        axes.imshow(picture)
+    figure = Figure(figsize=(2.2 * len(images), 2.8), layout="constrained")
+    for axes, image, prompt in zip(figure.subplots(1, len(images), squeeze=False)[0], images, prompts):
+        axes.imshow(image)
         axes.set_title("\n".join(textwrap.wrap(prompt, 28)[:3]), fontsize=7, parse_math=False)
         axes.axis("off")
     figure.savefig(file, dpi=150)

@@ -9,26 +9,26 @@ from typing import Any
 import torch
 from datasets import Dataset, Features, Image, IterableDataset, List, Value
 
-from .opening import CODED, FAULT, PLACE, ROW, AnyDataset, check_data_path, data_files_in, first_cause, in_words, open_dataset
-from .rows import PROMPTS, Row, can_be_read, read_pair, read_row, stored_picture
+from .opening import CODED, FAULT, LOCATION, ROW, AnyDataset, check_data_path, data_files_in, first_cause, in_words, open_dataset
+from .rows import PROMPTS, Row, can_be_read, read_pair, read_row, stored_image
 
-_PICTURES = List(Image())
-_UNREAD_PICTURES = List(Image(decode=False))
+_IMAGES = List(Image())
+_UNREAD_IMAGES = List(Image(decode=False))
 _MESSAGES = List({"role": Value("string"), "content": List({"type": Value("string"), "text": Value("string")})})
-ROW_FEATURES = Features({"messages": _MESSAGES, "images": _PICTURES, "output_images": _PICTURES})
+ROW_FEATURES = Features({"messages": _MESSAGES, "images": _IMAGES, "output_images": _IMAGES})
 CODES = List(List(Value("int64")))  # 32 bits of a bitwise image tokenizer need the 33rd for the sign
 # Columns of rows whose images were encoded ahead.
 _KEPT = {"output_image_codes": CODES, "output_image_schedule_ids": List(Value("int32")), "image_tokenizer_fingerprint": Value("string")}
-_TEXTS = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES, "images": _PICTURES}
+_TEXTS = {"prompt": _MESSAGES, "chosen": _MESSAGES, "rejected": _MESSAGES, "images": _IMAGES}
 # The features of a dataset of pairs whose answers have images, or codes of such.
-PREFERENCE_FEATURES = Features({**_TEXTS, "chosen_images": _PICTURES, "rejected_images": _PICTURES})
+PREFERENCE_FEATURES = Features({**_TEXTS, "chosen_images": _IMAGES, "rejected_images": _IMAGES})
 PREFERENCE_CODES_FEATURES = Features({**_TEXTS, "chosen_codes": CODES, "rejected_codes": CODES, "image_tokenizer_fingerprint": Value("string")})
 
 
 def to_rows(
     dataset: AnyDataset | Sequence[Row],
     folder: Path = Path(),
-    pictures: str | Path | None = None,
+    images: str | Path | None = None,
     task: str = "draw",
     prompt: str | None = None,
     name: str | Path | None = None,
@@ -42,7 +42,7 @@ def to_rows(
     Args:
         dataset: rows of any columns; also a list of dicts.
         folder: to which paths of images are relative.
-        pictures: another folder, or parquet files with a column of images whose paths end in the names that rows have.
+        images: another folder, or parquet files with a column of images whose paths end in the names that rows have.
         task: of captioned images: "draw" them from their captions, or "describe" them in these.
         prompt: what the user says of a captioned image; "{}" stands for the caption where it is to be drawn.
         name: what to call the dataset in errors.
@@ -54,12 +54,12 @@ def to_rows(
     if task not in PROMPTS:
         raise ValueError(f"`task` is {task!r}; it must be one of {', '.join(PROMPTS)}.")
     if not isinstance(dataset, (Dataset, IterableDataset)):
-        return _rows_of_list(dataset, ROW_FEATURES, _KEPT, partial(read_row, find=_Finder(folder, pictures), task=task, prompt=prompt), name)
+        return _rows_of_list(dataset, ROW_FEATURES, _KEPT, partial(read_row, find=_Finder(folder, images), task=task, prompt=prompt), name)
     with in_words(name or "given"):
         columns = set(dataset.column_names or next(iter(dataset), {}))
     features = undecoded(dataset).features or {}
-    if pictures is None and _is_ready(features, ("messages", "images"), ("output_images", "output_image_codes")):  # nothing to copy
-        added = {} if "output_images" in columns else {"output_images": ([], _PICTURES)}
+    if images is None and _is_ready(features, ("messages", "images"), ("output_images", "output_image_codes")):  # nothing to copy
+        added = {} if "output_images" in columns else {"output_images": ([], _IMAGES)}
         added |= {"fault": (None, Value("string"))} if keep_faults else {}
         return with_constants(dataset, added) if added else dataset
     if ROW not in columns and not can_be_read(columns):
@@ -68,7 +68,7 @@ def to_rows(
             "`completion`, `conversations`, or an image with a caption."
         )
     kept = _kept(dataset, columns)
-    read = partial(read_row, find=_Finder(folder, pictures), task=task, prompt=prompt)
+    read = partial(read_row, find=_Finder(folder, images), task=task, prompt=prompt)
     return _mapped(dataset, columns, read, Features({**ROW_FEATURES, **kept}), name, keep_faults)
 
 
@@ -104,13 +104,13 @@ def for_trainer(dataset: Any, convert: Callable[[Any], AnyDataset]) -> Any:
 def _is_ready(features: Mapping[str, Any], needed: Sequence[str], one_of: Sequence[str]) -> bool:
     """Whether rows are as they train, and no column of images besides is left unused."""
     known = {**ROW_FEATURES, **_KEPT, **PREFERENCE_FEATURES, **PREFERENCE_CODES_FEATURES}
-    wanted = {name: _UNREAD_PICTURES if feature == _PICTURES else feature for name, feature in known.items()}
+    wanted = {name: _UNREAD_IMAGES if feature == _IMAGES else feature for name, feature in known.items()}
     has_all = all(features.get(name) == wanted[name] for name in needed) and any(name in features for name in one_of)
     others = [feature for name, feature in features.items() if name not in wanted]
     return (
         has_all
         and all(features[name] == wanted[name] for name in one_of if name in features)
-        and not any(isinstance(feature, Image) or feature == _UNREAD_PICTURES for feature in others)
+        and not any(isinstance(feature, Image) or feature == _UNREAD_IMAGES for feature in others)
     )
 
 
@@ -158,7 +158,7 @@ def _convert(row: Row, index: int, read: Callable[[Row], Row], features: Feature
         if late := [column for column in found if column not in features]:
             raise ValueError(f"it has {' and '.join(late)}, unlike the first row: give the dataset `features` with all its columns.")
     except Exception as error:  # whatever a row may raise: one error, with its file and row
-        fault = f"{row.get(PLACE) or place_of(index, name)}: {cause_in_words(error)}"
+        fault = f"{row.get(LOCATION) or name_of_row(index, name)}: {cause_in_words(error)}"
         if not keep_faults:
             raise ValueError(fault) from error
         return {column: [] if isinstance(feature, List) else None for column, feature in features.items()} | {"fault": fault}
@@ -176,7 +176,7 @@ def _parsed(text: str) -> Row:
         raise ValueError(f"it is not JSON: {error}.") from None
 
 
-def place_of(index: int, name: str | Path | None) -> str:
+def name_of_row(index: int, name: str | Path | None) -> str:
     """Where a row stands, for people."""
     return f"Row {index}" if name is None else f"Row {index} of {name}"
 
@@ -215,42 +215,42 @@ def undecoded(dataset: AnyDataset) -> AnyDataset:
     for column, feature in (dataset.features or {}).items():
         if isinstance(feature, Image):
             dataset = dataset.cast_column(column, Image(decode=False))
-        elif feature == _PICTURES:
+        elif feature == _IMAGES:
             dataset = dataset.cast_column(column, List(Image(decode=False)))
     return dataset
 
 
-def picture_columns(dataset: AnyDataset) -> list[str]:
+def image_columns(dataset: AnyDataset) -> list[str]:
     """The columns of unopened images."""
-    return [column for column, feature in (dataset.features or {}).items() if feature == _UNREAD_PICTURES]
+    return [column for column, feature in (dataset.features or {}).items() if feature == _UNREAD_IMAGES]
 
 
-def name_of_picture(picture: dict[str, Any]) -> str:
+def name_of_image(image: dict[str, Any]) -> str:
     """Where an unopened image lies, for people."""
-    return picture.get("path") or "in the data file"
+    return image.get("path") or "in the data file"
 
 
 class _Finder:
     """Makes of what a row has for an image, a path or bytes, one that can be opened from anywhere."""
 
-    def __init__(self, folder: Path, pictures: str | Path | None):
+    def __init__(self, folder: Path, images: str | Path | None):
         self.folder, self.rows, self.index = folder, None, {}
-        if pictures is None:
+        if images is None:
             return
-        if Path(pictures).is_dir() and not any(file.endswith((".parquet", ".arrow", ".tar")) for file in data_files_in(Path(pictures))):
-            self.folder = Path(pictures).absolute()
+        if Path(images).is_dir() and not any(file.endswith((".parquet", ".arrow", ".tar")) for file in data_files_in(Path(images))):
+            self.folder = Path(images).absolute()
             return
-        rows, _ = open_dataset(pictures)
+        rows, _ = open_dataset(images)
         column = next((name for name, feature in rows.features.items() if isinstance(feature, Image)), None)
         if column is None:
-            known = ", ".join(name for name in rows.column_names if name not in (ROW, PLACE, FAULT, CODED)) or "JSON"
-            raise ValueError(f"{pictures} has no column of images, only {known}: give a folder of images, or parquet files of them.")
+            known = ", ".join(name for name in rows.column_names if name not in (ROW, LOCATION, FAULT, CODED)) or "JSON"
+            raise ValueError(f"{images} has no column of images, only {known}: give a folder of images, or parquet files of them.")
         self.rows = rows.select_columns(column).cast_column(column, Image(decode=False))
         paths = self.rows.flatten()[f"{column}.path"]  # without reading the images
         self.index = {Path(path or "").name: index for index, path in enumerate(paths)}
 
-    def __call__(self, picture: Any) -> dict[str, Any]:
-        stored = stored_picture(picture)
+    def __call__(self, image: Any) -> dict[str, Any]:
+        stored = stored_image(image)
         if stored["path"] is None or "://" in stored["path"]:
             return stored
         if self.rows is None:
@@ -271,9 +271,9 @@ __all__ = [
     "ROW_FEATURES",
     "AnyDataset",
     "check_data_path",
-    "name_of_picture",
+    "name_of_image",
     "open_dataset",
-    "picture_columns",
+    "image_columns",
     "to_pairs",
     "to_rows",
     "undecoded",

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-from ..processing.chat_vargpt import PICTURE_KEYS, clean_message, picture_of_part, refuse_half_characters
-from ..processing.pictures_vargpt import MAX_PIXELS, bytes_of_base64, open_picture, to_rgb
+from ..processing.chat_vargpt import IMAGE_KEYS, clean_message, image_of_part, refuse_half_characters
+from ..processing.image_loading_vargpt import MAX_PIXELS, bytes_of_base64, open_image, to_rgb
 
 Row = dict[str, Any]
 Find = Callable[[Any], Any]
 
 CHAT_COLUMNS = ("messages", "conversations", "prompt", "completion")
-PICTURE_COLUMNS = ("images", "image")
+IMAGE_COLUMNS = ("images", "image")
 CAPTIONED_COLUMNS = ("image", "images", "jpg", "jpeg", "png", "webp")
 DRAWN_COLUMNS = ("output_images", "output_image")
 CAPTION_COLUMNS = ("text", "caption", "txt", "prompt")
@@ -29,7 +29,7 @@ PROMPTS = {"draw": "{}", "describe": "describe the picture"}
 SIDES = ("chosen", "rejected")
 
 _MARKS = {"<image>": "image", "<image_gen>": "output_image"}
-_NAMED_PICTURES = {*CAPTIONED_COLUMNS, *DRAWN_COLUMNS, *(f"{side}_{name}" for side in SIDES for name in ("images", "image"))}
+_NAMED_IMAGES = {*CAPTIONED_COLUMNS, *DRAWN_COLUMNS, *(f"{side}_{name}" for side in SIDES for name in ("images", "image"))}
 
 
 def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw", prompt: str | None = None) -> Row:
@@ -37,7 +37,7 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
 
     | columns | what they are |
     |---|---|
-    | `messages`, `images` | chats of parts, or of texts with a mark for every image: `<image>` to understand, `<image_gen>` to generate |
+    | `messages`, `images` | chats of parts, or of texts with a mark for every image: `<image>` to read, `<image_gen>` to draw |
     | `prompt`, `completion`, `images` | TRL's, as chats or texts |
     | `conversations`, `images` | LLaVA's turns `{"from", "value"}`, or `{"role", "content"}` |
     | an image (`image`, `jpg`, ...), `text` (or caption, txt, ...) | captioned images |
@@ -50,7 +50,7 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
 
     Args:
         row: its columns.
-        find: makes of what the row has for an image one that `datasets.Image` takes; `stored_picture` by default.
+        find: makes of what the row has for an image one that `datasets.Image` takes; `stored_image` by default.
         task: of captioned images: "draw" them from their captions, or "describe" them in these.
         prompt: what the user says of a captioned image; "{}" stands for the caption where it is to be drawn.
 
@@ -66,10 +66,10 @@ def read_row(row: Mapping[str, Any], find: Find | None = None, task: str = "draw
         given = {**_unpacked(given["json"]), **{name: value for name, value in given.items() if name != "json"}}
     turns, used = _turns_of(given)
     if turns is None:
-        return _captioned(given, find or stored_picture, task, PROMPTS[task] if prompt is None else prompt)
-    pictures, drawn = _listed(given, CAPTIONED_COLUMNS), _listed(given, DRAWN_COLUMNS)
+        return _captioned(given, find or stored_image, task, PROMPTS[task] if prompt is None else prompt)
+    images, drawn = _listed(given, CAPTIONED_COLUMNS), _listed(given, DRAWN_COLUMNS)
     _refuse_unused(given, {*used, *CAPTIONED_COLUMNS, *DRAWN_COLUMNS})
-    read = _Chat(turns).sorted(pictures, drawn, given.get("output_image_codes"), find or stored_picture)
+    read = _Chat(turns).sorted(images, drawn, given.get("output_image_codes"), find or stored_image)
     return read | _schedules(given) | _fingerprint(given)
 
 
@@ -83,18 +83,18 @@ def read_pair(row: Mapping[str, Any], find: Find | None = None) -> Row:
         ValueError: no answers, other numbers of images than placeholders for them, or a column with images that nothing uses.
         TypeError: a row, message, content or text of a wrong type.
     """
-    given, find = _given(row), find or stored_picture
+    given, find = _given(row), find or stored_image
     if missing := [side for side in SIDES if side not in given]:
         raise ValueError(f"a pair needs the columns `chosen` and `rejected`; {' and '.join(missing)} is missing or empty.")
     answers = {side: _as_turns(given[side], "assistant", side) for side in SIDES}
     prompt = _as_turns(given["prompt"], "user", "prompt") if "prompt" in given else _common_start(answers)
     if not prompt:
         raise ValueError("a pair needs a `prompt`, or answers that begin with the same messages.")
-    read = _Chat(prompt).sorted(_listed(given, PICTURE_COLUMNS), None, None, find)
+    read = _Chat(prompt).sorted(_listed(given, IMAGE_COLUMNS), None, None, find)
     if read["output_images"]:
         raise ValueError("the prompt of a pair draws (type 'output_image'); only answers may draw. Show it as an image to read.")
     pair = {"prompt": read["messages"], "images": read["images"]}
-    used = {"prompt", *SIDES, *PICTURE_COLUMNS}
+    used = {"prompt", *SIDES, *IMAGE_COLUMNS}
     for side in SIDES:
         columns, codes = (f"{side}_images", f"{side}_image"), given.get(f"{side}_codes")
         used |= {*columns}
@@ -123,31 +123,31 @@ def can_be_read(columns: set[str]) -> bool:
     return chat or bool(columns & set(CAPTIONED_COLUMNS)) and bool(columns & {*CAPTION_COLUMNS, "json"})
 
 
-def stored_picture(picture: Any) -> dict[str, Any]:
+def stored_image(image: Any) -> dict[str, Any]:
     """What a row has for an image as `{"bytes", "path"}`, one of which is None; files and addresses (both are paths) are not opened yet.
 
     Raises:
         ValueError: something that is no image.
     """
-    if isinstance(picture, Mapping):
-        name, picture = next(((key, picture[key]) for key in ("bytes", *PICTURE_KEYS) if picture.get(key) is not None), (None, None))
+    if isinstance(image, Mapping):
+        name, image = next(((key, image[key]) for key in ("bytes", *IMAGE_KEYS) if image.get(key) is not None), (None, None))
         if name is None:
             raise ValueError("an image is a dict with neither `bytes` nor `path`.")
-        return stored_picture(picture)
-    if isinstance(picture, (bytes, bytearray, memoryview)):
-        return {"bytes": bytes(picture), "path": None}
-    if isinstance(picture, (PILImage.Image, np.ndarray, torch.Tensor)):
+        return stored_image(image)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return {"bytes": bytes(image), "path": None}
+    if isinstance(image, (PILImage.Image, np.ndarray, torch.Tensor)):
         file = io.BytesIO()
-        to_rgb(open_picture(picture, "an image"), "an image", MAX_PIXELS).save(file, "PNG", compress_level=1)
+        to_rgb(open_image(image, "an image"), "an image", MAX_PIXELS).save(file, "PNG", compress_level=1)
         return {"bytes": file.getvalue(), "path": None}
-    if hasattr(picture, "__fspath__"):
-        picture = picture.__fspath__()
-    if isinstance(picture, str):
-        refuse_half_characters(picture, "an image's path")
+    if hasattr(image, "__fspath__"):
+        image = image.__fspath__()
+    if isinstance(image, str):
+        refuse_half_characters(image, "an image's path")
     else:
-        raise ValueError(f"an image is a {type(picture).__name__}; give a path, URL, base64 text, bytes, a dict of these, or a PIL image.")
-    encoded = bytes_of_base64(picture)
-    return {"bytes": encoded, "path": picture if encoded is None else None}
+        raise ValueError(f"an image is a {type(image).__name__}; give a path, URL, base64 text, bytes, a dict of these, or a PIL image.")
+    encoded = bytes_of_base64(image)
+    return {"bytes": encoded, "path": image if encoded is None else None}
 
 
 class _Chat:
@@ -172,38 +172,38 @@ class _Chat:
 
     def sorted(
         self,
-        pictures: list[Any],
+        images: list[Any],
         drawn: list[Any] | None,
         codes: Any,
         find: Find,
         names: tuple[str, str, str] = ("images", "output_images", "output_image_codes"),
     ) -> Row:
         """The row: each part's own image, or the next that is listed for it, after their numbers were held against each other."""
-        if self.has_texts and pictures and not self.parts():
+        if self.has_texts and images and not self.parts():
             first = next((message for message in self.messages if message["role"] == "user"), self.messages[0])
-            first["content"] = [{"type": "image", "text": None} for _ in pictures] + first["content"]
+            first["content"] = [{"type": "image", "text": None} for _ in images] + first["content"]
         codes = [] if codes is None else _checked_codes(codes, names[2])
         own_codes = _checked_codes([part["codes"] for part in self.parts("output_image") if "codes" in part], "codes of parts")
         if own_codes and (codes or drawn or len(own_codes) < len(self.parts("output_image"))):
             raise ValueError(f"some output_image parts have codes and others not, or there is a column {names[1]} or {names[2]} besides.")
         num_codes = len(codes or own_codes)
-        waiting = {kind: [part for part in self.parts(kind) if picture_of_part(part) is None] for kind in ("image", "output_image")}
+        waiting = {kind: [part for part in self.parts(kind) if image_of_part(part) is None] for kind in ("image", "output_image")}
         counts = {kind: len(parts) for kind, parts in waiting.items()}
         if num_codes and drawn:
             raise ValueError(f"there are both {names[1]} and {names[2]}: leave one of them out.")
         if self.has_texts and not drawn and not num_codes:  # marks sort what is listed together
-            every = [part for part in self.parts() if picture_of_part(part) is None]
-            if len(every) != len(pictures):
-                raise ValueError(f"{len(every)} marks of images in the texts, but {len(pictures)} images.")
+            every = [part for part in self.parts() if image_of_part(part) is None]
+            if len(every) != len(images):
+                raise ValueError(f"{len(every)} marks of images in the texts, but {len(images)} images.")
             listed = {"image": [], "output_image": []}
-            for part, picture in zip(every, pictures):
-                listed[part["type"]].append(picture)
+            for part, image in zip(every, images):
+                listed[part["type"]].append(image)
         else:
-            listed = {"image": pictures, "output_image": drawn or []}
-            given = {"image": len(pictures), "output_image": num_codes or len(listed["output_image"])}
+            listed = {"image": images, "output_image": drawn or []}
+            given = {"image": len(images), "output_image": num_codes or len(listed["output_image"])}
             if given != counts:
                 raise ValueError(
-                    f"the turns have {counts['image']} images to read and {counts['output_image']} to generate, but there are "
+                    f"the turns have {counts['image']} images to read and {counts['output_image']} to draw, but there are "
                     f"{given['image']} `{names[0]}` and {given['output_image']} `{names[2] if num_codes else names[1]}`."
                 )
         found = {kind: list(self._in_order(kind, listed[kind], find)) if not (num_codes and kind == "output_image") else [] for kind in listed}
@@ -217,7 +217,7 @@ class _Chat:
     def _in_order(self, kind: str, listed: list[Any], find: Find) -> Iterator[Any]:
         rest = iter(listed)
         for part in self.parts(kind):
-            own = picture_of_part(part)
+            own = image_of_part(part)
             yield find(next(rest) if own is None else own)
 
 
@@ -288,26 +288,26 @@ def _listed(given: Row, columns: tuple[str, ...]) -> list[Any]:
     if not having:
         return []
     value = given[having[0]]
-    pictures = list(value) if isinstance(value, (list, tuple)) else [value]
-    for index, picture in enumerate(pictures):
-        if picture is None or isinstance(picture, (list, tuple)):
-            raise ValueError(f"{having[0]}[{index}] is {'None' if picture is None else 'a list'}, not an image.")
-    return pictures
+    images = list(value) if isinstance(value, (list, tuple)) else [value]
+    for index, image in enumerate(images):
+        if image is None or isinstance(image, (list, tuple)):
+            raise ValueError(f"{having[0]}[{index}] is {'None' if image is None else 'a list'}, not an image.")
+    return images
 
 
 def _refuse_unused(given: Row, used: set[str]) -> None:
     for name, value in given.items():
-        if name not in used and (name in _NAMED_PICTURES or holds_picture(value)):
+        if name not in used and (name in _NAMED_IMAGES or holds_image(value)):
             raise ValueError(
                 f"the column {name!r} holds an image, but nothing in the row uses it: call the column `images` (or `output_images`, of "
                 "images to draw), or remove it."
             )
 
 
-def holds_picture(value: Any) -> bool:
+def holds_image(value: Any) -> bool:
     """Whether a column's value is plainly an image, or a list that begins with one."""
     if isinstance(value, (list, tuple)):
-        return bool(value) and holds_picture(value[0])
+        return bool(value) and holds_image(value[0])
     if isinstance(value, Mapping):
         return set(value) == {"bytes", "path"} and any(each is not None for each in value.values())
     return isinstance(value, PILImage.Image) or isinstance(value, str) and value.startswith("data:image/")
@@ -321,9 +321,9 @@ def _captioned(given: Row, find: Find, task: str, prompt: str) -> Row:
             "`prompt` and `completion`, `conversations`, or an image with a caption."
         )
     column = next((name for name in CAPTION_COLUMNS if name in given), None)
-    pictures = _listed(given, CAPTIONED_COLUMNS)
-    if len(pictures) != 1:
-        raise ValueError(f"a captioned row has one image, but there are {len(pictures)} images.")
+    images = _listed(given, CAPTIONED_COLUMNS)
+    if len(images) != 1:
+        raise ValueError(f"a captioned row has one image, but there are {len(images)} images.")
     if column is None:
         raise ValueError(f"there is no caption in any of the columns {', '.join(CAPTION_COLUMNS)}.")
     words = given[column]
@@ -335,7 +335,7 @@ def _captioned(given: Row, find: Find, task: str, prompt: str) -> Row:
     if not words.strip():
         raise ValueError(f"there is no caption in {column!r}.")
     _refuse_unused(given, {column, *CAPTIONED_COLUMNS})
-    shown = [find(pictures[0])]
+    shown = [find(images[0])]
     text = {"type": "text", "text": words.strip() if task == "describe" else prompt.replace("{}", words.strip())}
     if task == "draw":
         turns = [("user", [text]), ("assistant", [{"type": "output_image", "text": None}])]

@@ -68,7 +68,7 @@ class VargptScriptArguments(PreferenceArguments):
         mixture_stop: when a mixture of several ends; see `mix_rows`.
         assistant_only: label the assistant's tokens only.
         prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
-        random_crop: cut images to draw at a random place, not in the middle.
+        random_crop: cut images to draw at a random position, not in the middle.
         text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
         sample_prompts: what to draw before, at evaluations and at the end; by default the first such prompts in the data, [] for nothing.
     """

@@ -11,7 +11,7 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor, VargptVQC
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.parts.base import build_base
 from vargpt_hf.training.parts.clip import PairCollator, retrieval_accuracy, train_clip
-from vargpt_hf.training.parts.tokenizer import PICTURE_TOKENS, train_tokenizer
+from vargpt_hf.training.parts.tokenizer import IMAGE_TOKENS, train_tokenizer
 from vargpt_hf.training.parts.vq import (
     VargptVQTrainer,
     evaluate_vq,
@@ -45,7 +45,7 @@ def test_tokenizer_gives_any_text_back():
         ids = tokenizer(text)["input_ids"]
         assert ids[0] == tokenizer.bos_token_id
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
-    assert all(len(tokenizer.tokenize(token)) == 1 for token in PICTURE_TOKENS)
+    assert all(len(tokenizer.tokenize(token)) == 1 for token in IMAGE_TOKENS)
     assert len(tokenizer) == 280
 
 
@@ -146,7 +146,7 @@ def test_residuals_are_what_encoding_saw(image_tokenizer_config):
     torch.testing.assert_close(errors, nearest)
 
 
-def test_coarse_pictures_are_trained(pairs, image_tokenizer_config, tmp_path):
+def test_coarse_images_are_trained(pairs, image_tokenizer_config, tmp_path):
     """With a share of images decoded from few scales, the coarse decodes come closer to the images."""
     pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
     errors = {}
@@ -200,7 +200,7 @@ def test_pair_collator_marks_the_end(pairs):
     assert batch["pixel_values"].min() == -1 and batch["pixel_values"].max() == 1
 
 
-def test_wrong_pictures_are_refused(pairs, tmp_path):
+def test_wrong_images_are_refused(pairs, tmp_path):
     with pytest.raises(ValueError, match=r"Images are \(16, 16\), but the image tokenizer takes 256×256"):
         train_vq(VargptVQConfig(), pairs, tmp_path)
     with pytest.raises(ValueError, match="no images"):
@@ -233,8 +233,8 @@ def test_base_holds_the_parts_it_was_given(image_tokenizer_config, tmp_path):
         assert all(torch.equal(value, given.state_dict()[name]) for name, value in part.state_dict().items())
     assert model.config.output_image_start_token_id == tokenizer.convert_tokens_to_ids("<|image_gen_start|>")
     assert tokenizer.decode(model.generation_config.output_image_unconditional_ids) == "<s>USER: ASSISTANT:"
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
-    chat = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "a"}]}]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    chat = [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "a"}]}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
     output = model.generate(**inputs, generation_mode="image", max_new_tokens=2, return_dict_in_generate=True)
     assert output.output_images.shape == (1, 3, 16, 16)

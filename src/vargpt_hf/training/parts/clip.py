@@ -12,7 +12,7 @@ from .vq import pixels_of
 
 
 class PairCollator:
-    """Rows `{"image": PIL picture, "text": caption}` → inputs of `CLIPModel`."""
+    """Rows `{"image": PIL image, "text": caption}` → inputs of `CLIPModel`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int):
         self.tokenizer = tokenizer

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from ...processing.chat_vargpt import IMAGE_TOKEN, OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_START_TOKEN, OUTPUT_IMAGE_TOKEN
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-PICTURE_TOKENS = (IMAGE_TOKEN, OUTPUT_IMAGE_START_TOKEN, OUTPUT_IMAGE_TOKEN, OUTPUT_IMAGE_END_TOKEN)
+IMAGE_TOKENS = (IMAGE_TOKEN, OUTPUT_IMAGE_START_TOKEN, OUTPUT_IMAGE_TOKEN, OUTPUT_IMAGE_END_TOKEN)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -17,7 +17,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     Raises:
         ValueError: no text, or a vocabulary too small for all bytes and the special tokens.
     """
-    special = [*SPECIAL_TOKENS.values(), *PICTURE_TOKENS]
+    special = [*SPECIAL_TOKENS.values(), *IMAGE_TOKENS]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     least = len(special) + len(alphabet)
     if vocab_size < least:
@@ -35,4 +35,4 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, tokenizer.token_to_id(bos))]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=list(PICTURE_TOKENS), **SPECIAL_TOKENS)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=list(IMAGE_TOKENS), **SPECIAL_TOKENS)

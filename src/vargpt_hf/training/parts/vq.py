@@ -16,9 +16,9 @@ from ...modeling.vq_vargpt import VargptResidualQuantizer, VargptVQConfig, Vargp
 
 
 def pixels_of(rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Collates rows `{"image": PIL picture}` of one size to pixels (B, 3, height, width) in [-1, 1]."""
-    pictures = np.stack([np.asarray(row["image"].convert("RGB")) for row in rows])
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()  # channels last, group norms take twice as long on CPUs
+    """Collates rows `{"image": PIL image}` of one size to pixels (B, 3, height, width) in [-1, 1]."""
+    images = np.stack([np.asarray(row["image"].convert("RGB")) for row in rows])
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()  # channels last, group norms take twice as long on CPUs
     return {"pixel_values": pixels.float() / 127.5 - 1}
 
 
@@ -167,11 +167,11 @@ def residuals_of(quantizer: VargptResidualQuantizer, schedule: ScaleSchedule, la
 
 
 @torch.no_grad()
-def evaluate_vq(model: VargptVQModel, pictures: Dataset, batch_size: int = 100) -> dict[str, float]:
-    """Mean PSNR (dB), share of the codebook in use, and perplexity of the codes over rows `{"image": PIL picture}`."""
+def evaluate_vq(model: VargptVQModel, images: Dataset, batch_size: int = 100) -> dict[str, float]:
+    """Mean PSNR (dB), share of the codebook in use, and perplexity of the codes over rows `{"image": PIL image}`."""
     values, hits = [], torch.zeros(model.config.codebook_size)
-    for start in range(0, len(pictures), batch_size):
-        pixels = pixels_of([pictures[index] for index in range(start, min(start + batch_size, len(pictures)))])["pixel_values"]
+    for start in range(0, len(images), batch_size):
+        pixels = pixels_of([images[index] for index in range(start, min(start + batch_size, len(images)))])["pixel_values"]
         codes = model.encode(pixels.to(model.device))
         values.append(psnr(model.decode(codes).float().cpu(), pixels))
         hits += torch.bincount(codes.flatten().cpu(), minlength=len(hits))
@@ -184,14 +184,14 @@ def evaluate_vq(model: VargptVQModel, pictures: Dataset, batch_size: int = 100) 
 
 def train_vq(
     config: VargptVQConfig,
-    pictures: Dataset,
+    images: Dataset,
     output_dir: str | Path,
     seed: int = 0,
     coarse_share: float = 0.0,
     continuous_steps: int = 0,
     **arguments,
 ) -> VargptVQModel:
-    """Trains an image tokenizer on rows `{"image": PIL picture}` and saves it.
+    """Trains an image tokenizer on rows `{"image": PIL image}` and saves it.
 
     Args:
         config: its sizes; the images must be of `config.image_size()`.
@@ -202,11 +202,11 @@ def train_vq(
     Raises:
         ValueError: no images, or images of another size.
     """
-    if len(pictures) == 0:
+    if len(images) == 0:
         raise ValueError("There are no images to train the image tokenizer on.")
     height, width = config.image_size()
-    if pictures[0]["image"].size != (width, height):
-        raise ValueError(f"Images are {pictures[0]['image'].size}, but the image tokenizer takes {width}×{height}.")
+    if images[0]["image"].size != (width, height):
+        raise ValueError(f"Images are {images[0]['image'].size}, but the image tokenizer takes {width}×{height}.")
     torch.manual_seed(seed)
     model = VargptVQModel(config)
     defaults = {
@@ -222,7 +222,7 @@ def train_vq(
         "remove_unused_columns": False,
     }
     training = TrainingArguments(output_dir=str(output_dir), seed=seed, **{**defaults, **arguments})
-    trainer = VargptVQTrainer(model, training, train_dataset=pictures, coarse_share=coarse_share, continuous_steps=continuous_steps)
+    trainer = VargptVQTrainer(model, training, train_dataset=images, coarse_share=coarse_share, continuous_steps=continuous_steps)
     trainer.train()
     model.eval().save_pretrained(output_dir)
     return model

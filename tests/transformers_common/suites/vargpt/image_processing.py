@@ -41,17 +41,17 @@ class VargptImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
             folder = sys.argv[1]
             processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=True)
             assert type(processor).__name__ == "VargptCLIPImageProcessor" and "vargpt_hf" not in sys.modules
-            np.save(f"{folder}/there.npy", processor(Image.open(f"{folder}/picture.png"), return_tensors="np")["pixel_values"])
+            np.save(f"{folder}/there.npy", processor(Image.open(f"{folder}/image.png"), return_tensors="np")["pixel_values"])
             """
-        picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
         processor = VargptCLIPImageProcessor(**self.image_processor_dict)
         with tempfile.TemporaryDirectory() as folder:
             processor.save_pretrained(folder)
-            picture.save(os.path.join(folder, "picture.png"))
+            image.save(os.path.join(folder, "image.png"))
             done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), folder], capture_output=True, text=True)
             self.assertEqual(done.returncode, 0, done.stderr)
             there = np.load(os.path.join(folder, "there.npy"))
-        np.testing.assert_array_equal(there, processor(picture, return_tensors="np")["pixel_values"])
+        np.testing.assert_array_equal(there, processor(image, return_tensors="np")["pixel_values"])
 
     @unittest.skip("every image becomes RGB: vision tower and image tokenizer read three channels")
     def test_call_numpy_4_channels(self):

@@ -44,7 +44,7 @@ class VargptModelTester:
     causal_lm_class = VargptForConditionalGeneration
     is_training = True
     batch_size = 7
-    picture = [IMAGE] * 4
+    image = [IMAGE] * 4
     drawing = [START, *[PLACEHOLDER] * 21, END]
 
     def __init__(self, parent):
@@ -61,7 +61,7 @@ class VargptModelTester:
 
     def row(self) -> list[int]:
         """An image to read, words, a drawing, words."""
-        return [1, *self.picture, *torch.randint(7, 49, (4,)).tolist(), *self.drawing, *torch.randint(7, 49, (3,)).tolist()]
+        return [1, *self.image, *torch.randint(7, 49, (4,)).tolist(), *self.drawing, *torch.randint(7, 49, (3,)).tolist()]
 
     def get_config(self, **kwargs) -> VargptConfig:
         tokens = {

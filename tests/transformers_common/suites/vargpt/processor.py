@@ -3,7 +3,7 @@
 import json
 import unittest
 
-from processing_helpers import DRAWN, LLAVA, codes_of, make_processor, noise_picture
+from processing_helpers import DRAWN, LLAVA, codes_of, make_processor, noise_image
 
 from vargpt_hf import VargptProcessor
 
@@ -41,8 +41,8 @@ class VargptProcessorTest(ProcessorTesterMixin, unittest.TestCase):
         processor = self.get_processor()
         text = "<image> and <|image_gen_start|><|image_gen_pad|><|image_gen_end|>"
         found = set()
-        for drawn in ({"output_images": [noise_picture(1)]}, {"output_image_codes": [codes_of(1)]}):
-            found |= set(processor(text=text, images=[noise_picture(0)], **drawn, return_tensors="pt"))
+        for drawn in ({"output_images": [noise_image(1)]}, {"output_image_codes": [codes_of(1)]}):
+            found |= set(processor(text=text, images=[noise_image(0)], **drawn, return_tensors="pt"))
         found |= {"output_image_schedule_ids"}  # where there is more than one schedule
         self.assertSetEqual(found, set(processor.model_input_names))
 

@@ -11,8 +11,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.slow
-def test_a_folder_of_pictures_is_learnt_by_one_command(tmp_path):
-    command = [sys.executable, EXAMPLES / "captioned_pictures.py", tmp_path, "--pictures", "8", "--epochs", "2", "--evaluate", "4"]
+def test_a_folder_of_images_is_learnt_by_one_command(tmp_path):
+    command = [sys.executable, EXAMPLES / "captioned_images.py", tmp_path, "--images", "8", "--epochs", "2", "--evaluate", "4"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert re.search(r"^trains +[\d,]+ of [\d,]+ parameters: visual_decoder", result.stdout, re.M)

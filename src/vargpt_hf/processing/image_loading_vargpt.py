@@ -63,7 +63,7 @@ def fetch_images(images: Any, name: str = "images", max_pixels: int = MAX_PIXELS
         raise ValueError(f"{name[:40]}... is nested more than {MAX_NESTING} lists deep: give a list of images, or one list a row.")
     if isinstance(images, (list, tuple)) or (isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4):
         return [fetch_images(image, f"{name}[{index}]", max_pixels) for index, image in enumerate(images)]
-    return to_rgb(open_picture(images, name), name, max_pixels)
+    return to_rgb(open_image(images, name), name, max_pixels)
 
 
 def flatten(nested: Any) -> list[Any]:
@@ -73,14 +73,14 @@ def flatten(nested: Any) -> list[Any]:
     return [nested]
 
 
-def open_picture(source: Any, name: str) -> Image.Image:
+def open_image(source: Any, name: str) -> Image.Image:
     """Opens any accepted form of an image (see [`fetch_images`]) without decoding files yet."""
     if isinstance(source, Mapping):
         source = next((source[key] for key in ("bytes", "path", "url", "base64", "image") if source.get(key) is not None), source)
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, (np.ndarray, torch.Tensor)):
-        return picture_from_array(source, name)
+        return image_from_array(source, name)
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
     if isinstance(source, str):
@@ -178,7 +178,7 @@ def bytes_of_base64(text: str) -> bytes | None:
         return None
 
 
-def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:
+def image_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Image:
     """Array or tensor (HW, HWC or CHW) with 1, 2 (grey, alpha), 3 or 4 channels to a PIL image of 8 or 16 bits."""
     prefers_channels_first = isinstance(array, torch.Tensor)
     if isinstance(array, torch.Tensor):
@@ -215,7 +215,7 @@ def picture_from_array(array: np.ndarray | torch.Tensor, name: str) -> Image.Ima
 
 def to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     """Decodes an image into plain RGB, 8 bits a channel, upright, transparency on white; refuses unusable ones."""
-    check_picture(image, name, max_pixels)
+    check_image(image, name, max_pixels)
     try:
         image.load()
         if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
@@ -231,16 +231,16 @@ def to_rgb(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
-        check_picture(image, name, max_pixels)  # of some formats the header does not tell what decoding gives
+        check_image(image, name, max_pixels)  # of some formats the header does not tell what decoding gives
         return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # a broken file makes PIL raise OSError, SyntaxError, struct.error, ...
         raise ValueError(
-            f"{name} ({image.format or 'picture'}, {image.width}x{image.height}, mode {image.mode}) cannot be decoded: "
+            f"{name} ({image.format or 'image'}, {image.width}x{image.height}, mode {image.mode}) cannot be decoded: "
             f"{error}. The file is damaged or of an unusual kind; save it anew as PNG or JPEG."
         ) from error
 
 
-def check_picture(image: Image.Image, name: str, max_pixels: int) -> None:
+def check_image(image: Image.Image, name: str, max_pixels: int) -> None:
     """Refuses empty, gigantic, extremely long and animated images; reads only the header of a file."""
     width, height = image.size
     if width == 0 or height == 0:
