@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .modeling.configuration_vargpt import VargptConfig
-    from .modeling.decoding_vargpt import VargptImageStreamer
-    from .modeling.generation_vargpt import VargptGenerateOutput, VargptGenerationConfig
+    from .modeling.drawing_plan_vargpt import VargptImageStreamer
     from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
+    from .modeling.outputs_vargpt import VargptGenerateOutput
     from .modeling.pipeline_vargpt import VargptPipeline
     from .modeling.scales_vargpt import ScaleSchedule
+    from .modeling.settings_vargpt import VargptGenerationConfig
     from .modeling.var_decoder_vargpt import VargptVARDecoder, VargptVARDecoderConfig
     from .modeling.vq_vargpt import VargptVQConfig, VargptVQModel
     from .processing.image_processing_vargpt import VargptImageProcessor
@@ -38,11 +39,12 @@ __all__ = [
 ]
 _HOMES = {
     "modeling.configuration_vargpt": ("VargptConfig",),
-    "modeling.decoding_vargpt": ("VargptImageStreamer",),
-    "modeling.generation_vargpt": ("VargptGenerateOutput", "VargptGenerationConfig"),
+    "modeling.drawing_plan_vargpt": ("VargptImageStreamer",),
     "modeling.modeling_vargpt": ("VargptForConditionalGeneration", "VargptModel"),
+    "modeling.outputs_vargpt": ("VargptGenerateOutput",),
     "modeling.pipeline_vargpt": ("VargptPipeline",),
     "modeling.scales_vargpt": ("ScaleSchedule",),
+    "modeling.settings_vargpt": ("VargptGenerationConfig",),
     "modeling.var_decoder_vargpt": ("VargptVARDecoder", "VargptVARDecoderConfig"),
     "modeling.vq_vargpt": ("VargptVQConfig", "VargptVQModel"),
     "processing.image_processing_vargpt": ("VargptImageProcessor",),

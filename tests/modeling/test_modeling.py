@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from vargpt_hf import VargptForConditionalGeneration
 from vargpt_hf.modeling import image_tokenizer_vargpt
-from vargpt_hf.modeling.modeling_vargpt import IGNORE_INDEX
+from vargpt_hf.modeling.losses_vargpt import IGNORE_INDEX
 from vargpt_hf.modeling.visual_decoder_vargpt import block_causal_mask
 from vargpt_hf.testing import tiny_config, tiny_model
 

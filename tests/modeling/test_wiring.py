@@ -15,7 +15,19 @@ from vargpt_hf.modeling.configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DEC
 from vargpt_hf.modeling.image_sampling_vargpt import GUIDANCE_TYPES, Guidance
 
 MODELING = Path(modeling_vargpt.__file__).parent
-WIRING = [f"{name}_vargpt" for name in ("modeling", "generation", "decoding", "drawing", "llm_cache", "pretrained")]
+WIRING_NAMES = (
+    "modeling",
+    "output_images",
+    "losses",
+    "outputs",
+    "generation",
+    "drawing_plan",
+    "decoding",
+    "drawing",
+    "llm_cache",
+    "pretrained",
+)
+WIRING = [f"{name}_vargpt" for name in WIRING_NAMES]
 PARTS = (*IMAGE_TOKENIZERS.values(), *VISUAL_DECODERS.values())
 PART_MODULES = {part.__module__.rpartition(".")[2] for part in PARTS}
 # Names that only a line which asks for a kind needs: of parts, of their configurations, and of kinds of guidance.

@@ -151,7 +151,7 @@ def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device
 
 def progress_streamer(progress):
     """An image streamer that moves a progress bar by one scale at a time."""
-    from ..modeling.decoding_vargpt import VargptImageStreamer
+    from ..modeling.drawing_plan_vargpt import VargptImageStreamer
 
     class Progress(VargptImageStreamer):
         wants_pixels = False

@@ -12,8 +12,8 @@ from transformers import BatchFeature
 from ..modeling.settings_vargpt import user_turn
 
 if TYPE_CHECKING:
-    from ..modeling.generation_vargpt import VargptGenerateOutput
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+    from ..modeling.outputs_vargpt import VargptGenerateOutput
     from ..processing.processing_vargpt import VargptProcessor
 
 Chat = list[dict[str, Any]]

@@ -7,9 +7,7 @@ of its cache (llm_cache_vargpt.py).
 Shapes: B rows, P prompt tokens, N images drawn together, L positions of an image, S scales.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from transformers import GenerationConfig
@@ -17,60 +15,13 @@ from transformers.generation.logits_process import LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from .drawing_plan_vargpt import DrawingPlan
 from .drawing_vargpt import draw_codes
-from .image_sampling_vargpt import CodeProcessor, Generators, Guidance, KeepCodes, sample_tokens
+from .image_sampling_vargpt import Generators, KeepCodes, sample_tokens
 from .image_tokenizer_vargpt import NO_CODE
 from .llm_cache_vargpt import LLMRows
 from .scales_vargpt import ScaleSchedule
 from .settings_vargpt import max_positions
-
-
-class VargptImageStreamer(ABC):
-    """Receives images while they are drawn.
-
-    Attributes:
-        wants_pixels: whether `put` is to be given pixels. To decode them after every scale takes longer than to draw the codes, so that
-            a progress bar says False, and is given None.
-    """
-
-    wants_pixels: bool = True
-
-    @abstractmethod
-    def put(self, images: torch.Tensor | None, rows: torch.LongTensor, scale_index: int) -> None:
-        """Takes the images (N, channels, height, width) in [-1, 1] of the batch's `rows` (N,) after one scale."""
-
-    @abstractmethod
-    def end(self) -> None:
-        """Called once, when generation ends."""
-
-
-@dataclass
-class DrawingPlan:
-    """How the images of one `generate` call are drawn.
-
-    Args:
-        guidance: combines the scores of an image's decoder rows.
-        code_processors: applied in turn to the scores of every scale.
-        schedule_ids: scale schedule of each row's images, (B,).
-        kept_codes (B, L), redrawn (B, L): codes that each row's images start from, and the positions of them that are drawn anew.
-        generators: source of all randomness of the call; a list has one for each row.
-        image_streamer: receives the images after every scale.
-    """
-
-    guidance: Guidance
-    code_processors: Sequence[CodeProcessor]
-    schedule_ids: torch.LongTensor
-    kept_codes: torch.LongTensor | None = None
-    redrawn: torch.BoolTensor | None = None
-    generators: Generators = None
-    image_streamer: VargptImageStreamer | None = None
-
-    def of_row(self, row: int) -> "DrawingPlan":
-        """The plan of one row alone."""
-        one = slice(row, row + 1)
-        kept, redrawn = (None, None) if self.kept_codes is None else (self.kept_codes[one], self.redrawn[one])
-        generators = self.generators[one] if isinstance(self.generators, list) else self.generators
-        return replace(self, schedule_ids=self.schedule_ids[one], kept_codes=kept, redrawn=redrawn, generators=generators)
 
 
 class VargptDecodingLoop:
@@ -302,4 +253,4 @@ def collect(loops: Sequence[VargptDecodingLoop]) -> dict:
     }
 
 
-__all__ = ["DrawingPlan", "VargptDecodingLoop", "VargptImageStreamer", "collect"]
+__all__ = ["VargptDecodingLoop", "collect"]

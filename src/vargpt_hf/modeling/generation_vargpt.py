@@ -4,11 +4,9 @@ Shapes: B rows, R rows in the language model's batch (B, or 2B where uncondition
 drawn together, L codes of an image, l codes of one scale, D width of the language model.
 """
 
-from dataclasses import dataclass
-
 import torch
 from transformers import GenerationConfig
-from transformers.generation import GenerateDecoderOnlyOutput, GenerationMixin
+from transformers.generation import GenerationMixin
 from transformers.generation.candidate_generator import CandidateGenerator
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.logits_process import LogitsProcessorList
@@ -16,12 +14,14 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .decoding_vargpt import DrawingPlan, VargptDecodingLoop, VargptImageStreamer, collect
-from .image_sampling_vargpt import GUIDANCE_TYPES, Guidance, VargptScoresCheck, filters, redrawn_positions
+from .decoding_vargpt import VargptDecodingLoop, collect
+from .drawing_plan_vargpt import DrawingPlan, VargptImageStreamer, checked_generator, guidance_of, kept_codes, schedule_ids_of
+from .image_sampling_vargpt import GUIDANCE_TYPES, VargptScoresCheck, filters
 from .llm_cache_vargpt import LLMRows
-from .scales_vargpt import choose_schedules
+from .outputs_vargpt import VargptGenerateOutput
 from .settings_vargpt import (
     IMAGE_GENERATION_DEFAULTS,
+    VargptGenerationConfig,
     check_can_draw,
     check_room,
     check_run_arguments,
@@ -40,57 +40,6 @@ RUN_ARGUMENTS = (
     "output_image_mask",
 )
 _OUTPUT_IMAGES = ("output_pixel_values", "output_image_codes", "output_image_schedule_ids", "output_image_condition_ids")
-
-
-class VargptGenerationConfig(GenerationConfig):
-    """Settings of `generate`: those of Transformers for text, and these for images. None stands for the default.
-
-    Args:
-        generation_mode (`str`): "auto" (the model decides; default), "text" (never draws), "image" (draws one image at
-            once and stops).
-        max_output_images (`int`): images a row may draw (4).
-        output_image_guidance_type (`str`): "none" (default); "prompt", classifier-free guidance against an unconditional prompt that
-            rides in the same batch; "noise", the released system's, against decoder inputs made of noise.
-        output_image_guidance_scale (`float`): strength g of guidance (1.5).
-        output_image_guidance_ramp (`bool`): let the strength rise from 0 at the first scale to g at the last (True).
-        output_image_temperature (`float`), output_image_top_k (`int`), output_image_top_p (`float`): sampling of codes where `do_sample=True`
-            (1.0, 900, 0.96); 0 switches a filter off.
-        output_image_unconditional_ids (`list[int]`): unconditional (or negative) prompt of "prompt" guidance; by default the
-            beginning-of-sequence token alone.
-    """
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        for name in IMAGE_GENERATION_DEFAULTS:
-            setattr(self, name, kwargs.get(name))
-
-    def to_diff_dict(self) -> dict:
-        """What is saved: settings that are not left to their defaults."""
-        return {name: value for name, value in super().to_diff_dict().items() if name not in IMAGE_GENERATION_DEFAULTS or value is not None}
-
-
-@dataclass
-class VargptGenerateOutput(GenerateDecoderOnlyOutput):
-    """What `generate(return_dict_in_generate=True)` returns.
-
-    Args:
-        sequences (`torch.LongTensor` of shape `(B, P + generated)`): prompts as given, then what was generated, padded on the
-            right. An image stands as image-start, a placeholder for each position, image-end, so that it can be fed back with its codes.
-        output_image_codes (`torch.LongTensor` of shape `(images, L)`): codes of the drawn images, row by row in drawing order; `NO_CODE`
-            behind those of images with fewer positions.
-        output_image_schedule_ids (`torch.LongTensor` of shape `(images,)`): scale schedule of each image.
-        output_image_rows (`torch.LongTensor` of shape `(images,)`): row of each image.
-        output_image_positions (`torch.LongTensor` of shape `(images,)`): index of its image-start token in `sequences`.
-        output_images (`torch.Tensor` of shape `(images, channels, height, width)`): the images in [-1, 1]; a list where sizes differ.
-        past_key_values: the cache, where its columns are those of `sequences` (one row, or no image; no guidance by prompt).
-        scores, logits, hidden_states, attentions: of the text steps, as in Transformers; scale passes leave none.
-    """
-
-    output_image_codes: torch.LongTensor | None = None
-    output_image_schedule_ids: torch.LongTensor | None = None
-    output_image_rows: torch.LongTensor | None = None
-    output_image_positions: torch.LongTensor | None = None
-    output_images: torch.Tensor | list[torch.Tensor] | None = None
 
 
 class VargptGenerationMixin(GenerationMixin):
@@ -350,7 +299,7 @@ class VargptGenerationMixin(GenerationMixin):
         """
         check_run_arguments(self.config, generator, output_image_streamer, output_image_noise, input_ids.device)
         num_rows = input_ids.shape[0]
-        schedule_ids = self._schedule_ids(output_image_size, output_image_aspect_ratio, num_rows, input_ids.device)
+        schedule_ids = schedule_ids_of(self.model, output_image_size, output_image_aspect_ratio, num_rows, input_ids.device)
         if generation_config.generation_mode == "image":
             starts = (input_ids[:, -1:] == self.config.output_image_start_token_id).all() and input_ids.shape[1] > 0
             check_room(self.config, _num_tokens(model_kwargs), image_tokens(self.config, schedule_ids.tolist(), bool(starts)))
@@ -369,10 +318,10 @@ class VargptGenerationMixin(GenerationMixin):
             if not generation_config.return_dict_in_generate:
                 return output
             return VargptGenerateOutput(**output, **self._no_images(input_ids.device))
-        kept = self._kept_codes(output_image_codes_to_keep, output_image_mask, schedule_ids)
+        kept = kept_codes(self.model, output_image_codes_to_keep, output_image_mask, schedule_ids)
         settings = generation_config
-        guidance = _guidance(settings, output_image_noise)
-        generator = _check_generator(generator, num_rows, settings.do_sample, input_ids.device)
+        guidance = guidance_of(settings, output_image_noise)
+        generator = checked_generator(generator, num_rows, settings.do_sample, input_ids.device)
         filters_ = filters(settings.output_image_temperature, settings.output_image_top_k, settings.output_image_top_p)
         plan = DrawingPlan(guidance, filters_ if settings.do_sample else [], schedule_ids, *kept, generator, output_image_streamer)
         wanted = {name: True for name in ("output_attentions", "output_hidden_states") if model_kwargs.get(name)}
@@ -407,34 +356,6 @@ class VargptGenerationMixin(GenerationMixin):
             loops.append(loop)
         return loops
 
-    def _schedule_ids(self, size, aspect_ratio, num_rows: int, device: torch.device) -> torch.LongTensor:
-        """Scale schedule of each row's images, (B,); sides of a size are pixels."""
-        chosen = choose_schedules(self.model.schedules, num_rows, size, aspect_ratio, self.config.image_tokenizer_config.downsampling)
-        return torch.tensor(chosen, dtype=torch.long, device=device)
-
-    def _kept_codes(
-        self, codes: torch.LongTensor | None, mask: torch.Tensor | None, schedule_ids: torch.LongTensor
-    ) -> tuple[torch.LongTensor | None, torch.BoolTensor | None]:
-        """Codes (B, L) to start from and the positions (B, L) drawn anew, checked; nothing where nothing is kept."""
-        if codes is None and mask is None:
-            return None, None
-        if codes is None or mask is None:
-            raise ValueError("In-painting needs both `output_image_codes_to_keep` and `output_image_mask`.")
-        schedules = [self.model.schedules[index] for index in schedule_ids.tolist()]
-        if len(codes) != len(schedules) or len(mask) != len(schedules):
-            raise ValueError(
-                f"`output_image_codes_to_keep` and `output_image_mask` have {len(codes)} and {len(mask)} rows, the batch {len(schedules)}."
-            )
-        redrawn = []
-        for row, schedule in enumerate(schedules):
-            length = schedule.num_positions
-            self.model.image_tokenizer.check_codes(codes[row : row + 1, :length], schedule)
-            of_row = redrawn_positions(mask[row : row + 1], schedule)[0] if mask.ndim == 3 else mask[row, :length] != 0
-            if len(of_row) != length:
-                raise ValueError(f"`output_image_mask` has {len(of_row)} positions in row {row}; an image of its schedule has {length}.")
-            redrawn.append(of_row.to(codes.device))
-        return codes.to(schedule_ids.device), torch.nn.utils.rnn.pad_sequence(redrawn, batch_first=True).to(schedule_ids.device)
-
     def _decode_images(self, codes: torch.LongTensor, schedule_ids: torch.LongTensor) -> torch.Tensor | list[torch.Tensor]:
         """Pixels (N, channels, height, width) of codes (N, L); a list of (channels, height, width) where sizes differ."""
         groups = self.model.schedule_groups(schedule_ids)
@@ -459,29 +380,6 @@ class VargptGenerationMixin(GenerationMixin):
         }
 
 
-def _guidance(settings: GenerationConfig, noise: list[torch.Tensor] | None) -> Guidance:
-    """The guidance that the settings ask for."""
-    kind = GUIDANCE_TYPES[settings.output_image_guidance_type]
-    if noise is not None and not kind.takes_noise:
-        takers = ", ".join(repr(name) for name, other in GUIDANCE_TYPES.items() if other.takes_noise)
-        raise ValueError(
-            f"`output_image_noise` is used by guidance of the type {takers} alone, but `output_image_guidance_type` is "
-            f"{settings.output_image_guidance_type!r}: leave the noise out, or set the type."
-        )
-    more = {} if noise is None else {"noise": noise}
-    return kind(settings.output_image_guidance_scale, settings.output_image_guidance_ramp, **more)
-
-
-def _check_generator(generator, num_rows: int, do_sample: bool, device: torch.device):
-    """The call's source of randomness: what is given, and where nothing is sampled one that depends on nothing else."""
-    if isinstance(generator, list) and len(generator) != num_rows:
-        raise ValueError(f"`generator` has {len(generator)} generators for {num_rows} rows: give one, or one for each row.")
-    if generator is None and not do_sample:
-        # Noise guidance still draws noise: without sampling it must depend neither on global state nor on other rows.
-        return [torch.Generator(device).manual_seed(0) for _ in range(num_rows)]
-    return generator
-
-
 def _has_images(model_kwargs: dict) -> bool:
     """Whether the prompts hold images, read or drawn before."""
     return bool(model_kwargs.get("mm_encoder_outputs")) or any(model_kwargs.get(name) is not None for name in ("pixel_values", *_OUTPUT_IMAGES))
@@ -493,4 +391,4 @@ def _num_tokens(model_kwargs: dict) -> int:
     return int(positions[..., -1].max()) + 1 if positions.numel() else 0
 
 
-__all__ = ["VargptGenerateOutput", "VargptGenerationConfig", "VargptGenerationMixin"]
+__all__ = ["VargptGenerationMixin"]

@@ -9,7 +9,6 @@ model, C width of the visual decoder, P tokens of context before an image.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -20,105 +19,23 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import ProcessorMixin, Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, logging, torch_compilable_check
+from transformers.utils import TransformersKwargs, logging, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from .backbone_vargpt import VargptBackbone
 from .configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DECODERS, VargptConfig
 from .generation_vargpt import VargptGenerationMixin
-from .image_tokenizer_vargpt import NO_CODE, code_log_probs
+from .losses_vargpt import IGNORE_INDEX, VargptLossMixin
+from .output_images_vargpt import VargptOutputImagesMixin
+from .outputs_vargpt import VargptCausalLMOutputWithPast, VargptModelOutputWithPast, VargptOutputImages
 from .pretrained_vargpt import VargptPreTrainedModel
-from .scales_vargpt import ScaleSchedule, position_weights
+from .scales_vargpt import ScaleSchedule
 from .visual_decoder_vargpt import VargptProjector
 
 logger = logging.get_logger(__name__)
 
-IGNORE_INDEX = -100
 
-
-@dataclass
-class VargptModelOutputWithPast(BaseModelOutputWithPast):
-    """Hidden states of VARGPT.
-
-    Args:
-        last_hidden_state (`torch.Tensor` of shape `(B, T, D)`): the language model's, after its final norm.
-        image_hidden_states: features of the images that are read, as the backbone hands them back.
-        output_images (`VargptOutputImages`): the images to draw, and their hidden states.
-    """
-
-    image_hidden_states: torch.Tensor | None = None
-    output_images: "VargptOutputImages | None" = None
-
-
-@dataclass
-class VargptOutputImages(ModelOutput):
-    """Images to draw, N of them in reading order.
-
-    Args:
-        codes (`torch.LongTensor` of shape `(N, L)`): their codes, `NO_CODE` behind those of images with fewer positions.
-        inputs (`torch.Tensor` of shape `(N, L − l₀, Cz)`): what the visual decoder is fed after the first scale, zeros behind.
-        schedule_ids (`torch.LongTensor` of shape `(N,)`): index of each one's scale schedule.
-        condition_ids (`torch.LongTensor` of shape `(N,)`): their conditions.
-        hidden_states (`torch.Tensor` of shape `(M, D)`): the language model's, at their positions.
-        context (`torch.Tensor` of shape `(N, P, D)`), context_mask (`torch.LongTensor` of shape `(N, P)`): hidden states of the tokens
-            before each image, where the visual decoder uses them.
-    """
-
-    codes: torch.LongTensor | None = None
-    inputs: torch.Tensor | None = None
-    schedule_ids: torch.LongTensor | None = None
-    condition_ids: torch.LongTensor | None = None
-    hidden_states: torch.Tensor | None = None
-    context: torch.Tensor | None = None
-    context_mask: torch.LongTensor | None = None
-
-
-@dataclass
-class VargptCausalLMOutputWithPast(ModelOutput):
-    """Predictions and losses of VARGPT.
-
-    Args:
-        loss (scalar): `text_loss_weight · text_loss + image_loss_weight · output_image_loss`, of the losses that there are.
-        text_loss (scalar): cross-entropy of the next token, over labels that are not -100.
-        output_image_loss (scalar): cross-entropy of the symbols of the images to draw.
-        logits (`torch.Tensor` of shape `(B, T, vocabulary)`): next-token scores.
-        output_image_logits (`torch.Tensor` of shape `(N, L, K, V)`): scores of the codes' symbols, each at its own position.
-        output_image_codes (`torch.LongTensor` of shape `(N, L)`): codes of the images to draw.
-        output_image_inputs (`torch.Tensor` of shape `(N, L − l₀, Cz)`): what was fed for them; where the image tokenizer corrects itself in
-            training, codes alone do not tell. With the codes, it makes another pass see the same.
-        image_hidden_states: features of the images that are read.
-        last_hidden_state (`torch.Tensor` of shape `(B, T, D)`): the language model's, where `output_last_hidden_state=True` asks for it.
-    """
-
-    loss: torch.Tensor | None = None
-    text_loss: torch.Tensor | None = None
-    output_image_loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    output_image_logits: torch.Tensor | None = None
-    output_image_codes: torch.LongTensor | None = None
-    output_image_inputs: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    image_hidden_states: torch.Tensor | None = None
-    last_hidden_state: torch.Tensor | None = None
-
-
-def at_least_one(images: torch.Tensor) -> torch.Tensor:
-    """What belongs to N images, (N, …), or to one blank image in place of none, on which nothing depends.
-
-    Processes over which the weights of a part are sharded (FSDP, ZeRO) must all run it, forward and backward, in every batch,
-    whatever images their rows have: one that skips it would leave the others waiting for its shard forever.
-    """
-    return images if images.shape[0] else torch.cat([images, images.new_zeros(1, *images.shape[1:])])
-
-
-def num_inputs(schedule: ScaleSchedule) -> int:
-    """Positions of all scales but the first: of which the visual decoder is fed what coarser scales have drawn."""
-    return schedule.num_positions - schedule.areas[0]
-
-
-class VargptModel(VargptPreTrainedModel):
+class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
     """What reads, what draws, and the projectors between them; no head for text."""
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # a whole model's checkpoint serves this one too
@@ -140,11 +57,6 @@ class VargptModel(VargptPreTrainedModel):
         """The face of what reads."""
         return VargptBackbone(self.vlm)
 
-    @property
-    def schedules(self) -> tuple[ScaleSchedule, ...]:
-        """The scale schedules that drawn images may have."""
-        return self.config.schedules
-
     def get_input_embeddings(self) -> nn.Module:
         return self.vlm.get_input_embeddings()
 
@@ -160,140 +72,6 @@ class VargptModel(VargptPreTrainedModel):
         """Features of images that are read: the backbone's own method, from whose signature `generate` sees what goes with the pixels."""
         method = self.vlm.get_image_features
         return method if self.config.return_dict else partial(method, return_dict=False)
-
-    # ---- images to draw
-
-    def encode_images(self, pixel_values: torch.Tensor, schedule: ScaleSchedule | None = None) -> torch.LongTensor:
-        """Codes (N, L) of images to draw, from pixels (N, channels, height, width) in [-1, 1]."""
-        return self.image_tokenizer.encode(pixel_values, schedule)
-
-    def decode_image_codes(self, codes: torch.LongTensor, schedule: ScaleSchedule | None = None, num_scales: int | None = None) -> torch.Tensor:
-        """Pixels (N, channels, height, width) in [-1, 1] of codes (N, L), after `num_scales` scales (all by default)."""
-        return self.image_tokenizer.decode(codes, schedule, num_scales)
-
-    def schedule_groups(self, schedule_ids: torch.LongTensor) -> list[tuple[ScaleSchedule, torch.LongTensor]]:
-        """The schedules among N images, with the indices of their images; one empty group of the default where there are none."""
-        if len(self.schedules) == 1 or not len(schedule_ids):
-            return [(self.schedules[0], torch.arange(len(schedule_ids), device=schedule_ids.device))]
-        return [(self.schedules[index], (schedule_ids == index).nonzero().squeeze(1)) for index in schedule_ids.unique().tolist()]
-
-    def num_positions(self, schedule_ids: torch.LongTensor) -> torch.LongTensor:
-        """Positions (N,) of each image."""
-        return torch.tensor([schedule.num_positions for schedule in self.schedules], device=schedule_ids.device)[schedule_ids]
-
-    def prepare_output_images(
-        self,
-        pixel_values: torch.Tensor | None,
-        codes: torch.LongTensor | None,
-        schedule_ids: torch.LongTensor | None,
-        condition_ids: torch.LongTensor | None,
-        inputs: torch.Tensor | None = None,
-    ) -> tuple[VargptOutputImages, torch.Tensor] | None:
-        """Images to draw with the embeddings (M, D) of their positions, or None where there are none.
-
-        Raises:
-            ValueError: pixels and codes at once, either of other shapes or values than the schedules have, a schedule id out of range, or
-                inputs without codes or of another shape than theirs.
-        """
-        if pixel_values is not None and codes is not None:
-            raise ValueError("Give images to draw as `output_pixel_values` or as `output_image_codes`, not as both.")
-        if inputs is not None and codes is None:
-            raise ValueError("`output_image_inputs` go with `output_image_codes`: give both as an earlier call handed them out.")
-        given = codes if pixel_values is None else pixel_values
-        if given is None:
-            return None
-        if schedule_ids is None:
-            schedule_ids = torch.zeros(len(given), dtype=torch.long, device=given.device)
-        else:
-            self._check_schedule_ids(schedule_ids, len(given))
-        if condition_ids is None:
-            condition_ids = self.visual_decoder.sample_condition_ids(len(given), given.device)
-        groups = self.schedule_groups(schedule_ids)
-        images = VargptOutputImages(schedule_ids=schedule_ids, condition_ids=condition_ids)
-        if len(groups) == 1:
-            images.codes, images.inputs, embeds = self._embed_output_images(given, codes is None, groups[0][0], condition_ids, inputs)
-            return images, embeds.flatten(0, 1)
-        longest = max(schedule.num_positions for schedule, _ in groups)
-        images.codes = torch.full((len(given), longest), NO_CODE, dtype=torch.long, device=given.device)
-        width = self.config.image_tokenizer_config.latent_channels
-        images.inputs = torch.zeros(len(given), max(map(num_inputs, (schedule for schedule, _ in groups))), width, device=given.device)
-        embeds_of_image = {}
-        for schedule, chosen in groups:
-            group_inputs = None if inputs is None else inputs[chosen, : num_inputs(schedule)]
-            group_codes, group_inputs, embeds = self._embed_output_images(
-                given[chosen], codes is None, schedule, condition_ids[chosen], group_inputs
-            )
-            images.codes[chosen, : schedule.num_positions] = group_codes
-            images.inputs[chosen, : num_inputs(schedule)] = group_inputs.to(images.inputs.dtype)
-            embeds_of_image |= zip(chosen.tolist(), embeds)
-        return images, torch.cat([embeds_of_image[index] for index in range(len(given))])
-
-    def _check_schedule_ids(self, schedule_ids: torch.LongTensor, num_images: int) -> None:
-        expected = (
-            f"`output_image_schedule_ids` must be ({num_images},) of indices in [0, {len(self.schedules)}), the image tokenizer's schedules"
-        )
-        if schedule_ids.shape != (num_images,):
-            raise ValueError(f"{expected}; got the shape {tuple(schedule_ids.shape)}.")
-        torch_compilable_check(
-            ((schedule_ids >= 0) & (schedule_ids < len(self.schedules))).all(), lambda: f"{expected}; got {schedule_ids.tolist()}."
-        )
-
-    def _embed_output_images(
-        self,
-        images: torch.Tensor,
-        are_pixels: bool,
-        schedule: ScaleSchedule,
-        condition_ids: torch.LongTensor,
-        inputs: torch.Tensor | None = None,
-    ) -> tuple[torch.LongTensor, torch.Tensor, torch.Tensor]:
-        """Codes (n, l), decoder inputs (n, l − l₀, Cz) and embeddings (n, l, D) of n images of one schedule.
-
-        They are given as pixels or as codes, perhaps padded; beside codes the inputs may be given, too.
-        """
-        num_images = len(images)
-        if are_pixels:
-            height, width = self.config.image_tokenizer_config.image_size(schedule)
-            codes, inputs = self.image_tokenizer.training_pair(at_least_one(images[..., :height, :width]), schedule)
-        else:
-            images = images[:, : schedule.num_positions] if len(self.schedules) > 1 else images
-            self.image_tokenizer.check_codes(images, schedule)
-            if inputs is None:
-                codes, inputs = self.image_tokenizer.training_pair(None, schedule, codes=at_least_one(images))
-            else:
-                self._check_inputs(inputs, num_images, schedule)
-                codes, inputs = at_least_one(images), at_least_one(inputs)
-        embeds = self.projector_to_llm(self.visual_decoder.embed(inputs, at_least_one(condition_ids), schedule))
-        return codes[:num_images], inputs[:num_images], embeds[:num_images]
-
-    def _check_inputs(self, inputs: torch.Tensor, num_images: int, schedule: ScaleSchedule) -> None:
-        expected = (num_images, num_inputs(schedule), self.config.image_tokenizer_config.latent_channels)
-        if tuple(inputs.shape) != expected:
-            raise ValueError(f"`output_image_inputs` must have the shape {expected}, as the codes have, got {tuple(inputs.shape)}.")
-
-    def decode_output_images(self, images: VargptOutputImages) -> torch.Tensor:
-        """Scores (N, L, K, V) of the codes' symbols of images whose hidden states are known."""
-        groups = self.schedule_groups(images.schedule_ids)
-        if len(groups) == 1:
-            (schedule, _) = groups[0]
-            hidden_states = images.hidden_states.view(*images.codes.shape, images.hidden_states.shape[-1])
-            return self._decode_group(hidden_states, images, slice(None), schedule)
-        hidden_of_image = images.hidden_states.split(self.num_positions(images.schedule_ids).tolist())
-        tokenizer = self.config.image_tokenizer_config
-        logits = images.hidden_states.new_zeros(*images.codes.shape, tokenizer.num_symbols, tokenizer.num_classes)
-        for schedule, chosen in groups:
-            hidden_states = torch.stack([hidden_of_image[index] for index in chosen.tolist()])
-            logits[chosen, : schedule.num_positions] = self._decode_group(hidden_states, images, chosen, schedule)
-        return logits
-
-    def _decode_group(self, hidden_states: torch.Tensor, images: VargptOutputImages, chosen, schedule: ScaleSchedule) -> torch.Tensor:
-        """Scores (n, l, K, V) of images of one schedule, from the language model's hidden states (n, l, D)."""
-        context = context_mask = None
-        if images.context is not None:
-            context = self.projector_to_decoder(at_least_one(images.context[chosen]))
-            context_mask = at_least_one(images.context_mask[chosen])
-        projected = self.projector_to_decoder(at_least_one(hidden_states))
-        condition_ids = at_least_one(images.condition_ids[chosen])
-        return self.visual_decoder(projected, condition_ids, schedule, context, context_mask)[: len(hidden_states)]
 
     # ---- where images stand
 
@@ -377,7 +155,7 @@ class VargptModel(VargptPreTrainedModel):
             scores_images: whether the caller continues to the scores of images to draw, as the whole model does.
 
         A tensor of no images, such as `pixel_values` (0, 3, height, width), says what None does, but the parts that images of
-        this kind go through run all the same: see [`at_least_one`].
+        this kind go through run all the same: see `at_least_one` in output_images_vargpt.py.
 
         Raises:
             ValueError: placeholders and images that differ in number, for either kind; codes of another image tokenizer;
@@ -480,7 +258,7 @@ class VargptModel(VargptPreTrainedModel):
         )
 
 
-class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixin):
+class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixin, VargptLossMixin):
     """VARGPT with its language-model head: text and images in, text and images out."""
 
     output_modalities = ("image", "text")
@@ -538,61 +316,6 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         from .pipeline_vargpt import VargptPipeline
 
         return VargptPipeline(model=self, processor=processor, **kwargs)
-
-    def text_loss(
-        self,
-        logits: torch.Tensor,
-        targets: torch.LongTensor,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        label_smoothing: float = 0.0,
-    ) -> torch.Tensor:
-        """Sum of next-token cross-entropies over their number, here or (`num_items_in_batch`) in the accumulated batch; float32.
-
-        `targets` (B, T) stand at the tokens that predict them. Placeholders are never targets; a batch without targets gives 0.
-        """
-        targets = targets.to(logits.device)
-        for token_id in (self.config.image_token_id, self.config.output_image_token_id):
-            if token_id is not None:
-                targets = targets.masked_fill(targets == token_id, IGNORE_INDEX)
-        if num_items_in_batch is None:
-            num_items_in_batch = (targets != IGNORE_INDEX).sum().clamp(min=1)
-        if label_smoothing:  # which the loss of Transformers does not know
-            flat = logits.flatten(0, 1).float()
-            total = F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing)
-            return total / num_items_in_batch
-        return self.loss_function(
-            logits=logits, labels=None, shift_labels=targets, vocab_size=logits.shape[-1], num_items_in_batch=num_items_in_batch
-        )
-
-    def output_image_loss(
-        self,
-        logits: torch.Tensor,
-        images: VargptOutputImages,
-        num_codes_in_batch: torch.Tensor | int | None = None,
-        label_smoothing: float = 0.0,
-    ) -> torch.Tensor:
-        """Sum over codes of the mean cross-entropy of their symbols, over the number of codes here or in the accumulated batch; float32.
-
-        Weighted by `config.image_scale_power`, with weights whose mean over an image is 1.
-        """
-        losses = -code_log_probs(logits, images.codes, label_smoothing).mean(-1)
-        if power := self.config.image_scale_power:
-            losses = losses * position_weights(self.model.schedules, images.schedule_ids, power)
-        if num_codes_in_batch is None:
-            num_codes_in_batch = (images.codes != NO_CODE).sum().clamp(min=1)
-        return losses.sum() / num_codes_in_batch
-
-    @staticmethod
-    def _codes_by_share(codes: torch.LongTensor, targets: torch.LongTensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
-        """Codes of the accumulated batch, if all its parts have as many for each text target as this one: codes (N, L), targets (B, T).
-
-        So the weights of all parts add up to one, however many there are, and nothing grows with their number.
-        """
-        logger.warning_once(
-            "Only the text targets of the accumulated batch were counted (`num_items_in_batch`): the images' loss of each part is weighed by "
-            "its share of these, which is exact where all parts have as many codes for each. VargptSFTTrainer counts the codes, too."
-        )
-        return (codes != NO_CODE).sum() * num_items_in_batch / (targets != IGNORE_INDEX).sum().clamp(min=1)
 
     @can_return_tuple
     def forward(
@@ -682,10 +405,4 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
 VargptForConditionalGeneration.register_for_auto_class("AutoModelForMultimodalLM")
 VargptModel.register_for_auto_class("AutoModel")
 
-__all__ = [
-    "VargptCausalLMOutputWithPast",
-    "VargptForConditionalGeneration",
-    "VargptModel",
-    "VargptModelOutputWithPast",
-    "VargptOutputImages",
-]
+__all__ = ["VargptForConditionalGeneration", "VargptModel"]

@@ -9,7 +9,8 @@ from transformers import AnyToAnyPipeline, GenerationConfig, ImageTextToTextPipe
 from transformers.pipelines.any_to_any import Chat, ReturnType
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, TextKwargs
 
-from .generation_vargpt import RUN_ARGUMENTS, VargptGenerateOutput, VargptGenerationMixin
+from .generation_vargpt import RUN_ARGUMENTS, VargptGenerationMixin
+from .outputs_vargpt import VargptGenerateOutput
 from .settings_vargpt import IMAGE_GENERATION_DEFAULTS, user_turn
 
 _STOCK_NAMES = inspect.signature(AnyToAnyPipeline._sanitize_parameters).parameters.keys() - {"self", "kwargs"}

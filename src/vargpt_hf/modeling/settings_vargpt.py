@@ -44,6 +44,33 @@ _ONE_ID = ("pad_token_id", "bos_token_id", "forced_bos_token_id")
 _IDS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "output_image_unconditional_ids")
 
 
+class VargptGenerationConfig(GenerationConfig):
+    """Settings of `generate`: those of Transformers for text, and these for images. None stands for the default.
+
+    Args:
+        generation_mode (`str`): "auto" (the model decides; default), "text" (never draws), "image" (draws one image at
+            once and stops).
+        max_output_images (`int`): images a row may draw (4).
+        output_image_guidance_type (`str`): "none" (default); "prompt", classifier-free guidance against an unconditional prompt that
+            rides in the same batch; "noise", the released system's, against decoder inputs made of noise.
+        output_image_guidance_scale (`float`): strength g of guidance (1.5).
+        output_image_guidance_ramp (`bool`): let the strength rise from 0 at the first scale to g at the last (True).
+        output_image_temperature (`float`), output_image_top_k (`int`), output_image_top_p (`float`): sampling of codes where `do_sample=True`
+            (1.0, 900, 0.96); 0 switches a filter off.
+        output_image_unconditional_ids (`list[int]`): unconditional (or negative) prompt of "prompt" guidance; by default the
+            beginning-of-sequence token alone.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        for name in IMAGE_GENERATION_DEFAULTS:
+            setattr(self, name, kwargs.get(name))
+
+    def to_diff_dict(self) -> dict:
+        """What is saved: settings that are not left to their defaults."""
+        return {name: value for name, value in super().to_diff_dict().items() if name not in IMAGE_GENERATION_DEFAULTS or value is not None}
+
+
 def check_settings(settings: dict[str, Any], vocab_size: int) -> None:
     """Raises for settings that no decoding could keep; settings that are None or unknown here are left alone.
 
@@ -204,4 +231,12 @@ def user_turn(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text.strip()}]
 
 
-__all__ = ["IMAGE_GENERATION_DEFAULTS", "check_can_draw", "check_room", "check_run_arguments", "check_settings", "user_turn"]
+__all__ = [
+    "IMAGE_GENERATION_DEFAULTS",
+    "VargptGenerationConfig",
+    "check_can_draw",
+    "check_room",
+    "check_run_arguments",
+    "check_settings",
+    "user_turn",
+]

@@ -46,6 +46,17 @@ class OutputImageTokens:
             counts.append(found)
         return counts
 
+    def check_lengths(self, placeholders: list[list[int]], lengths: list[list[int]]) -> None:
+        """Raises unless each image to draw has one placeholder in the text, or all of its own, which may be as many as its `lengths` say."""
+        expected = iter(lengths)
+        for index, row in enumerate(placeholders):
+            for found in row:
+                if found not in (1, *(possible := next(expected))):
+                    raise ValueError(
+                        f"Row {index} of the text has an image to draw with {found} {self.placeholder}; expected 1, or all "
+                        f"{' or '.join(map(str, possible))}."
+                    )
+
     def write_out(self, texts: Sequence[str], lengths: Iterator[int]) -> tuple[list[str], list[list[dict]]]:
         """The texts with as many placeholders for each image as `lengths` say, in reading order, and the replacements of each row."""
         written, replacements = [], []

@@ -8,9 +8,8 @@ unread. An image to draw is `<|image_gen_start|><|image_gen_pad|><|image_gen_end
 each position of the image's schedule.
 """
 
-import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,22 +18,17 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
+from .chat_processing_vargpt import VargptChatProcessingMixin
 from .chat_vargpt import (
     OUTPUT_IMAGE_END_TOKEN,
     OUTPUT_IMAGE_START_TOKEN,
     OUTPUT_IMAGE_TOKEN,
     RELEASED_SYSTEM_PROMPT,
-    assistant_spans,
-    carried_drawings,
-    clean_chat,
-    drawings_as_text,
-    image_of_part,
     make_chat_template,
-    marks_assistants,
-    only_texts,
     refuse_half_characters,
-    refuse_images,
 )
+from .codes_vargpt import stack_codes
+from .errors_vargpt import in_words
 from .fit_vargpt import check_fits
 from .image_loading_vargpt import fetch_images
 from .image_processing_vargpt import OUTPUT_IMAGE_SETTINGS, VargptImageProcessor
@@ -49,13 +43,13 @@ from .placeholders_vargpt import (
     split_rows,
     token_spans,
 )
+from .postprocessing_vargpt import VargptPostProcessingMixin
 from .reader_vargpt import PREFIX_READERS, build_reader, reader_settings
 
 TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "offset_mapping", "text_replacement_offsets"}
-NO_CODE = -1  # behind the codes of images with fewer positions than others
 
 
-class VargptProcessor(ProcessorMixin):
+class VargptProcessor(VargptChatProcessingMixin, VargptPostProcessingMixin, ProcessorMixin):
     """Joins the processor of the backbone with what is drawn.
 
     Args:
@@ -262,7 +256,7 @@ class VargptProcessor(ProcessorMixin):
         if type(self.reader).__name__ in PREFIX_READERS and any(placeholders):
             raise ValueError("This model reads its prompt in both directions, where nothing can be drawn: images to draw belong into `suffix`.")
         placeholders = placeholders if suffix is None else self.output_image_tokens.count(suffix)
-        self._check_lengths(placeholders, [self.output_image_processor.num_positions] * sum(map(len, placeholders)))
+        self.output_image_tokens.check_lengths(placeholders, [self.output_image_processor.num_positions] * sum(map(len, placeholders)))
         return placeholders
 
     def _read(
@@ -279,7 +273,7 @@ class VargptProcessor(ProcessorMixin):
         bos = self.tokenizer.bos_token
         if bos and all(row.startswith(bos) for row in texts):
             kwargs = {**kwargs, "add_special_tokens": False}  # else the tokenizer would put a second one before it
-        self._check_lengths(placeholders, [[length] for length in lengths])
+        self.output_image_tokens.check_lengths(placeholders, [[length] for length in lengths])
         replaces = return_image_spans or kwargs.get("return_text_replacement_offsets", False)
         options = {**kwargs, "return_text_replacement_offsets": True} if replaces else kwargs
         options = {**options, "return_offsets_mapping": True} if return_image_spans else options
@@ -357,55 +351,13 @@ class VargptProcessor(ProcessorMixin):
             counts = [len(row) for row in placeholders]
             compare_counts(str(self.output_image_tokens), "output_images or output_image_codes", counts, len(codes or images), per_row)
         if codes:
-            data, ids = self._stack_codes(codes, schedule_ids)
+            data, ids = stack_codes(codes, schedule_ids, self.output_image_processor)
         elif images:
             data = dict(self.output_image_processor(images, schedule_ids=schedule_ids, random_crop=random_crop, generator=generator))
             ids = data.get("output_image_schedule_ids", np.zeros(len(images), dtype=np.int64)).tolist()
         else:
             data, ids = {}, []
         return data, [self.output_image_processor.num_positions[index] for index in ids]
-
-    def _stack_codes(self, codes: list[Any], schedule_ids: Sequence[int] | int | None) -> tuple[dict[str, np.ndarray], list[int]]:
-        """Codes of N images to (N, L) int64, and the schedule of each."""
-        lengths = self.output_image_processor.num_positions
-        arrays = [array_of_codes(code, index) for index, code in enumerate(codes)]
-        if len(lengths) > 1 and schedule_ids is None:
-            schedule_ids = [self._schedule_of_codes(array, index) for index, array in enumerate(arrays)]
-        ids = self.output_image_processor.check_schedule_ids(0 if schedule_ids is None else schedule_ids, len(arrays))
-        stacked = np.full((len(codes), max(lengths[index] for index in ids)), NO_CODE, dtype=np.int64)
-        for index, (array, schedule) in enumerate(zip(arrays, ids)):
-            length = lengths[schedule]
-            kept = array[:length] if array.ndim == 1 and (array[length:] == NO_CODE).all() else array
-            if kept.shape != (length,) or kept.dtype.kind not in "iu" or kept.min() < 0:
-                raise ValueError(
-                    f"output_image_codes[{index}] has shape {array.shape} and dtype {array.dtype}; an image has "
-                    f"{length} codes, integers of at least 0."
-                )
-            stacked[index, :length] = kept
-        several = {"output_image_schedule_ids": np.asarray(ids, dtype=np.int64)} if len(lengths) > 1 else {}
-        return {"output_image_codes": stacked, **several}, ids
-
-    def _schedule_of_codes(self, codes: np.ndarray, index: int) -> int:
-        """The only schedule with as many positions as these codes."""
-        length = int((codes != NO_CODE).sum())
-        fitting = [schedule for schedule, positions in enumerate(self.output_image_processor.num_positions) if positions == length]
-        if len(fitting) != 1:
-            raise ValueError(
-                f"output_image_codes[{index}] has {length} codes, as images of {len(fitting)} schedules have (of positions "
-                f"{self.output_image_processor.num_positions}): say which one by `output_image_schedule_ids`."
-            )
-        return fitting[0]
-
-    def _check_lengths(self, placeholders: list[list[int]], lengths: list[list[int]]) -> None:
-        """Raises unless each image to draw has one placeholder in the text, or all of its own, which may be as many as its `lengths` say."""
-        expected = iter(lengths)
-        for index, row in enumerate(placeholders):
-            for found in row:
-                if found not in (1, *(possible := next(expected))):
-                    raise ValueError(
-                        f"Row {index} of the text has an image to draw with {found} {self.output_image_token}; expected 1, or all "
-                        f"{' or '.join(map(str, possible))}."
-                    )
 
     def _check_not_truncated(self, lengths: list[int], input_ids: Any) -> None:
         """Raises if truncation has cut an image to draw (the reader looks after images to read)."""
@@ -444,138 +396,6 @@ class VargptProcessor(ProcessorMixin):
         """What the reader writes in the place of one image to read; serving engines ask for it."""
         return self.reader.replace_image_token(image_inputs, image_idx, **kwargs)
 
-    # -- chats to text and tensors ------------------------------------------------------------------------------------
-
-    def apply_chat_template(self, conversation: list, chat_template: str | None = None, **kwargs: Any) -> Any:
-        """Renders one conversation or a batch; with `tokenize=True` also processes the images that it carries.
-
-        As in the base class, with `output_image` parts in addition. Such a part may carry its image (`image`, `url`,
-        `path` or `base64`) or its codes (`codes`, which win where every part has them); if no part carries one, give
-        `output_images` or `output_image_codes` in `processor_kwargs`. Keys of parts that are None count as absent.
-        A template that does not know `output_image` parts, as those of other models, gets them as text.
-
-        Raises `ValueError` for roles and parts that are unknown, for texts that contain a special token of the
-        tokenizer, for counts that differ (see `__call__`), and for what the template refuses.
-        """
-        if not isinstance(conversation, (list, tuple)):
-            raise TypeError(f"The conversation is a {type(conversation).__name__}; give a list of messages, or a list of such lists.")
-        if not conversation:
-            raise ValueError("The conversation is empty.")
-        if kwargs.get("sanitize_control_tokens"):
-            raise ValueError("sanitize_control_tokens is not supported: texts with special tokens are refused instead.")
-        is_batched = isinstance(conversation[0], (list, tuple))
-        own_tokens = (self.image_token, self.output_image_start_token, self.output_image_token, self.output_image_end_token)
-        special_tokens = {token for token in (*own_tokens, *self.tokenizer.all_special_tokens) if token}
-        continued = bool(kwargs.get("continue_final_message"))
-        chats = [clean_chat(c, special_tokens, continued) for c in (conversation if is_batched else [conversation])]
-        processor_kwargs = kwargs.pop("processor_kwargs", None)
-        if not isinstance(processor_kwargs, Mapping | None):
-            raise TypeError(f"processor_kwargs is a {type(processor_kwargs).__name__}; it must be a dict.")
-        processor_kwargs = dict(processor_kwargs or {})
-        if kwargs.get("tokenize") and processor_kwargs.get("images") is not None:
-            if any(image_of_part(part) is not None for chat, _ in chats for message in chat for part in message["content"]):
-                raise ValueError("image parts carry images; processor_kwargs must not give `images` too.")
-            if not isinstance(processor_kwargs["images"], (list, tuple)):
-                processor_kwargs["images"] = [processor_kwargs["images"]]
-        if kwargs.get("tokenize"):
-            carried = carried_drawings([drawings for _, drawings in chats])
-            if carried and not processor_kwargs.keys().isdisjoint(("output_images", "output_image_codes")):
-                raise ValueError(f"output_image parts carry {next(iter(carried))}; processor_kwargs must not give any too.")
-            processor_kwargs.update(carried)
-        cleaned, template = [chat for chat, _ in chats], self._template(chat_template)
-        if self.reader is None:
-            refuse_images(cleaned)
-        if "output_image" not in template:
-            cleaned = [drawings_as_text(chat, str(self.output_image_tokens)) for chat in cleaned]
-            cleaned = [only_texts(chat) for chat in cleaned] if self.reader is None else cleaned
-        render = functools.partial(in_words, super().apply_chat_template)
-        if kwargs.get("return_assistant_tokens_mask") and not marks_assistants(template):
-            others = {name: value for name, value in kwargs.items() if name in ("tools", "documents")}
-            rendered = functools.partial(render, chat_template=template, **others)
-            processor_kwargs["assistant_spans"] = [assistant_spans(chat, rendered) for chat in cleaned]
-        return render(cleaned if is_batched else cleaned[0], template, processor_kwargs=processor_kwargs, **kwargs)
-
-    def _template(self, chat_template: str | None) -> str:
-        """The text of a template, given as such, by its name among several, or not at all."""
-        if isinstance(self.chat_template, dict):
-            name = "default" if chat_template is None else chat_template
-            if chat_template is None and name not in self.chat_template:
-                raise ValueError(f"Give a `chat_template`: there is no default among {', '.join(self.chat_template)}.")
-            return self.chat_template.get(name, name)
-        return self.chat_template if chat_template is None else chat_template
-
-    # -- what was generated -------------------------------------------------------------------------------------------
-
-    def post_process_multimodal_output(
-        self,
-        generated_outputs: Any,
-        skip_special_tokens: bool = True,
-        generation_mode: str | None = None,
-        **kwargs: Any,
-    ) -> list[Any]:
-        """One item for each row of what `generate` returned, in the form the stock pipelines expect.
-
-        `generation_mode` None or `"text"`: the decoded text. `"image"`: the row's first image as PIL, or None if it
-        has none; needs the output of `generate(..., return_dict_in_generate=True)`. All images of a row, with the
-        text between them: `post_process_interleaved`.
-        """
-        if generation_mode in (None, "text"):
-            has_images = not isinstance(generated_outputs, (torch.Tensor, np.ndarray, list))
-            ids = generated_outputs.sequences if has_images else generated_outputs
-            return self.tokenizer.batch_decode(ids, skip_special_tokens=skip_special_tokens, **kwargs)
-        if generation_mode != "image":
-            raise ValueError(f"generation_mode must be None, 'text' or 'image', got {generation_mode!r}.")
-        if isinstance(generated_outputs, (torch.Tensor, np.ndarray, list)):
-            raise ValueError("Images are not in the token ids: call generate with return_dict_in_generate=True.")
-        rows: list[Image.Image | None] = [None] * len(generated_outputs.sequences)
-        for row, _, image, _ in reversed(self._generated_images(generated_outputs)):
-            rows[row] = image
-        return rows
-
-    def post_process_interleaved(self, generated_outputs: Any, prompt_length: int = 0) -> list[list[dict[str, Any]]]:
-        """For each row, the content parts that were generated, in order: the content of an assistant message.
-
-        Args:
-            generated_outputs: from `generate(..., return_dict_in_generate=True)`.
-            prompt_length: tokens of the prompt, `inputs["input_ids"].shape[1]`; they are left out.
-
-        Returns:
-            Parts `{"type": "text", "text": str}` and `{"type": "output_image", "image": PIL, "codes": (L,) int64}`.
-        """
-        sequences = generated_outputs.sequences.tolist()
-        images = self._generated_images(generated_outputs)
-        image_tokens = {self.output_image_start_token_id, self.output_image_token_id, self.output_image_end_token_id}
-        rows = []
-        for index, ids in enumerate(sequences):
-            parts, cursor, text_ids, told = [], prompt_length, [], ""
-            # A forced image starts in the last token of the prompt; earlier ones belong to the prompt.
-            found = [entry for entry in images if entry[0] == index and entry[1] >= prompt_length - 1]
-            for _, position, image, codes in [*found, (index, len(ids), None, None)]:
-                # Decoded from the row's first text on, since tokenizers drop the space before a first word.
-                text_ids += [token for token in ids[cursor:position] if token not in image_tokens]
-                text = self.tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                new, told = text[len(told) :], text
-                if not parts:
-                    new = new.removeprefix(" ")  # the chat template puts it back
-                if new:
-                    parts.append({"type": "text", "text": new})
-                if codes is not None:
-                    part = {"type": "output_image", "image": image, "codes": codes}
-                    parts.append({key: value for key, value in part.items() if value is not None})
-                cursor = position
-            rows.append(parts)
-        return rows
-
-    def _generated_images(self, output: Any) -> list[tuple[int, int, Image.Image | None, torch.Tensor]]:
-        """(row, index of image-start, image, codes) of all images, by row and position; no image without pixels."""
-        codes, pixels = output.get("output_image_codes"), output.get("output_images")  # a ModelOutput leaves out what is None
-        if codes is None or len(codes) == 0:
-            return []
-        codes = codes.cpu()
-        images = [None] * len(codes) if pixels is None else self.output_image_processor.post_process(pixels)
-        entries = zip(output.output_image_rows.tolist(), output.output_image_positions.tolist(), images, codes, strict=True)
-        return sorted(entries, key=lambda entry: entry[:2])
-
 
 def checked_texts(text: Any) -> list[str] | None:
     """The texts of a call as a list; ValueError or TypeError of anything else, and of texts that no tokenizer takes."""
@@ -589,29 +409,6 @@ def checked_texts(text: Any) -> list[str] | None:
     for index, row in enumerate(texts):
         refuse_half_characters(row, f"Row {index} of the text")
     return texts
-
-
-def array_of_codes(code: Any, index: int) -> np.ndarray:
-    """The codes of one image as an array, of whatever shape."""
-    try:
-        return np.asarray(code.detach().cpu() if isinstance(code, torch.Tensor) else code)
-    except (ValueError, TypeError, RuntimeError) as error:  # of uneven lists, of tensors on no device
-        raise ValueError(f"output_image_codes[{index}] are no codes: {error}.") from error
-
-
-def in_words(call: Callable, *args: Any, **kwargs: Any) -> Any:
-    """Calls what belongs to libraries, such as a template or a tokenizer; their own kinds of errors become a readable ValueError.
-
-    Raises:
-        ValueError: in place of an error of a kind that a user would not know; a plain ValueError, TypeError or OSError stays as it is.
-    """
-    try:
-        return call(*args, **kwargs)
-    except Exception as error:
-        if type(error) in (ValueError, TypeError) or isinstance(error, OSError):
-            raise
-        kind = "The chat template" if type(error).__module__.partition(".")[0] == "jinja2" else "The processor"
-        raise ValueError(f"{kind} cannot use what it was given ({type(error).__name__}): {error}") from error
 
 
 VargptProcessor.register_for_auto_class()
