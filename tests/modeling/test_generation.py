@@ -272,7 +272,7 @@ def test_settings_come_from_the_generation_config(model, tmp_path):
     [
         ({"num_beams": 2}, "cannot be drawn under beam_search: it reorders"),
         ({"use_cache": False}, "cannot be drawn with `use_cache=False`"),
-        ({"generation_mode": "image"}, "`generation_mode` must be one of"),
+        ({"generation_mode": "sketch"}, "`generation_mode` must be one of"),
         ({"output_image_guidance_type": "cfg"}, "`output_image_guidance_type` must be one of"),
         ({"output_image_temperature": 0.0}, "`output_image_temperature` must be positive"),
         ({"output_image_top_p": 1.5}, r"`output_image_top_p` must be in \[0, 1\]"),

@@ -72,7 +72,7 @@ def test_settings_of_the_wrong_type(model, name, value):
         ("output_image_unconditional_ids", []),
         ("output_image_guidance_scale", 100.5),
         ("max_new_tokens", 0),
-        ("generation_mode", "image"),
+        ("generation_mode", "sketch"),
         ("generation_mode", 3),
         ("output_image_guidance_type", "cfg"),
         ("output_image_noise", [torch.zeros(1, 1, 32)]),
