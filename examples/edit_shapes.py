@@ -1,6 +1,6 @@
 """Teaches vargpt-tiny to edit: it reads an image of shapes with an instruction, and draws the edited image.
 
-    python examples/edit_shapes.py runs/edits --picture docs/edited.png
+    python examples/edit_shapes.py runs/edits --image docs/edited.png
 
 Recolor, remove, add and move, in equal shares; beside them rows of what the model already does, so that it does not forget. All its
 weights but the image tokenizer's are trained. Steps whose folder is there are skipped, and training resumes from its last checkpoint. A
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="folder for rows, model and figures")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the rows to train on")
     parser.add_argument("--evaluate", type=int, default=800, help="edits that are judged")
-    parser.add_argument("--picture", type=Path, help="file for the first edits that are judged, before and after")
+    parser.add_argument("--image", type=Path, help="file for the first edits that are judged, before and after")
     arguments = parser.parse_args()
     make_data(arguments.output / "data" / STAGE, arguments.scale)
     if not (arguments.output / STAGE / "model.safetensors").exists():
@@ -43,13 +43,13 @@ def main() -> None:
     rows = list(edit_rows(arguments.evaluate, seed=1, split="test"))
     ideal = figures(rows, [row["output_images"][0] for row in rows])
     edited = {way: edit(arguments.output / STAGE, rows, way == "with a mask") for way in ("drawn freely", "with a mask")}
-    results = {"as rendered": ideal, **{way: figures(rows, pictures) for way, pictures in edited.items()}}
+    results = {"as rendered": ideal, **{way: figures(rows, images) for way, images in edited.items()}}
     print(json.dumps(results, indent=2))
     (arguments.output / "figures.json").write_text(json.dumps(results, indent=2) + "\n")
-    if arguments.picture:
+    if arguments.image:
         before = [(row["images"][0], "") for row in rows[:SHOWN]]
-        after = [(picture, instruction_of(row)) for picture, row in zip(edited["drawn freely"], rows[:SHOWN])]
-        sheet([before, after]).save(arguments.picture)
+        after = [(image, instruction_of(row)) for image, row in zip(edited["drawn freely"], rows[:SHOWN])]
+        sheet([before, after]).save(arguments.image)
 
 
 def edit_rows(number: int, seed: int = 0, split: str = "train") -> Iterator[dict]:
@@ -114,9 +114,9 @@ def changed(before: PILImage.Image, after: PILImage.Image) -> np.ndarray:
     return squares.repeat(SQUARE_SIZE, 0).repeat(SQUARE_SIZE, 1)
 
 
-def figures(rows: list[dict], pictures: list[PILImage.Image]) -> dict[str, float]:
+def figures(rows: list[dict], images: list[PILImage.Image]) -> dict[str, float]:
     """Shares that the judge finds: edits done, in all and of each kind, untouched objects kept, images in which all else is as it was."""
-    verdicts = [judge_edit(row["images"][0], picture, instruction_of(row)) for row, picture in zip(rows, pictures)]
+    verdicts = [judge_edit(row["images"][0], image, instruction_of(row)) for row, image in zip(rows, images)]
     shares = {"done": share(verdicts, "done"), **{kind: share([v for v in verdicts if v.kind == kind], "done") for kind in EDIT_KINDS}}
     kept, untouched = (sum(getattr(verdict, name) for verdict in verdicts) for name in ("kept", "untouched"))
     return {"edits": len(rows), **shares, "untouched objects kept": kept / max(untouched, 1), "all else kept": share(verdicts, "rest_is_kept")}

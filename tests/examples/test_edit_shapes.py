@@ -65,7 +65,7 @@ def test_a_mask_keeps_the_rest_of_an_untrained_model_s_drawing(example):
 
 @pytest.mark.slow
 def test_the_whole_way(tmp_path):
-    options = ["--scale", "0.0001", "--evaluate", "4", "--picture", tmp_path / "edited.png"]
+    options = ["--scale", "0.0001", "--evaluate", "4", "--image", tmp_path / "edited.png"]
     run = subprocess.run([sys.executable, EXAMPLES / "edit_shapes.py", tmp_path / "runs", *options], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     found = json.loads((tmp_path / "runs" / "figures.json").read_text())
