@@ -29,7 +29,7 @@ def draw(
         Path | None,
         typer.Option("--output", "-o", help="File to write, out.png by default; its ending names the format. With --prompts a folder."),
     ] = None,
-    picture: Annotated[
+    image: Annotated[
         list[Path] | None, typer.Option("--image", help="Image that is read with TEXT, such as one to edit; may be given several times.")
     ] = None,
     mask: Annotated[
@@ -79,9 +79,9 @@ def draw(
         raise ValueError("Give both --height and --width, or neither.")
     if height is not None:
         settings["output_image_size"] = [height, width]
-    if prompts is not None and (picture or mask):
+    if prompts is not None and (image or mask):
         raise ValueError("--prompts draws sentences alone: leave out --image and --mask.")
-    if mask is not None and (not picture or height is not None):
+    if mask is not None and (not image or height is not None):
         raise ValueError("--mask needs an --image that it belongs to, whose size is the drawing's: leave out --height and --width.")
     if prompts is not None:
         if output is None or scales_strip is not None:
@@ -92,16 +92,16 @@ def draw(
         raise ValueError(f"--num-processes is {num_processes}, but one TEXT is drawn by one process; it goes with --prompts.")
     output = output or Path("out.png")
     check_writable(output, scales_strip)
-    for file in [*(picture or ()), *filter(None, [mask])]:
+    for file in [*(image or ()), *filter(None, [mask])]:
         if not file.is_file():
             raise ValueError(f"There is no file {file}.")
-    draw_one(text, output, picture or [], mask, (model, device, dtype), seed, enlarge, scales_strip, settings)
+    draw_one(text, output, image or [], mask, (model, device, dtype), seed, enlarge, scales_strip, settings)
 
 
 def draw_one(
     text: str,
     output: Path,
-    pictures: list[Path],
+    images: list[Path],
     mask: Path | None,
     loaded_as: tuple[str | None, str, str],
     seed: int,
@@ -119,9 +119,9 @@ def draw_one(
     from ..modeling.settings_vargpt import user_turn
 
     (turn,) = user_turn(text)
-    if pictures:
-        turn["content"] = [*({"type": "image", "path": str(file)} for file in pictures), {"type": "text", "text": turn["content"]}]
-        first = processor.output_image_processor.fetch_images(str(pictures[0]), str(pictures[0]))
+    if images:
+        turn["content"] = [*({"type": "image", "path": str(file)} for file in images), {"type": "text", "text": turn["content"]}]
+        first = processor.output_image_processor.fetch_images(str(images[0]), str(images[0]))
         settings.setdefault("output_image_size", [first.height, first.width])
     if mask is not None:
         settings |= keep_outside(vargpt, processor, [first], [str(mask)]) | {"output_image_size": settings["output_image_size"]}

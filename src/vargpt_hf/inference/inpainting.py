@@ -35,17 +35,17 @@ def keep_outside(
         ValueError: other masks in number or size than images, images that cannot be used, or a coverage out of range.
     """
     prepare = processor.output_image_processor
-    pictures = [prepare.fetch_images(image, f"images[{index}]") for index, image in enumerate(images)]
+    opened = [prepare.fetch_images(image, f"images[{index}]") for index, image in enumerate(images)]
     marks = [prepare.fetch_images(mask, f"masks[{index}]") for index, mask in enumerate(masks)]
-    if len(pictures) != len(marks):
-        raise ValueError(f"There are {len(marks)} masks for {len(pictures)} images: give one for each.")
+    if len(opened) != len(marks):
+        raise ValueError(f"There are {len(marks)} masks for {len(opened)} images: give one for each.")
     sizes, codes, redrawn = [], [], []
-    for index, (picture, mark) in enumerate(zip(pictures, marks)):
-        if picture.size != mark.size:
-            raise ValueError(f"masks[{index}] is {mark.width}x{mark.height}, but its image is {picture.width}x{picture.height}.")
-        chosen = prepare.nearest_schedule(picture.height, picture.width)
+    for index, (original, mark) in enumerate(zip(opened, marks)):
+        if original.size != mark.size:
+            raise ValueError(f"masks[{index}] is {mark.width}x{mark.height}, but its image is {original.width}x{original.height}.")
+        chosen = prepare.nearest_schedule(original.height, original.width)
         schedule, (height, width) = model.config.schedules[chosen], prepare.sizes[chosen]
-        fitted = ImageOps.fit(picture, (width, height), Image.Resampling(prepare.resample))
+        fitted = ImageOps.fit(original, (width, height), Image.Resampling(prepare.resample))
         pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(1, height, width, 3).permute(0, 3, 1, 2) / 127.5 - 1
         mask = ImageOps.fit(mark.convert("L"), (width, height), Image.Resampling.BOX)
         bright = torch.frombuffer(bytearray(mask.tobytes()), dtype=torch.uint8).view(1, height, width) >= 128
