@@ -165,9 +165,8 @@ def choose_schedules(
         raise TypeError(f"`{name}` must be one {kind}, or a list with one for each row, got {given!r}.")
     wanted = [given] * num_rows if one_for_all else list(given)
     if len(wanted) != num_rows:
-        raise ValueError(
-            f"`{name}` has {len(wanted)} {'sizes' if aspect_ratio is None else 'ratios'} for {num_rows} rows: give one {kind}, or one for each row."
-        )
+        kinds = "sizes" if aspect_ratio is None else "ratios"
+        raise ValueError(f"`{name}` has {len(wanted)} {kinds} for {num_rows} rows: give one {kind}, or one for each row.")
     for each in wanted:
         sides = each if size is not None else [each]
         if not isinstance(sides, (tuple, list)) or len(sides) != (1 if size is None else 2) or not all(map(_is_number, sides)):
