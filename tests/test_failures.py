@@ -29,7 +29,13 @@ def start(*arguments: object, folder: Path, before: Callable[[], None] | None = 
     """The command in a process, and a process group, of its own."""
     command = [*COMMAND, *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, start_new_session=True, preexec_fn=before, **pipes)
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells let what they start in the background ignore it, which children inherit
+        if before is not None:
+            before()
+
+    return subprocess.Popen(command, cwd=folder, start_new_session=True, preexec_fn=prepare, **pipes)
 
 
 def run(*arguments: object, folder: Path, before: Callable[[], None] | None = None) -> tuple[int, str]:
