@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
+from vargpt_hf.operations import ModelParts, decoder_flops, encoder_flops
 from vargpt_hf.training.budget import Budget, estimate_budget
 from vargpt_hf.training.stages import apply_stage
 
@@ -220,45 +220,22 @@ def time_v1_1() -> str:
     return table(" | ".join([head, *(f"hours on {GPUS} {name}" for name in PEAKS)]), rows)
 
 
-def encoder_flops(model: VargptForConditionalGeneration) -> int:
-    """Operations of the image tokenizer's encoder, an image."""
-    config = model.config.image_tokenizer_config
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.model.image_tokenizer.encoder(torch.empty(1, config.in_channels, *config.image_size(), device="meta"))
-    return counter.get_total_flops()
-
-
 def drawing_parts_v1_1(prompt: int = PROMPT_V1_1) -> dict[str, tuple[float, float]]:
-    """Operations of one 512×512 image, without guidance and with the released one: products, and attention over all pairs of a pass."""
+    """Operations of one 512×512 image, without guidance and with the released one, whose unconditional rows see one scale each."""
     model = model_v1_1("0.25M")
-    config, inner = model.config, model.model
-    schedule, text, decoder = config.schedules[0], config.text_config, config.visual_decoder_config
+    parts, schedule = ModelParts(model), model.config.schedules[0]
     length = schedule.num_positions
-    ends = list(itertools.accumulate(schedule.areas))
-    pairs = sum(area * end for area, end in zip(schedule.areas, ends))
-    alone = sum(area**2 for area in schedule.areas)  # the unconditional rows see one scale each
-
-    def products(module: torch.nn.Module, positions: int) -> int:
-        return 2 * positions * sum(linear.weight.numel() for linear in module.modules() if isinstance(linear, torch.nn.Linear))
-
-    channels = 4 * text.num_hidden_layers * text.hidden_size
-    language = products(inner.vlm.language_model, length)
-    decoder_channels = 4 * decoder.num_hidden_layers * decoder.hidden_size
-    context = inner.visual_decoder.context_modules
-    once = sum(map(lambda module: products(module, 1), context))
-    layers = products(inner.visual_decoder.layers, length) - length * once + products(inner.visual_decoder.head, length) + prompt * once
-    attention = decoder_channels * (pairs + length * prompt)
-    projectors = products(inner.projector_to_llm, length) + products(inner.projector_to_decoder, length + prompt)
-    latents = torch.empty(1, config.image_tokenizer_config.latent_channels, *schedule.final_grid, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        inner.image_tokenizer.decoder(latents)
-    prefill = products(inner.vlm.language_model, prompt) + channels * prompt**2
+    passes = list(zip(schedule.areas, itertools.accumulate(schedule.areas)))  # positions of a scale, and of those up to it
+    language = sum(parts.language_model(area, prompt + end).flops for area, end in passes)
+    alone = sum(parts.language_model(area, area).flops for area in schedule.areas)
+    decoder = sum(parts.visual_decoder(area, end + prompt).flops for area, end in passes) + parts.decoder_context(prompt).flops
+    projectors = parts.projector_to_llm(length).flops + parts.projector_to_decoder(length + prompt).flops
     found = {
-        "language model, the prompt": (prefill, 0),
-        "language model, the image": (language + channels * (pairs + length * prompt), language + channels * alone),
-        "visual decoder": (layers + attention, layers + attention),
+        "language model, the prompt": (parts.language_model(prompt, prompt).flops, 0),
+        "language model, the image": (language, alone),
+        "visual decoder": (decoder, decoder),
         "projectors": (projectors, projectors),
-        "image tokenizer": (counter.get_total_flops(), 0),
+        "image tokenizer": (decoder_flops(model), 0),
     }
     return {name: (plain, plain + more) for name, (plain, more) in found.items()}
 

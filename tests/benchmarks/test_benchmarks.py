@@ -11,12 +11,13 @@ from benchmarks import __main__ as command
 from benchmarks import cases as cases_module
 from benchmarks import measure as measure_module
 from benchmarks.cases import CASES
-from benchmarks.costs import ATTENTION, Costs
+from benchmarks.costs import Costs
 from benchmarks.floors import bandwidths, floor_seconds, matrix_rates
 from benchmarks.host import HOST, importing
 from benchmarks.measure import measure
 from benchmarks.peers import PEERS, emu3, janus
 from benchmarks.sizes import IMAGE_TOKENS, config_of, model_of
+from vargpt_hf.operations import ATTENTION
 
 
 def attention_flops(query, key, value, *args, **kwargs):

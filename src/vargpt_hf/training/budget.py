@@ -11,12 +11,11 @@ from typing import NamedTuple
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+from ..operations import CONDITIONS, ModelParts, Part, is_trained
 
 IMAGE_TOKENS = 324  # of a square image of 504 pixels, where the number of its tokens depends on its size
 _FLOAT32, _BFLOAT16 = 4, 2  # bytes
-_CONDITIONS = 2  # the decoder's modulations are computed once for each of these, not for each position
 
 
 @dataclass(frozen=True)
@@ -110,10 +109,10 @@ def estimate_budget(
     if positions > sequence_length:
         raise ValueError(f"A row of {sequence_length} tokens has no room for its images, which take {positions:g}: give longer rows.")
     shape = _Rows(batch_size, sequence_length, images_to_read, image_tokens, images_to_draw)
-    parts = _parts(model, shape, gradient_checkpointing)
+    passes = _passes(model, shape, gradient_checkpointing)
     itemsize = _BFLOAT16 if bf16 else _FLOAT32
-    flops, recomputed = map(sum, zip(*(part.flops() for part in parts)))
-    kept, transient = zip(*(part.activations(itemsize, gradient_checkpointing) for part in parts))
+    flops, recomputed = map(sum, zip(*(each.flops() for each in passes)))
+    kept, transient = zip(*(each.activations(itemsize, gradient_checkpointing) for each in passes))
     share = num_processes if sharded else 1
     trained = [p for p in model.parameters() if p.requires_grad]
     num_trained, trained_bytes = sum(p.numel() for p in trained), sum(p.numel() * p.element_size() for p in trained)
@@ -134,16 +133,6 @@ def estimate_budget(
     )
 
 
-class _Matrix(NamedTuple):
-    """A linear layer or convolution. `size` is its numbers, also where they are stored quantized."""
-
-    size: int
-    inputs: int
-    outputs: int
-    is_trained: bool
-    is_adapter: bool
-
-
 class _Rows(NamedTuple):
     """What a batch holds: rows of `length` tokens, images to read of `image_tokens`, images to draw; numbers of images are those of a row."""
 
@@ -154,57 +143,29 @@ class _Rows(NamedTuple):
     drawn: float
 
 
-class _Unit(NamedTuple):
-    """A layer that checkpointing computes again, or a module outside of layers, and the matrices inside."""
-
-    is_layer: bool
-    is_trained: bool
-    matrices: list[_Matrix]
-
-
 @dataclass
-class _Part:
-    """Modules that see the same positions, in the order in which they run.
+class _Pass:
+    """A part's forward pass, and where gradients run.
 
     Args:
-        positions: tokens, patches or codes of a batch.
-        upstream: whether gradients run into what comes before them.
-        context: positions that each attends to.
-        width: of the attention's queries over all heads.
-        without: modules inside that do not see these positions.
+        upstream: whether gradients run into what comes before the part.
         has_loss: whether a cross-entropy follows.
-        inside_layers: whether the modules are parts of layers, which checkpointing computes again with these.
+        inside_layers: whether the part's modules are parts of layers, which checkpointing computes again with these.
     """
 
-    modules: list[nn.Module]
-    positions: float
+    part: Part
     upstream: bool
-    context: int = 0
-    width: int = 0
-    without: tuple[nn.Module, ...] = ()
     has_loss: bool = False
     inside_layers: bool = False
-
-    def units(self) -> list[_Unit]:
-        """What runs, in order."""
-        skipped = {id(inner) for outer in self.without for inner in outer.modules()}
-        units, inside = [], set()
-        for module in (module for top in self.modules for module in top.modules()):
-            is_layer = isinstance(module, GradientCheckpointingLayer)
-            if id(module) not in inside and (is_layer or next(module.parameters(recurse=False), None) is not None):
-                inside |= {id(inner) for inner in module.modules()}
-                units.append(_Unit(is_layer, _is_trained(module), _matrices(module, skipped)))
-        return units
 
     def flops(self) -> tuple[float, float]:
         """Operations of forward and backward passes, and of what checkpointing does again."""
         total, again, flows = 0.0, 0.0, self.upstream
-        for unit in self.units():
-            forward = 4 * self.positions * self.context * self.width * unit.is_layer  # queries by keys, weights by values
-            product = 0.0
+        for unit in self.part.units():
+            forward, product = self.part.attention(unit), 0.0
             total += forward * (3 if flows or unit.is_trained else 1)
             for matrix in unit.matrices:
-                product = 2 * self.positions * matrix.size
+                product = self.part.product(matrix)
                 forward += product
                 total += product * (1 + flows + matrix.is_trained)  # forward, into its input, into its weight
                 flows = flows or matrix.is_trained
@@ -218,7 +179,7 @@ class _Part:
     def activations(self, itemsize: int, checkpointing: bool) -> tuple[float, float]:
         """Bytes kept for the backward pass, and the most that it needs for a moment."""
         kept, transient, flows = 0.0, 0.0, self.upstream
-        for unit in self.units():
+        for unit in self.part.units():
             flows = flows or unit.is_trained
             if not flows or not unit.matrices:
                 continue
@@ -226,81 +187,50 @@ class _Part:
             inputs = sum(matrix.inputs for matrix in unit.matrices if matrix.is_trained)
             outputs = sum(matrix.outputs for matrix in unit.matrices if not matrix.is_adapter)
             # Norms, gates and rotations of a layer: fitted to what autograd keeps of Llama's layers and the visual decoder's.
-            whole = self.positions * (itemsize * (inputs + outputs) + 3 * _FLOAT32 * entry * unit.is_layer)
+            whole = self.part.positions * (itemsize * (inputs + outputs) + 3 * _FLOAT32 * entry * unit.is_layer)
             if checkpointing and self.inside_layers:
                 continue
-            kept += self.positions * itemsize * entry if checkpointing and unit.is_layer else whole
+            kept += self.part.positions * itemsize * entry if checkpointing and unit.is_layer else whole
             transient = max(transient, whole * (checkpointing and unit.is_layer))
         if self.has_loss and flows:
-            logits = self.positions * self.units()[-1].matrices[-1].outputs
+            logits = self.part.positions * self.part.units()[-1].matrices[-1].outputs
             kept += (_FLOAT32 - itemsize) * logits  # their log-probabilities are kept in place of them
             transient = max(transient, (2 * itemsize + _FLOAT32) * logits)  # themselves, their gradients as they are and in float32
         return kept, transient
 
 
-def _parts(model: VargptForConditionalGeneration, rows: _Rows, checkpointing: bool) -> list[_Part]:
+def _passes(model: VargptForConditionalGeneration, rows: _Rows, checkpointing: bool) -> list[_Pass]:
     """What a step runs, and where gradients run. Checkpointing makes Transformers let them run into all embeddings, needed or not."""
-    config, inner, decoder = model.config, model.model, model.model.visual_decoder
-    text, num_codes = config.text_config, config.schedules[0].num_positions
+    inner, decoder, parts = model.model, model.model.visual_decoder, ModelParts(model)
+    schedule = model.config.schedules[0]
+    num_codes = schedule.num_positions
     drawings = rows.number * rows.drawn
-    codes = drawings * num_codes
+    codes, tokens = drawings * num_codes, rows.number * rows.length
     # All of a row but its drawings, as if it stood before each of them.
     context = max(rows.length - round(rows.drawn * (num_codes + 2)), 0) if decoder.uses_context and drawings else 0
-    text_width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     after_llm = ("layers.", "norm_modulation.", "shared_modulation.", "head.")
-    apart = (*decoder.condition_modules, *decoder.context_modules)
 
     embeds = any(p.requires_grad for name, p in decoder.named_parameters() if not name.startswith(after_llm))
-    towers, connectors = _reading_modules(inner)
-    reads = checkpointing or any(map(_is_trained, towers))
+    towers, connectors = parts.reading_modules()
+    reads = checkpointing or any(map(is_trained, towers))
     into_llm = (
         checkpointing
-        or (rows.read > 0 and (reads or any(map(_is_trained, connectors))))
-        or (rows.drawn > 0 and (embeds or _is_trained(inner.projector_to_llm)))
+        or (rows.read > 0 and (reads or any(map(is_trained, connectors))))
+        or (rows.drawn > 0 and (embeds or is_trained(inner.projector_to_llm)))
     )
-    past_llm = into_llm or _is_trained(inner.backbone.decoder)
-    decodes = past_llm or _is_trained(inner.projector_to_decoder)
+    past_llm = into_llm or is_trained(inner.backbone.decoder)
+    decodes = past_llm or is_trained(inner.projector_to_decoder)
+    reading = parts.reading(rows.number * rows.read, rows.image_tokens)
     return [
-        *_reading_parts(config, rows, towers, connectors, checkpointing, reads),
-        _Part([decoder.token_embedding], codes, False),
-        _Part([inner.projector_to_llm], codes, embeds),
-        _Part([inner.backbone.decoder], rows.number * rows.length, into_llm, rows.length, text_width),
-        _Part([model.lm_head], rows.number * rows.length, past_llm, has_loss=True),
-        _Part([inner.projector_to_decoder], codes + drawings * context, past_llm),
-        _Part(decoder.condition_modules, _CONDITIONS * (rows.drawn > 0), embeds),
-        _Part(decoder.context_modules, drawings * context, decodes, inside_layers=True),
-        _Part(
-            [decoder.layers, decoder.head],
-            codes,
-            decodes,
-            num_codes + context,
-            config.visual_decoder_config.hidden_size,
-            without=apart,
-            has_loss=True,
-        ),
-    ]
-
-
-def _reading_modules(inner: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
-    """What sees patches of images that are read, and what sees the tokens that come of them."""
-    towers, projectors = inner.backbone.tower_names, inner.backbone.projector_names
-    return [inner.vlm.get_submodule(name) for name in towers], [inner.vlm.get_submodule(name) for name in projectors]
-
-
-def _reading_parts(
-    config: VargptConfig, rows: _Rows, towers: list[nn.Module], connectors: list[nn.Module], checkpointing: bool, reads: bool
-) -> list[_Part]:
-    if not towers:
-        return []
-    vision = config.vision_config
-    if isinstance(side := getattr(vision, "image_size", None), int) and isinstance(vision.patch_size, int):
-        patches = (side // vision.patch_size) ** 2 + 1
-    else:
-        patches = rows.image_tokens * getattr(vision, "spatial_merge_size", 1) ** 2
-    number, width = rows.number * rows.read, getattr(vision, "embed_dim", None) or vision.hidden_size
-    return [
-        _Part(towers, number * patches, checkpointing, patches, width, without=tuple(connectors)),
-        _Part(connectors, number * rows.image_tokens, reads),
+        *(_Pass(part, upstream) for part, upstream in zip(reading, (checkpointing, reads))),
+        _Pass(parts.embedding(drawings * (num_codes - schedule.areas[0])), False),
+        _Pass(parts.projector_to_llm(codes), embeds),
+        _Pass(parts.language_model(tokens, rows.length), into_llm),
+        _Pass(parts.lm_head(tokens), past_llm, has_loss=True),
+        _Pass(parts.projector_to_decoder(codes + drawings * context), past_llm),
+        _Pass(parts.conditions(CONDITIONS * (rows.drawn > 0)), embeds),
+        _Pass(parts.decoder_context(drawings * context), decodes, inside_layers=True),
+        _Pass(parts.visual_decoder(codes, num_codes + context), decodes, has_loss=True),
     ]
 
 
@@ -313,26 +243,6 @@ def _working_bytes(model: nn.Module, num_trained: int, itemsize: int, sharded: b
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
     outside = sum(p.numel() for p in model.parameters()) - sum(sizes)
     return itemsize * (outside + sum(sorted(sizes)[-2:]))
-
-
-def _is_trained(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters())
-
-
-def _matrices(module: nn.Module, skipped: set[int]) -> list[_Matrix]:
-    """The matrices inside a module but for those of the modules with these ids."""
-    found = []
-    for name, leaf in module.named_modules():
-        if id(leaf) in skipped or "original_module" in name.split("."):  # in place of which PEFT trains a copy
-            continue
-        if isinstance(leaf, nn.Linear):
-            inputs, outputs, kernel = leaf.in_features, leaf.out_features, 1
-        elif isinstance(leaf, (nn.Conv2d, nn.Conv3d)):
-            inputs, outputs, kernel = leaf.in_channels, leaf.out_channels, math.prod(leaf.kernel_size)
-        else:
-            continue
-        found.append(_Matrix(inputs * outputs * kernel, inputs, outputs, leaf.weight.requires_grad, "lora_" in name))
-    return found
 
 
 __all__ = ["Budget", "estimate_budget"]
