@@ -10,8 +10,9 @@ from golden_helpers import LEAST_RELATIVE_NOISE, NOISE_FACTOR
 from safetensors.torch import load_file, save_file
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
-from vargpt_hf.conversion.names import rename
-from vargpt_hf.conversion.names_infinity import V11_NAMES, adapt_infinity
+from vargpt_hf.conversion.formats.vargpt_v1_1 import NAMES as V11_NAMES
+from vargpt_hf.conversion.formats.vargpt_v1_1 import adapt_tensor
+from vargpt_hf.conversion.renaming import rename
 
 GOLDEN_V11 = Path(__file__).parent / "golden_v11"
 
@@ -144,7 +145,7 @@ def our_v11_name(released: str) -> list[str]:
 def _adapted(name: str, tensor: torch.Tensor):
     sizes = golden_v11_json("config")
     blocks = sizes["decoder"]["depth"] // sizes["decoder"]["block_chunks"]
-    return adapt_infinity(name, tensor, blocks, sizes["special"]["image_gen_start_token_id"])
+    return adapt_tensor(name, tensor, blocks, sizes["special"]["image_gen_start_token_id"])
 
 
 def golden_v11_model(**fields) -> VargptForConditionalGeneration:

@@ -15,11 +15,21 @@ from typer.testing import CliRunner
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
 from vargpt_hf.cli import app
 from vargpt_hf.conversion import compose_checkpoint
-from vargpt_hf.conversion.assembly import Part, adapt_decoder, assemble
+from vargpt_hf.conversion.assembly import assemble
 from vargpt_hf.conversion.checkpoint import SourceTensor
-from vargpt_hf.conversion.compose import FRESH, var_conditions
-from vargpt_hf.conversion.names import DECODER_NAMES, LLAVA_NAMES, VQ_NAMES
-from vargpt_hf.conversion.sizes import TensorShapes, decoder_config_of, scales_of, vq_config_of
+from vargpt_hf.conversion.compose import FRESH
+from vargpt_hf.conversion.formats.llava import NAMES as LLAVA_NAMES
+from vargpt_hf.conversion.formats.var import (
+    DECODER_NAMES,
+    VQ_NAMES,
+    adapt_decoder,
+    decoder_config_of,
+    scales_of,
+    var_conditions,
+    vq_config_of,
+)
+from vargpt_hf.conversion.renaming import Part
+from vargpt_hf.conversion.shapes import TensorShapes
 from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT
 
 IMAGE = 310

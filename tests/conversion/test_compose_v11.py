@@ -173,7 +173,7 @@ def test_without_torchvision_the_folder_has_a_tokenizer(composed, own_sources, t
     def missing(*_):
         raise ImportError("Qwen2VLProcessor needs torchvision. Install it.")
 
-    monkeypatch.setattr("vargpt_hf.conversion.vargpt_v1_1.make_processor", missing)
+    monkeypatch.setattr("vargpt_hf.conversion.formats.qwen2_vl.make_processor", missing)
     folder = compose(own_sources, tmp_path / "start")
     assert (folder / "tokenizer.json").is_file() and not (folder / "processor_config.json").exists()
     said = [record.getMessage() for record in caplog.records if "no processor" in record.getMessage()]

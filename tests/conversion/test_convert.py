@@ -136,7 +136,8 @@ def test_scales_that_do_not_fit_are_refused(converted):
 
 
 def test_var_schedule_is_recognised():
-    from vargpt_hf.conversion.sizes import TensorShapes, scales_of
+    from vargpt_hf.conversion.formats.var import scales_of
+    from vargpt_hf.conversion.shapes import TensorShapes
 
     tensors = {"lvl_embed.weight": torch.empty(10, 4), "pos_1LC": torch.empty(1, 680, 4)}
     assert scales_of(TensorShapes(tensors)) == (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)

@@ -9,10 +9,10 @@ import torch
 from golden_v11_helpers import GOLDEN_V11, golden_v11, golden_v11_model, released_v11_weights, write_released_v11_folder
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
-from vargpt_hf.conversion import vargpt_v1_1
 from vargpt_hf.conversion.checkpoint import SourceTensor
 from vargpt_hf.conversion.convert import convert_checkpoint
-from vargpt_hf.conversion.names import rename
+from vargpt_hf.conversion.formats import vargpt_v1_1
+from vargpt_hf.conversion.renaming import rename
 
 
 @pytest.fixture(scope="module")

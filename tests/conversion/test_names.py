@@ -3,7 +3,9 @@
 import pytest
 from golden_helpers import golden_json
 
-from vargpt_hf.conversion.names import DECODER_NAMES, VQ_NAMES, WHOLE_NAMES, rename
+from vargpt_hf.conversion.formats.var import DECODER_NAMES, VQ_NAMES
+from vargpt_hf.conversion.formats.vargpt_v1 import NAMES as WHOLE_NAMES
+from vargpt_hf.conversion.renaming import rename
 
 RELEASED = list(golden_json("keys"))
 

@@ -10,11 +10,11 @@ from golden_helpers import released_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
-from vargpt_hf.conversion.assembly import Part, adapt_decoder, assemble
+from vargpt_hf.conversion.assembly import assemble
 from vargpt_hf.conversion.checkpoint import open_checkpoint
-from vargpt_hf.conversion.convert import released_conditions
-from vargpt_hf.conversion.convert import released_config as config_of
-from vargpt_hf.conversion.names import WHOLE_NAMES
+from vargpt_hf.conversion.formats.vargpt_v1 import NAMES as WHOLE_NAMES
+from vargpt_hf.conversion.formats.vargpt_v1 import adapt, config_of
+from vargpt_hf.conversion.renaming import Part
 
 SHARDS = 4
 ALLOWED = 2**20  # bytes of small tensors, as the two conditions
@@ -97,13 +97,7 @@ def converted(source, dtype: torch.dtype) -> tuple[VargptForConditionalGeneratio
     with Holes():
         tensors = open_checkpoint(source)
         config = config_of(described, tensors)
-        part = Part(
-            tensors,
-            WHOLE_NAMES,
-            adapt=lambda name, tensor: adapt_decoder(
-                name, tensor, lambda table: released_conditions(table, config.output_image_start_token_id)
-            ),
-        )
+        part = Part(tensors, WHOLE_NAMES, adapt=adapt(tensors, config))
         return assemble(config, [part], dtype, "Wrong."), Holes.new_bytes
 
 

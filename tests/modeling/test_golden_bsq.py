@@ -4,8 +4,8 @@ import pytest
 import torch
 from golden_v11_helpers import assert_close_to_v11, golden_v11, golden_v11_json, released_v11_part
 
-from vargpt_hf.conversion.names import rename
-from vargpt_hf.conversion.names_infinity import BSQ_NAMES
+from vargpt_hf.conversion.formats.infinity import BSQ_NAMES
+from vargpt_hf.conversion.renaming import rename
 from vargpt_hf.modeling.bsq_vargpt import VargptBSQConfig, VargptBSQModel
 from vargpt_hf.modeling.scales_vargpt import ScaleSchedule
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from golden_v11_helpers import assert_close_to_v11, golden_v11, golden_v11_json, released_v11_part, released_v11_weights
 
-from vargpt_hf.conversion.names import rename
-from vargpt_hf.conversion.names_infinity import INFINITY_NAMES, adapt_infinity
+from vargpt_hf.conversion.formats.infinity import INFINITY_NAMES, adapt_infinity
+from vargpt_hf.conversion.renaming import rename
 from vargpt_hf.modeling.bsq_vargpt import INFINITY_SIDES, VargptBSQConfig
 from vargpt_hf.modeling.infinity_decoder_vargpt import VargptInfinityDecoder, VargptInfinityDecoderConfig, rotary_table
 from vargpt_hf.modeling.scales_vargpt import ScaleSchedule

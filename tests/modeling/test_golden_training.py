@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from golden_helpers import assert_close_to_golden, assert_golden_codes, golden, golden_file, golden_json, golden_tolerance
 
-from vargpt_hf.conversion.names import WHOLE_NAMES, rename
+from vargpt_hf.conversion.formats.vargpt_v1 import NAMES as WHOLE_NAMES
+from vargpt_hf.conversion.renaming import rename
 
 CASES = ("nopad", "leftpad", "two_images", "mixed_fixed")
 GRADIENTS = [name for name in golden_json("noise_floor") if name.startswith("training/nopad.grad/")]

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from transformers.utils import is_torchvision_available
 
 from vargpt_hf import VargptConfig, VargptProcessor
-from vargpt_hf.conversion.vargpt_v1_1 import make_processor
+from vargpt_hf.conversion.formats.qwen2_vl import make_processor
 
 pytestmark = pytest.mark.skipif(not is_torchvision_available(), reason="Qwen2-VL's processor needs torchvision")
 CHATS = ["text", "picture", "turns", "closed"]

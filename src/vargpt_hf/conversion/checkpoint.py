@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..modeling.checkpoint_vargpt import check_index, open_safetensors, read_index
+from ..modeling.checkpoint_vargpt import check_index, open_safetensors, read_index, read_json
 from ..modeling.pretrained_vargpt import shorten
 
 # In order of preference: a sharded checkpoint has an index, a small one a single file.
@@ -77,6 +77,11 @@ def open_weights(path: Path, wrapped_in: Sequence[str] = ()) -> dict[str, torch.
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
+def open_part(path: Path, wrapped_in: Sequence[str]) -> dict[str, SourceTensor]:
+    """Tensors of one file, by name; see `open_weights`."""
+    return {name: SourceTensor(tensor, path.name) for name, tensor in open_weights(path, wrapped_in).items()}
+
+
 def open_checkpoint(folder: Path) -> dict[str, SourceTensor]:
     """All tensors of the checkpoint in `folder`, by name.
 
@@ -125,4 +130,25 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ValueError(f"The tokenizer in {folder} cannot be used ({said}).") from error
 
 
-__all__ = ["SourceTensor", "has_tokenizer", "open_checkpoint", "open_tokenizer", "open_weights", "said_of"]
+def read_config_of(folder: Path, model_type: str, name: str, repository: str) -> dict:
+    """`config.json` in a folder of a model in Transformers' format.
+
+    Args:
+        name, repository: what to call the model, and where it is found, in refusals.
+
+    Raises:
+        OSError: no folder, or no config in it.
+        ValueError: a config of another kind of model.
+    """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder: download {name} first ({repository}), then give the folder it is in.")
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != model_type:
+        raise ValueError(
+            f"{folder} is not a {name} in Transformers' format: its model_type is {config.get('model_type')!r}, not {model_type!r}. "
+            f"Take {repository}."
+        )
+    return config
+
+
+__all__ = ["SourceTensor", "has_tokenizer", "open_checkpoint", "open_tokenizer", "open_part", "open_weights", "read_config_of", "said_of"]

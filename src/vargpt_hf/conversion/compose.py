@@ -9,27 +9,19 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..modeling.checkpoint_vargpt import read_json
 from ..modeling.configuration_vargpt import VargptConfig
 from ..processing.chat_vargpt import OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_START_TOKEN, OUTPUT_IMAGE_TOKEN, UNCONDITIONAL_CHAT
-from .assembly import (
-    RELEASED_GENERATION,
-    Part,
-    adapt_decoder,
-    assemble,
-    check_destination,
-    floating_dtype,
-    make_processor,
-    write_folder,
-)
-from .checkpoint import SourceTensor, open_checkpoint, open_tokenizer, open_weights, said_of
-from .names import DECODER_NAMES, LLAVA_NAMES, VQ_NAMES
-from .sizes import TensorShapes, decoder_config_of, scales_of, vq_config_of
+from .assembly import assemble, check_destination, floating_dtype, write_folder
+from .checkpoint import SourceTensor, open_checkpoint, open_part, open_tokenizer, said_of
+from .formats import llava as llava_format
+from .formats import var as var_format
+from .formats.vargpt_v1 import GENERATION
+from .renaming import Part
+from .shapes import TensorShapes
 
 logger = logging.get_logger(__name__)
 
-LLAVA_MODEL_TYPE = "llava"
-LICENCE_NOTE = (
+LICENSE_NOTE = (
     "Composed of LLaVA-1.5 (with its language model Vicuna and its vision tower CLIP), VAR and VAR's image tokenizer: the weights of "
     "each keep its own terms. The generation projectors are fresh, so that nothing sensible is drawn before training."
 )
@@ -83,22 +75,23 @@ def compose_checkpoint(
     """
     llava, var, vqvae, destination = map(Path, (llava, var, vqvae, destination))
     check_destination(destination)
-    llava_config = read_llava_config(llava)
-    understanding = Part(open_checkpoint(llava), LLAVA_NAMES)
-    decoder = open_part(var, ("trainer", "var_wo_ddp"))
-    image_tokenizer = open_part(vqvae, ("trainer", "vae_local"))
-    _refuse_shared_modulation(decoder, var)
+    llava_config = llava_format.read_config(llava)
+    understanding = Part(open_checkpoint(llava), llava_format.NAMES)
+    decoder = open_part(var, var_format.DECODER_WRAPPERS)
+    image_tokenizer = open_part(vqvae, var_format.VQ_WRAPPERS)
+    var_format.refuse_shared_modulation(decoder, var)
 
     tokenizer = tokenizer_with_image_tokens(llava)
     old_rows = token_embedding(understanding, llava)
     rows = vocabulary_rows(old_rows.shape[0], tokenizer)
     with said_of(f"{llava}, {var.name} and {vqvae.name}"):
         config = _composed_config(llava_config, understanding, (var, decoder), (vqvae, image_tokenizer), tokenizer, rows, scales)
-    processor = make_processor(llava, tokenizer, config)
+    processor = llava_format.make_processor(llava, tokenizer, config)
+    adapt = partial(var_format.adapt_decoder, conditions=var_format.var_conditions)
     parts = [
         understanding._replace(adapt=partial(with_new_rows, old_rows=old_rows.shape[0], rows=rows)),
-        Part(decoder, DECODER_NAMES, "model.visual_decoder.", partial(adapt_decoder, conditions=var_conditions)),
-        Part(image_tokenizer, VQ_NAMES, "model.image_tokenizer."),
+        Part(decoder, var_format.DECODER_NAMES, "model.visual_decoder.", adapt, var_format.stored_as),
+        Part(image_tokenizer, var_format.VQ_NAMES, "model.image_tokenizer."),
     ]
     wanted = dtype or llava_config.get("dtype") or llava_config.get("torch_dtype")
     complaint = f"The tensors of {llava}, {var.name} and {vqvae.name} do not make a VARGPT."
@@ -107,50 +100,13 @@ def compose_checkpoint(
     model.generation_config = GenerationConfig(
         **{name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
         **{
-            **RELEASED_GENERATION,
+            **GENERATION,
             "output_image_guidance_type": "prompt",
             "output_image_unconditional_ids": list(unconditional["input_ids"][0]),
         },
     )
-    logger.warning(LICENCE_NOTE)
+    logger.warning(LICENSE_NOTE)
     write_folder(model, processor, destination, max_shard_size)
-
-
-def read_config_of(folder: Path, model_type: str, name: str, repository: str) -> dict:
-    """`config.json` in a folder of a model in Transformers' format.
-
-    Args:
-        name, repository: what to call the model, and where it is found, in refusals.
-
-    Raises:
-        OSError: no folder, or no config in it.
-        ValueError: a config of another kind of model.
-    """
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder: download {name} first ({repository}), then give the folder it is in.")
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != model_type:
-        raise ValueError(
-            f"{folder} is not a {name} in Transformers' format: its model_type is {config.get('model_type')!r}, not {model_type!r}. "
-            f"Take {repository}."
-        )
-    return config
-
-
-def read_llava_config(folder: Path) -> dict:
-    """`config.json` of a LLaVA in Transformers' format.
-
-    Raises:
-        OSError: no folder, or no config in it.
-        ValueError: a config of another kind of model, or one without a field that is needed.
-    """
-    config = read_config_of(folder, LLAVA_MODEL_TYPE, "LLaVA-1.5", "llava-hf/llava-1.5-7b-hf")
-    for name in ("text_config", "vision_config"):
-        if not isinstance(config.get(name), dict):
-            raise ValueError(f"{folder / 'config.json'} has no `{name}`.")
-    if type(config.get("image_token_index")) is not int:
-        raise ValueError(f"{folder / 'config.json'} has no `image_token_index`, the id of the token at the placeholders of images.")
-    return config
 
 
 def tokenizer_with_image_tokens(folder: Path) -> PreTrainedTokenizerBase:
@@ -169,25 +125,6 @@ def vocabulary_rows(old_rows: int, tokenizer: PreTrainedTokenizerBase) -> int:
     """Rows of the token tables: as many as there are, or, where a token lies beyond them, enough of them in multiples of 64."""
     needed = max(tokenizer.get_vocab().values()) + 1
     return old_rows if needed <= old_rows else math.ceil(needed / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-
-
-def var_conditions(table: torch.Tensor) -> torch.Tensor:
-    """The rows for "generate" and null, (2, C), of VAR's class table (classes + 1, C): twice its null class, which is the last row."""
-    return table[[-1, -1]] if table.dim() == 2 and len(table) else table
-
-
-def open_part(path: Path, wrapped_in: Sequence[str]) -> dict[str, SourceTensor]:
-    """Tensors of one file, by name; see `open_weights`."""
-    return {name: SourceTensor(tensor, path.name) for name, tensor in open_weights(path, wrapped_in).items()}
-
-
-def _refuse_shared_modulation(decoder: dict[str, SourceTensor], path: Path) -> None:
-    """Refuses weights whose blocks share one AdaLN layer, as those of VAR-d36 do."""
-    if shared := [name for name in decoder if name.startswith("shared_ada_lin.") or name.endswith(".ada_gss")]:
-        raise ValueError(
-            f"The blocks of {path} share one AdaLN layer ({shared[0]} is there; VAR's option `shared_aln`, as in var_d36.pth); ours have one "
-            "each. Take weights without it, such as var_d30.pth."
-        )
 
 
 def token_embedding(understanding: Part, folder: Path) -> torch.Tensor:
@@ -221,24 +158,15 @@ def _composed_config(
     """Our configuration: LLaVA's for what reads, sizes inferred from the tensors for what draws."""
     opened = [{name: source.tensor for name, source in tensors.items()} for _, tensors in (decoder, image_tokenizer)]
     decoder_shapes, vq_shapes = (TensorShapes(part, where=str(path)) for part, (path, _) in zip(opened, (decoder, image_tokenizer)))
-    scales = scales_of(decoder_shapes, opened[0].get("lvl_1L"), scales)
-    kept = ("image_seq_length", "vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act")
+    scales = var_format.scales_of(decoder_shapes, opened[0].get(var_format.SCALE_OF_POSITION), scales)
     return VargptConfig(
-        vlm_config={
-            "model_type": "llava",
-            "text_config": {"model_type": "llama", **llava_config["text_config"], "vocab_size": rows},
-            "vision_config": {"model_type": "clip_vision_model", **llava_config["vision_config"]},
-            "image_token_index": llava_config["image_token_index"],
-            "multimodal_projector_bias": any(name.endswith("multi_modal_projector.linear_1.bias") for name in understanding.tensors),
-            "tie_word_embeddings": llava_config.get("tie_word_embeddings", False),
-            **{name: llava_config[name] for name in kept if llava_config.get(name) is not None},
-        },
-        image_tokenizer_config=vq_config_of(vq_shapes, scales),
-        visual_decoder_config=decoder_config_of(decoder_shapes),
+        vlm_config=llava_format.vlm_config_of(llava_config, llava_config["image_token_index"], understanding.tensors, rows),
+        image_tokenizer_config=var_format.vq_config_of(vq_shapes, scales),
+        visual_decoder_config=var_format.decoder_config_of(decoder_shapes),
         output_image_start_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_START_TOKEN),
         output_image_end_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_END_TOKEN),
         output_image_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_TOKEN),
-        license_note=LICENCE_NOTE,
+        license_note=LICENSE_NOTE,
     )
 
 

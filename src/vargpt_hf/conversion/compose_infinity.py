@@ -5,22 +5,22 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..modeling.configuration_vargpt import VargptConfig
 from ..processing import VargptProcessor
 from ..processing.chat_vargpt import OUTPUT_IMAGE_END_TOKEN, OUTPUT_IMAGE_START_TOKEN, OUTPUT_IMAGE_TOKEN
-from . import vargpt_v1_1
-from .assembly import Part, assemble, check_destination, floating_dtype, token_ids, write_folder
-from .checkpoint import SourceTensor, open_checkpoint, said_of
-from .compose import FRESH, open_part, read_config_of, token_embedding, tokenizer_with_image_tokens, vocabulary_rows, with_new_rows
-from .names_infinity import BSQ_NAMES, INFINITY_NAMES, QWEN2_VL_NAMES, adapt_infinity
-from .sizes import TensorShapes
+from .assembly import assemble, check_destination, floating_dtype, token_ids, write_folder
+from .checkpoint import SourceTensor, open_checkpoint, open_part, said_of
+from .compose import FRESH, token_embedding, tokenizer_with_image_tokens, vocabulary_rows, with_new_rows
+from .formats import infinity as infinity_format
+from .formats import qwen2_vl, vargpt_v1_1
+from .renaming import Part
+from .shapes import TensorShapes
 
 logger = logging.get_logger(__name__)
 
-VLM_MODEL_TYPE = "qwen2_vl"
 LICENSE_NOTE = (
     "Composed of Qwen2-VL, Infinity and Infinity's image tokenizer: the weights of each keep its own terms. The projectors of drawn images "
     "and the condition row are fresh, so that nothing sensible is drawn before training."
@@ -63,9 +63,9 @@ def compose_v1_1(
     """
     vlm, infinity, bsq, destination = map(Path, (vlm, infinity, bsq, destination))
     check_destination(destination)
-    source, vlm_config = _read_vlm_config(vlm)
-    understanding = Part(open_checkpoint(vlm), QWEN2_VL_NAMES)
-    decoder, image_tokenizer = open_part(infinity, ()), open_part(bsq, ("vae",))
+    source, vlm_config = qwen2_vl.read_config(vlm)
+    understanding = Part(open_checkpoint(vlm), qwen2_vl.NAMES)
+    decoder, image_tokenizer = open_part(infinity, infinity_format.DECODER_WRAPPERS), open_part(bsq, infinity_format.BSQ_WRAPPERS)
     tokenizer = tokenizer_with_image_tokens(vlm)
     old_rows = token_embedding(understanding, vlm)
     rows = vocabulary_rows(old_rows.shape[0], tokenizer)
@@ -75,13 +75,13 @@ def compose_v1_1(
             TensorShapes({name: entry.tensor for name, entry in part.items()}, where=str(path))
             for part, path in ((decoder, infinity), (image_tokenizer, bsq))
         ]
-        config = _composed_config(vlm_config, *shapes, tokenizer, rows, vargpt_v1_1.schedules_of(scales, reference_grid))
-    blocks = shapes[0].count("block_chunks.0.module")
+        config = _composed_config(vlm_config, *shapes, tokenizer, rows, infinity_format.schedules_of(scales, reference_grid))
+    adapt = partial(infinity_format.adapt_infinity, blocks_of_chunk=infinity_format.blocks_of_chunk(shapes[0]))
     parts = [
         understanding._replace(adapt=partial(with_new_rows, old_rows=old_rows.shape[0], rows=rows)),
-        Part(decoder, INFINITY_NAMES, "model.visual_decoder.", partial(adapt_infinity, blocks_of_chunk=blocks)),
+        Part(decoder, infinity_format.INFINITY_NAMES, "model.visual_decoder.", adapt),
         Part({_CONDITION: _condition_row(config, seed)}, [(_CONDITION, _CONDITION)], "model.visual_decoder."),
-        Part(image_tokenizer, BSQ_NAMES, "model.image_tokenizer."),
+        Part(image_tokenizer, infinity_format.BSQ_NAMES, "model.image_tokenizer."),
     ]
     wanted = dtype or source.get("dtype") or source.get("torch_dtype")
     model = assemble(config, parts, floating_dtype(wanted, old_rows.dtype), f"The tensors of {names} do not make a VARGPT.", FRESH, seed)
@@ -90,13 +90,6 @@ def compose_v1_1(
     model.generation_config = GenerationConfig(**ids, **vargpt_v1_1.GENERATION)
     logger.warning(LICENSE_NOTE)
     write_folder(model, _processor(vlm, tokenizer, config), destination, max_shard_size)
-
-
-def _read_vlm_config(folder: Path) -> tuple[dict, PreTrainedConfig]:
-    """`config.json` of a Qwen2-VL as it is, and as Transformers reads it."""
-    source = read_config_of(folder, VLM_MODEL_TYPE, "Qwen2-VL", "Qwen/Qwen2-VL-7B-Instruct")
-    with said_of(folder / "config.json"):
-        return source, AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
 def _composed_config(
@@ -112,8 +105,8 @@ def _composed_config(
     fields = {name: value for name, value in vlm_config.to_dict().items() if name not in ("architectures", "_name_or_path", "dtype")}
     return VargptConfig(
         vlm_config=fields,
-        image_tokenizer_config=vargpt_v1_1.tokenizer_config(image_tokenizer, schedules[0]),
-        visual_decoder_config=vargpt_v1_1.decoder_config(decoder, schedules[1]),
+        image_tokenizer_config=infinity_format.tokenizer_config(image_tokenizer, schedules[0]),
+        visual_decoder_config=infinity_format.decoder_config(decoder, schedules[1]),
         output_image_start_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_START_TOKEN),
         output_image_end_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_END_TOKEN),
         output_image_token_id=tokenizer.convert_tokens_to_ids(OUTPUT_IMAGE_TOKEN),
@@ -133,7 +126,7 @@ def _condition_row(config: VargptConfig, seed: int) -> SourceTensor:
 def _processor(vlm: Path, tokenizer: PreTrainedTokenizerBase, config: VargptConfig) -> VargptProcessor | PreTrainedTokenizerBase:
     """The processor, or the tokenizer alone where a package that the processor needs is missing."""
     try:
-        return vargpt_v1_1.make_processor(vlm, tokenizer, config)
+        return qwen2_vl.make_processor(vlm, tokenizer, config)
     except ImportError as error:
         logger.warning(f"The new folder has a tokenizer but no processor: {error} Then compose again.")
         return tokenizer

@@ -1,15 +1,23 @@
-"""Names of VARGPT v1.1's and Infinity's released tensors and of ours, as tables; the form is that of names.py.
+"""Infinity's two files: the visual decoder (`infinity_2b_reg.pth`) and the bitwise image tokenizer (`infinity_vae_d32reg.pth`), alone or in a
+whole VARGPT v1.1.
 
-Infinity's image tokenizer is met in two spellings: with a wrapper around every convolution and norm (`conv_in.conv.weight`), as VARGPT v1.1
+The image tokenizer is met in two spellings: with a wrapper around every convolution and norm (`conv_in.conv.weight`), as VARGPT v1.1
 has it, and without.
 """
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
-from .names import PROJECTOR_NAMES
+from ...modeling.bsq_vargpt import infinity_schedules
+from ..shapes import TensorShapes
+
+# Dictionaries around the tensors in released files, outermost first.
+DECODER_WRAPPERS = ()
+BSQ_WRAPPERS = ("vae",)
 
 _BLOCK = {
     "norm1": ("norm1.norm", "norm1"),
@@ -71,36 +79,22 @@ INFINITY_NAMES = [
     ("text_proj_for_sos.ca.zero_k_bias", None),
     ("text_proj_for_ca.{}.{}", None),
 ]
-# What the whole checkpoint adds to the two parts, in the layout that Qwen2-VL had in Transformers 4. Of `sos_embedding` one row is read.
-V11_NAMES = [
-    *((f"vae_local.{released}", ours and f"model.image_tokenizer.{ours}") for released, ours in BSQ_NAMES),
-    *((f"vargpt_gen.{released}", ours and f"model.visual_decoder.{ours}") for released, ours in INFINITY_NAMES),
-    ("sos_embedding.weight", "model.visual_decoder.condition_embedding"),
-    *PROJECTOR_NAMES,
-    ("visual.{rest}", "model.vlm.visual.{rest}"),
-    ("model.{rest}", "model.vlm.language_model.{rest}"),
-    ("lm_head.weight", "lm_head.weight"),
-]
-# Qwen2-VL's own tensors in the layouts of Transformers 5 and 4.
-QWEN2_VL_NAMES = [
-    ("model.visual.{rest}", "model.vlm.visual.{rest}"),
-    ("model.language_model.{rest}", "model.vlm.language_model.{rest}"),
-    ("visual.{rest}", "model.vlm.visual.{rest}"),
-    ("model.{rest}", "model.vlm.language_model.{rest}"),
-    ("lm_head.weight", "lm_head.weight"),
-]
 _CHUNK = re.compile(r"chunks\.(\d+)\.(\d+)\.")
 
 
-def adapt_infinity(name: str, tensor: torch.Tensor, blocks_of_chunk: int, start_row: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+def blocks_of_chunk(shapes: TensorShapes) -> int:
+    """Blocks in each of the decoder's chunks."""
+    return shapes.count("block_chunks.0.module")
+
+
+def adapt_infinity(name: str, tensor: torch.Tensor, blocks_of_chunk: int) -> Iterator[tuple[str, torch.Tensor]]:
     """Our tensors of one of the visual decoder's, as views wherever they are more than a few rows; of others the tensor as it is.
 
     Args:
         name: ours, by the table, perhaps with a prefix.
         blocks_of_chunk: blocks in one of the released chunks.
-        start_row: the row of `sos_embedding` that is read, image-start's.
     """
-    if not re.match(r"(model\.visual_decoder\.)?(chunks|condition|start_embedding)", name):
+    if not re.match(r"(model\.visual_decoder\.)?(chunks|condition_|start_embedding)", name):
         yield name, tensor
         return
     name = _CHUNK.sub(lambda found: f"layers.{int(found[1]) * blocks_of_chunk + int(found[2])}.", name)
@@ -112,8 +106,6 @@ def adapt_infinity(name: str, tensor: torch.Tensor, blocks_of_chunk: int, start_
             yield name.replace("kv_proj", f"{part}_proj"), weight
     elif name.endswith("condition_value.kv.weight"):
         yield name.replace(".kv.", "."), tensor.chunk(2)[1]
-    elif name.endswith("condition_embedding"):
-        yield name, tensor[start_row : start_row + 1]
     elif name.endswith(".log_scale"):
         yield name, tensor.flatten()
     elif name.endswith(("start_embedding", ".modulation")):
@@ -122,4 +114,54 @@ def adapt_infinity(name: str, tensor: torch.Tensor, blocks_of_chunk: int, start_
         yield name, tensor
 
 
-__all__ = ["BSQ_NAMES", "INFINITY_NAMES", "QWEN2_VL_NAMES", "V11_NAMES", "adapt_infinity"]
+def schedules_of(scales: Sequence[int] | None, reference_grid: tuple[int, int] | None) -> tuple[list, list]:
+    """Schedules and reference grids: those of 512×512 pixels in all aspect ratios, or one of squares with these sides."""
+    if scales is None:
+        return infinity_schedules("0.25M")
+    return [list(scales)], [list(reference_grid or (scales[-1], scales[-1]))]
+
+
+def tokenizer_config(shapes: TensorShapes, schedules: list) -> dict[str, Any]:
+    """Fields of the image tokenizer with these shapes, in either spelling of its names, and these schedules."""
+    wrapped = ".conv" if "encoder.conv_in.conv.weight" in shapes.shapes else ""
+    channels, in_channels = shapes.of(f"encoder.conv_in{wrapped}.weight", 4)[:2]
+    widths = [shapes.of(f"encoder.down.{level}.block.0.conv1{wrapped}.weight", 4)[0] for level in range(shapes.count("encoder.down"))]
+    if any(width % channels for width in widths):
+        raise ValueError(f"The widths {widths} of the image tokenizer's levels are not multiples of its first, {channels}.")
+    return {
+        "model_type": "vargpt_bsq",
+        "schedules": schedules,
+        "latent_channels": shapes.of(f"encoder.conv_out{wrapped}.weight", 4)[0],
+        "in_channels": in_channels,
+        "base_channels": channels,
+        "channel_multipliers": [width // channels for width in widths],
+        "num_res_blocks": shapes.count("encoder.down.0.block"),
+    }
+
+
+def decoder_config(shapes: TensorShapes, reference_grids: list) -> dict[str, Any]:
+    """Fields of the visual decoder with these shapes; a reference grid for each schedule."""
+    chunks, blocks = shapes.count("block_chunks"), blocks_of_chunk(shapes)
+    return {
+        "model_type": "vargpt_infinity_decoder",
+        "hidden_size": shapes.of("pos_start", 3)[-1],
+        "num_hidden_layers": chunks * blocks,
+        "num_attention_heads": math.prod(shapes.of("block_chunks.0.module.0.sa.scale_mul_1H11", 4)),
+        "intermediate_size": shapes.of("block_chunks.0.module.0.ffn.fc1.weight", 2)[0],
+        "max_scales": shapes.of("lvl_embed.weight", 2)[0],
+        "unconditional_context_size": shapes.of("cfg_uncond", 2)[0],
+        "reference_grids": reference_grids,
+    }
+
+
+__all__ = [
+    "BSQ_NAMES",
+    "BSQ_WRAPPERS",
+    "DECODER_WRAPPERS",
+    "INFINITY_NAMES",
+    "adapt_infinity",
+    "blocks_of_chunk",
+    "decoder_config",
+    "schedules_of",
+    "tokenizer_config",
+]
