@@ -2,10 +2,10 @@
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -287,23 +287,23 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Preference
         ValueError: a file that is not there or no mapping, unknown keys, or a stage, dataset or model that is missing.
     """
     config = find_stage(config)
-    given = read_stage(config)
-    method = _value("method", given, overrides) or "sft"
+    given, overrides = read_stage(config), list(overrides)
+    stage, method = _chosen(given, overrides)
     if method not in METHODS:
         raise ValueError(f"{config}: `method` is {method!r}; it must be one of {', '.join(METHODS)}.")
     groups = (*METHODS[method], ModelConfig)
     hints = {name: hint for group in groups for name, hint in get_type_hints(group).items()} | {"env": dict}
     refuse_unknown([key for key in given if key not in hints], hints, config)
     check_form(given, {**hints, "train_data": str | list, "eval_data": str | list | None}, config)
-    overridden = {part.removeprefix("--").split("=")[0] for part in overrides if part.startswith("--")}
-    for key in ("stage", "train_data", "model_name_or_path", "output_dir"):
-        if not given.get(key) and key not in overridden:
-            raise ValueError(f"{config} has no `{key}`.")
-    schedule = get_stage(str(_value("stage", given, overrides))).schedule
-    defaults = [part for key, value in schedule.items() if key not in given for part in (f"--{key}", str(value))]
-    parser = _Parser(groups)
+    parser = _Parser(groups, allow_abbrev=False)
     try:
-        *parsed, unknown = parser.parse_args_and_config(["--config", str(config), *defaults, *overrides], return_remaining_strings=True)
+        parser.set_defaults_with_config(**given)
+        values, _ = parser.parse_known_args(overrides)
+        for key in ("stage", "train_data", "model_name_or_path", "output_dir"):
+            if not getattr(values, key):
+                raise ValueError(f"{config} has no `{key}`.")
+        parser.set_defaults_with_config(**get_stage(stage).schedule)  # which the file's own values, set next, replace
+        *parsed, unknown = parser.parse_args_and_config(["--config", str(config), *overrides], return_remaining_strings=True)
     except (TypeError, KeyError, AttributeError) as error:  # of the libraries' own checks, which take the form for granted
         raise ValueError(f"{config}: a value has the wrong form: {error}.") from error
     refuse_unknown([str(part).removeprefix("--").split("=")[0] for part in unknown if str(part).startswith("--")], hints, "command line")
@@ -325,11 +325,12 @@ class _Parser(TrlParser):
 METHODS = {"sft": (VargptScriptArguments, VargptSFTConfig), "dpo": (PreferenceArguments, VargptDPOConfig)}
 
 
-def _value(key: str, given: dict, overrides: Sequence[str]) -> object:
-    """What the file or, which wins, the overrides say of a key."""
-    values = dict(zip(overrides, overrides[1:]))
-    equal_signs = dict(part.split("=", 1) for part in overrides if part.startswith(f"--{key}="))
-    return equal_signs.get(f"--{key}") or values.get(f"--{key}") or given.get(key)
+def _chosen(given: Mapping[str, Any], overrides: list[str]) -> tuple[str, str]:
+    """Stage and method that the file or, which win, the overrides name: they say which other arguments there are, and their defaults."""
+    parser = _Parser((PreferenceArguments,), allow_abbrev=False)
+    parser.set_defaults_with_config(**given)
+    chosen, _ = parser.parse_known_args(overrides)
+    return str(chosen.stage), str(chosen.method)
 
 
 def _check(script: PreferenceArguments, training: VargptSFTConfig | VargptDPOConfig, model_config: ModelConfig) -> None:
