@@ -297,9 +297,9 @@ class VargptGenerationMixin(GenerationMixin):
 
         What it takes beyond Transformers' arguments: see [`generate`].
         """
-        check_run_arguments(self.config, generator, output_image_streamer, output_image_noise, input_ids.device)
         num_rows = input_ids.shape[0]
         schedule_ids = schedule_ids_of(self.model, output_image_size, output_image_aspect_ratio, num_rows, input_ids.device)
+        check_run_arguments(self.config, generator, output_image_streamer, output_image_noise, schedule_ids)
         if generation_config.generation_mode == "image":
             starts = (input_ids[:, -1:] == self.config.output_image_start_token_id).all() and input_ids.shape[1] > 0
             check_room(self.config, _num_tokens(model_kwargs), image_tokens(self.config, schedule_ids.tolist(), bool(starts)))

@@ -143,9 +143,14 @@ def _check_ids(name: str, value: Any, vocab_size: int, several: bool) -> None:
 
 
 def check_run_arguments(
-    config: VargptConfig, generator: Any, output_image_streamer: Any, output_image_noise: Any, device: torch.device
+    config: VargptConfig, generator: Any, output_image_streamer: Any, output_image_noise: Any, schedule_ids: torch.LongTensor
 ) -> None:
-    """Raises a TypeError or ValueError for arguments of one call of `generate` that cannot be meant."""
+    """Raises a TypeError or ValueError for arguments of one call of `generate` that cannot be meant.
+
+    Args:
+        schedule_ids: scale schedule of each row's images, (B,), on the prompt's device.
+    """
+    device = schedule_ids.device
     for each in generator if isinstance(generator, (list, tuple)) else [generator]:
         if generator is not None and not isinstance(each, torch.Generator):
             raise TypeError(f"`generator` must be a torch.Generator, or a list with one for each row, got {type(each).__name__}.")
@@ -160,14 +165,18 @@ def check_run_arguments(
             )
     if output_image_noise is None:
         return
-    lengths, width = config.schedules[0].areas, config.text_config.hidden_size
-    if not isinstance(output_image_noise, (list, tuple)) or not all(isinstance(noise, torch.Tensor) for noise in output_image_noise):
-        raise TypeError(f"`output_image_noise` must be a list of tensors, one for each of the {len(lengths)} scales.")
-    shapes = [tuple(noise.shape[1:]) for noise in output_image_noise]
-    if shapes != [(length, width) for length in lengths]:
+    chosen = sorted(set(schedule_ids.tolist()))
+    if len(chosen) > 1:
         raise ValueError(
-            f"`output_image_noise` has tensors of shape (images, …) with {shapes} behind; expected {[(length, width) for length in lengths]}."
+            f"`output_image_noise` is for images of one schedule, but the rows draw those of {chosen}: draw them in calls of their own."
         )
+    schedule = config.schedules[chosen[0] if chosen else 0]
+    if not isinstance(output_image_noise, (list, tuple)) or not all(isinstance(noise, torch.Tensor) for noise in output_image_noise):
+        raise TypeError(f"`output_image_noise` must be a list of tensors, one for each of the {len(schedule)} scales.")
+    shapes = [tuple(noise.shape[1:]) for noise in output_image_noise]
+    expected = [(length, config.text_config.hidden_size) for length in schedule.areas]
+    if shapes != expected:
+        raise ValueError(f"`output_image_noise` has tensors of shape (images, …) with {shapes} behind; expected {expected}.")
     for index, noise in enumerate(output_image_noise):
         if not noise.isfinite().all():
             raise ValueError(f"`output_image_noise` of scale {index} has values that are NaN or infinite.")
