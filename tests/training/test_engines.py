@@ -19,7 +19,7 @@ from ranks import run_ranks
 from safetensors.torch import load_file
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.training.collator import VargptDataCollator, no_images
+from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.script import train
 from vargpt_hf.training.stages import apply_stage
@@ -125,9 +125,9 @@ ROWS_OF_RANKS = [
 def batches_of(base: str, rank: int | None) -> list[tuple[dict[str, torch.Tensor], dict[str, int]]]:
     """Model inputs of every step of one rank, or of a process that takes the rows of both, and the targets of the step."""
     processor = VargptProcessor.from_pretrained(base)
-    config = VargptForConditionalGeneration.config_class.from_pretrained(base)
-    plain, collator = VargptDataCollator(processor), VargptDataCollator(processor)
-    collator.no_images = no_images(config)
+    model = VargptForConditionalGeneration.from_pretrained(base)
+    config = model.config
+    plain, collator = VargptDataCollator(processor), VargptDataCollator(processor).bind(model, sharded=True)
     batches = []
     for rows in ROWS_OF_RANKS:
         everything = plain(rows[0] + rows[1])

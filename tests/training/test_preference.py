@@ -298,6 +298,30 @@ def test_batches_without_drawings_leave_the_drawing_side_as_it_is(model, process
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
+def test_sharded_weights_run_every_part_in_every_batch(model, processor, tmp_path, monkeypatch):
+    """As where an engine shards them: the trainer tells the collator, and pairs of texts get the same loss, with a way back to all parts."""
+    plain = trainer_of(model, processor, tmp_path)
+    expected = plain.compute_loss(plain.model, plain.data_collator([TEXT]))
+    make = VargptDPOTrainer.create_accelerator_and_postprocess
+
+    def sharded(self) -> None:
+        make(self)
+        self.is_deepspeed_enabled = True
+
+    monkeypatch.setattr(VargptDPOTrainer, "create_accelerator_and_postprocess", sharded)
+    with monkeypatch.context() as patch:
+        patch.setattr("trl.trainer.dpo_trainer.prepare_deepspeed", lambda model, accelerator: model)
+        trainer = trainer_of(model, processor, tmp_path, ref_model=plain.ref_model)
+    inputs = trainer.data_collator([TEXT])
+    assert "blank_image" in inputs and inputs["output_pixel_values"].shape[0] == 0
+    loss = trainer.compute_loss(trainer.model, inputs)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    parts = [getattr(trainer.model.model, name) for name in ("visual_decoder", "projector_to_llm", "projector_to_decoder", "vlm")]
+    assert all(any(parameter.grad is not None for parameter in part.parameters()) for part in parts)
+    assert any(parameter.grad is not None for parameter in trainer.model.model.vlm.vision_tower.parameters())
+
+
 def test_checkpoints_resume(base, processor, tmp_path):
     def run(resume):
         model = VargptForConditionalGeneration.from_pretrained(base)

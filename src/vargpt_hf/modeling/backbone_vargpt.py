@@ -9,7 +9,7 @@ Shapes: B rows, T tokens of a row, M drawn positions of the whole batch in readi
 
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -172,6 +172,12 @@ class VargptBackbone:
         """Names of the reading inputs without which pixels have no features."""
         return needed_beside_pixels(type(self.vlm))
 
+    def nothing_of(self, features: Callable, image: dict[str, torch.Tensor]) -> torch.Tensor:
+        """A tensor of no numbers, from which gradients run into all that makes features of an image: `features` is the model's method, `image`
+        what its processor makes of one."""
+        found = features(**{name: value for name, value in image.items() if name in self.reading_inputs}, return_dict=True)
+        return torch.cat([tensor.flatten()[:0] for tensor in _tensors_in(found) if tensor.is_floating_point()])
+
     def check_images(self, inputs: dict) -> None:
         """Raises a ValueError where images to read are given that the model cannot take, or without what it needs beside their pixels."""
         given = {name for name, value in inputs.items() if value is not None}
@@ -311,6 +317,15 @@ class VargptBackbone:
         """Last hidden states (B, l, D) of embeddings (B, l, D) by the decoder alone, with nothing before them, at positions from 0."""
         positions = torch.arange(embeds.shape[1], device=embeds.device).expand(len(embeds), -1)
         return self.decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
+
+
+def _tensors_in(value: object) -> Iterator[torch.Tensor]:
+    """The tensors of an output of the library, however they are nested."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(part)
 
 
 @contextmanager

@@ -155,7 +155,8 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
             scores_images: whether the caller continues to the scores of images to draw, as the whole model does.
 
         A tensor of no images, such as `pixel_values` (0, 3, height, width), says what None does, but the parts that images of
-        this kind go through run all the same: see `at_least_one` in output_images_vargpt.py.
+        this kind go through run all the same: see `at_least_one` in output_images_vargpt.py. So does `blank_image` among `kwargs`, for any
+        backbone: what its processor makes of one image, which no text shows.
 
         Raises:
             ValueError: placeholders and images that differ in number, for either kind; codes of another image tokenizer;
@@ -233,6 +234,7 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
         """One pass of the backbone; `reading` holds what it takes beyond tokens, `None` where something is not given."""
         backbone = self.backbone
         reading = {name: value for name, value in reading.items() if value is not None}
+        blank_image = reading.pop("blank_image", None)
         backbone.check_images(reading)
         tokens = inputs_embeds if input_ids is None else input_ids
         if position_ids is None:
@@ -240,12 +242,13 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
         if (pixels := reading.get("pixel_values")) is not None and not len(pixels):
             if needed := backbone.needed_beside_pixels:
                 raise ValueError(f"`pixel_values` of no images cannot stand beside {', '.join(sorted(needed))}: leave out all of them.")
+            blank_image = {"pixel_values": pixels.new_ones(1, *pixels.shape[1:])}  # of ones, as some models pass over images of zeros
             del reading["pixel_values"]
-            # Of ones, as some models pass over images of zeros.
-            blank = self.get_image_features(pixels.new_ones(1, *pixels.shape[1:]), return_dict=True).pooler_output[0]
+        if blank_image is not None:
+            nothing = backbone.nothing_of(self.get_image_features, blank_image).reshape(0, self.config.text_config.hidden_size)
             if drawn_embeds is None:
-                drawn, drawn_embeds = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device), blank[:0]
-            drawn_embeds = torch.cat([drawn_embeds, blank[:0].to(drawn_embeds)])  # no values, but a way back to the tower's weights
+                drawn, drawn_embeds = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device), nothing
+            drawn_embeds = torch.cat([drawn_embeds, nothing.to(drawn_embeds)])
         return backbone.read(
             input_ids,
             inputs_embeds,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from transformers.utils.generic import is_flash_attention_requested
 
@@ -51,6 +52,7 @@ class VargptDataCollator:
     image_tokenizer_fingerprint: str | None = None
     pack_in_one_row = False
     no_images: dict[str, torch.Tensor] | None = None
+    blank_image: dict[str, torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -80,11 +82,12 @@ class VargptDataCollator:
 
         Args:
             model: a VARGPT, however adapters or engines have wrapped it.
-            sharded: its weights are sharded over processes, each of which must run every part of the model in every batch; tensors of
-                zero images then stand in for kinds of images that a batch lacks.
+            sharded: its weights are sharded over processes, each of which must run every part of the model in every batch, and as often as
+                the others; for kinds of images that a batch lacks, tensors of zero images to draw and a blank image to read then stand in,
+                and images of several schedules in one batch are refused.
 
         Raises:
-            ValueError: no VARGPT, or a backbone for whose images no such tensors are known.
+            ValueError: no VARGPT.
         """
         tokenizer = next((module for module in model.modules() if isinstance(module, VargptImageTokenizer)), None)
         if tokenizer is None:
@@ -92,6 +95,7 @@ class VargptDataCollator:
         self.image_tokenizer_fingerprint = tokenizer.fingerprint()
         self.pack_in_one_row = is_flash_attention_requested(model.config.get_text_config())
         self.no_images = no_images(model.config) if sharded else None
+        self.blank_image = blank_image(self.processor) if sharded else None
         return self
 
     def for_evaluation(self) -> "VargptDataCollator":
@@ -142,9 +146,16 @@ class VargptDataCollator:
             # Whether pixels or codes are used follows from the columns, which are those of the whole dataset: the same in all processes.
             drawn_from = "output_image_codes" if any("output_image_codes" in row for row in rows) else "output_pixel_values"
             drawn_from = next((name for name in ("output_image_codes", "output_pixel_values") if name in inputs), drawn_from)
-            inputs = {name: self.no_images[name] for name in ("pixel_values", drawn_from) if name in self.no_images} | inputs
+            inputs = {drawn_from: self.no_images[drawn_from]} | inputs
+            if len(set(inputs.get("output_image_schedule_ids", torch.zeros(0)).tolist())) > 1:
+                raise ValueError(
+                    "A batch has images to draw of several schedules, for each of which the visual decoder runs once; sharded, it "
+                    "must run as often in all of them. Take rows of one schedule, or one row with one image a batch."
+                )
         # Into torch's memory, which is aligned: of numpy's, products may round otherwise in every run.
         inputs = {name: value.clone() for name, value in inputs.items()}
+        if self.blank_image and "pixel_values" not in inputs:
+            inputs["blank_image"] = self.blank_image
         if all(row.get("source") is not None for row in rows):
             inputs["source"] = torch.tensor([row["source"] for row in rows])
         return inputs
@@ -224,22 +235,14 @@ def without_text(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def no_images(config: "VargptConfig") -> dict[str, torch.Tensor]:
-    """Model inputs of zero images of each kind, by their names; of a backbone that sees nothing, only those to draw.
-
-    Raises:
-        ValueError: a backbone whose images are no plain tensors of one size.
-    """
-    tokenizer, vision = config.image_tokenizer_config, config.vision_config
-    inputs = {
+    """Model inputs of zero images to draw, as pixels and as codes, by their names."""
+    tokenizer = config.image_tokenizer_config
+    return {
         "output_pixel_values": torch.zeros(0, tokenizer.in_channels, *tokenizer.image_size()),
         "output_image_codes": torch.zeros(0, config.schedules[0].num_positions, dtype=torch.long),
     }
-    if vision is None:
-        return inputs
-    side, channels = (getattr(vision, name, None) for name in ("image_size", "num_channels"))
-    if not isinstance(side, int) or not isinstance(channels, int):
-        raise ValueError(
-            f"A {vision.model_type!r} takes images in a form of its own: train such a backbone without sharding its weights, by DDP or in one "
-            "process."
-        )
-    return {"pixel_values": torch.zeros(0, channels, side, side), **inputs}
+
+
+def blank_image(processor: "VargptProcessor") -> dict[str, torch.Tensor]:
+    """What the backbone's own processor makes of a small white image; {} where nothing is read."""
+    return {} if processor.reader is None else processor.reading_inputs([[Image.new("RGB", (56, 56), "white")]])

@@ -83,13 +83,15 @@ class VargptPreferenceCollator:
         return prompt
 
     def _row(self, index: int, pair: dict[str, Any], prompt: list[dict[str, Any]], side: str) -> dict[str, Any]:
-        return {
-            "messages": prompt + _messages(index, pair, side, "assistant"),
-            "images": pair.get("images"),
-            "output_images": pair.get(f"{side}_images"),
-            "output_image_codes": pair.get(f"{side}_codes"),
-            "image_tokenizer_fingerprint": pair.get("image_tokenizer_fingerprint"),
+        columns = {
+            "images": "images",
+            "output_images": f"{side}_images",
+            "output_image_codes": f"{side}_codes",
+            "image_tokenizer_fingerprint": "image_tokenizer_fingerprint",
         }
+        # Those alone that the dataset has: by them the collator tells whether images are drawn from pixels or from codes.
+        given = {name: pair[column] for name, column in columns.items() if column in pair}
+        return {"messages": prompt + _messages(index, pair, side, "assistant"), **given}
 
     def _check_lengths(self, lengths: list[int]) -> None:
         for row, length in enumerate(lengths):
@@ -243,7 +245,7 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
         )
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptPreferenceCollator):
-            self.data_collator.collator.bind(self.model)
+            self.data_collator.collator.bind(self.model, sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if args.disable_dropout:
             for layer in [*self.model.modules(), *(() if self.ref_model is None else self.ref_model.modules())]:
                 if hasattr(layer, "drop_path_rate"):
