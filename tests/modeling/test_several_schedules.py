@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from reader_helpers import make_reader
 
+from vargpt_hf import VargptProcessor
 from vargpt_hf.modeling.image_tokenizer_vargpt import NO_CODE
 from vargpt_hf.testing import tiny_model
 
@@ -109,3 +111,16 @@ def test_noise_is_that_of_the_schedule_that_draws(model):
         model.generate(PROMPTS, output_image_size=(16, 24), output_image_noise=noise[0], **NOISE)
     with pytest.raises(ValueError, match=r"for images of one schedule, but the rows draw those of \[0, 1\]"):
         model.generate(PROMPTS, output_image_size=[(16, 16), (16, 24)], output_image_noise=noise[1], **NOISE)
+
+
+def test_a_pipeline_draws_images_of_several_sizes_in_one_batch(model):
+    drawn = {"schedules": SCHEDULES, "downsampling": 4, "resize_factor": 1.0}
+    pipe = model.as_pipeline(VargptProcessor(reader=make_reader("llava"), output_image_settings=drawn))
+    chats = [[{"role": "user", "content": [{"type": "text", "text": word}]}] for word in ("red", "blue")]
+    sizes = [(16, 16), (16, 24)]
+    records = pipe(chats, generation_mode="image", batch_size=2, output_image_size=sizes, do_sample=False)
+    found = [record[0]["generated_image"] for record in records]
+    assert [(image.height, image.width) for image in found] == sizes
+    for chat, size, image in zip(chats, sizes, found):
+        (alone,) = pipe(chat, generation_mode="image", output_image_size=size, do_sample=False)
+        assert alone["generated_image"].tobytes() == image.tobytes()

@@ -200,13 +200,15 @@ def _without_first_spaces(records: list[dict]) -> list[dict]:
 
 def _rows(output: VargptGenerateOutput, first: int, count: int) -> VargptGenerateOutput:
     """`count` rows of what was generated, with their images."""
-    chosen = (output.output_image_rows >= first) & (output.output_image_rows < first + count)
+    chosen = ((output.output_image_rows >= first) & (output.output_image_rows < first + count)).nonzero().squeeze(1)
+    images = output.output_images
     return VargptGenerateOutput(
         sequences=output.sequences[first : first + count],
         output_image_codes=output.output_image_codes[chosen],
+        output_image_schedule_ids=output.output_image_schedule_ids[chosen],
         output_image_rows=output.output_image_rows[chosen] - first,
         output_image_positions=output.output_image_positions[chosen],
-        output_images=output.output_images[chosen],
+        output_images=[images[index] for index in chosen.tolist()] if isinstance(images, list) else images[chosen],
     )
 
 
