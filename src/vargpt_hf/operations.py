@@ -104,7 +104,7 @@ class ModelParts:
 
     def embedding(self, positions: float) -> Part:
         """Of what coarser scales have drawn, for the language model."""
-        return Part([self.inner.visual_decoder.token_embedding], positions)
+        return Part(self.inner.visual_decoder.embedding_modules, positions)
 
     def projector_to_llm(self, positions: float) -> Part:
         """From the visual decoder's width to the language model's."""
@@ -123,10 +123,11 @@ class ModelParts:
         return Part(self.inner.visual_decoder.context_modules, positions)
 
     def visual_decoder(self, positions: float, context: int) -> Part:
-        """Its layers and its head, whose positions attend to `context` others."""
+        """All of it that sees its positions, which attend to `context` others."""
         decoder = self.inner.visual_decoder
-        apart = (*decoder.condition_modules, *decoder.context_modules)
-        return Part([decoder.layers, decoder.head], positions, context, self.config.visual_decoder_config.hidden_size, without=apart)
+        apart = (*decoder.embedding_modules, *decoder.condition_modules, *decoder.context_modules)
+        modules = [child for child in decoder.children() if matrices_in(child, {id(inner) for outer in apart for inner in outer.modules()})]
+        return Part(modules, positions, context, self.config.visual_decoder_config.hidden_size, without=apart)
 
     def reading_modules(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """What sees patches of images that are read, and what sees the tokens that come of them."""

@@ -4,9 +4,11 @@ import pytest
 import torch
 from backbone_configs import backbone_config, reading_inputs
 from peft import get_peft_model
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf.modeling.visual_decoder_vargpt import VargptVisualDecoder
 from vargpt_hf.peft import lora_config
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.budget import estimate_budget
@@ -207,6 +209,42 @@ def test_sharding_divides_what_belongs_to_weights():
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         estimate_budget(small_model(), **{"batch_size": 1, **options})
+
+
+class HeadDecoder(VargptVisualDecoder):
+    """A decoder of one's own, of a head alone."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.start = nn.Embedding(2, config.hidden_size)
+        self.embed_inputs = nn.Linear(config.latent_channels, config.hidden_size)
+        self.scores = nn.Linear(config.hidden_size, config.num_symbols * config.num_classes)
+
+    @property
+    def embedding_modules(self):
+        return [self.embed_inputs]
+
+    def embed_scale(self, inputs, condition_ids, scale, schedule):
+        raise NotImplementedError
+
+    def embed(self, inputs, condition_ids, schedule):
+        return torch.cat([self.start(condition_ids)[:, None], self.embed_inputs(inputs)], dim=1)
+
+    def begin(self, condition_ids, schedule, context=None, context_mask=None):
+        raise NotImplementedError
+
+    def forward(self, hidden_states, condition_ids, schedule, context=None, context_mask=None, state=None):
+        return self.scores(hidden_states).unflatten(-1, (self.config.num_symbols, self.config.num_classes))
+
+
+def test_a_decoder_of_ones_own_is_counted():
+    model = small_model("eager")
+    config = model.config.visual_decoder_config
+    model.model.visual_decoder = HeadDecoder(config)
+    model.requires_grad_(True)
+    model.model.image_tokenizer.requires_grad_(False)
+    model.model.vlm.vision_tower.requires_grad_(False)
+    assert budget(model).flops == pytest.approx(counted_flops(model, batch(model.config)), rel=1e-3)
 
 
 def test_other_models_are_refused():

@@ -261,6 +261,10 @@ class VargptInfinityDecoder(VargptVisualDecoder):
         init.copy_(layer.modulation, gammas.to(layer.modulation.dtype))
 
     @property
+    def embedding_modules(self) -> list[nn.Module]:
+        return [self.token_embedding]
+
+    @property
     def condition_modules(self) -> list[nn.Module]:
         return [self.condition_value, self.condition_proj, self.shared_modulation, self.norm_modulation]
 

@@ -186,6 +186,10 @@ class VargptVARDecoder(VargptVisualDecoder):
         init.copy_(layer.modulation.bias, gammas.to(layer.modulation.bias.dtype))
 
     @property
+    def embedding_modules(self) -> list[nn.Module]:
+        return [self.token_embedding]
+
+    @property
     def condition_modules(self) -> list[nn.Module]:
         return [*(layer.modulation for layer in self.layers), self.norm_modulation]
 

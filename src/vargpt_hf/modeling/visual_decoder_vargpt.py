@@ -173,6 +173,11 @@ class VargptVisualDecoder(VargptBaseModel):
         """
 
     @property
+    def embedding_modules(self) -> list[nn.Module]:
+        """Modules inside that embed what coarser scales have drawn, before the language model."""
+        return []
+
+    @property
     def condition_modules(self) -> list[nn.Module]:
         """Modules inside that see each condition, not each position."""
         return []

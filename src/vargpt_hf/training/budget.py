@@ -192,8 +192,9 @@ class _Pass:
                 continue
             kept += self.part.positions * itemsize * entry if checkpointing and unit.is_layer else whole
             transient = max(transient, whole * (checkpointing and unit.is_layer))
-        if self.has_loss and flows:
-            logits = self.part.positions * self.part.units()[-1].matrices[-1].outputs
+        matrices = [matrix for unit in self.part.units() for matrix in unit.matrices]
+        if self.has_loss and flows and matrices:
+            logits = self.part.positions * matrices[-1].outputs
             kept += (_FLOAT32 - itemsize) * logits  # their log-probabilities are kept in place of them
             transient = max(transient, (2 * itemsize + _FLOAT32) * logits)  # themselves, their gradients as they are and in float32
         return kept, transient
