@@ -5,6 +5,7 @@ import torch
 from reader_helpers import make_reader
 
 from vargpt_hf import VargptProcessor
+from vargpt_hf.modeling.image_sampling_vargpt import redrawn_positions
 from vargpt_hf.modeling.image_tokenizer_vargpt import NO_CODE
 from vargpt_hf.testing import tiny_model
 
@@ -101,6 +102,33 @@ def test_waiting_rows_draw_by_schedule_as_they_do_alone(model):
         length = alone.output_image_codes.shape[1]
         assert torch.equal(together.output_image_codes[index, :length], alone.output_image_codes[0])
         assert tuple(together.output_images[index].shape) == (3, *size)
+
+
+@pytest.mark.parametrize("guidance", ["none", "prompt", "scale"])
+def test_exactly_the_positions_under_a_mask_of_pixels_change(model, guidance):
+    """One mask of pixels, on each row's own grids of all scales."""
+    schedules, sizes = model.config.schedules, [(16, 16), (16, 24)]
+    codes = torch.nn.utils.rnn.pad_sequence(random_codes([0, 1]), batch_first=True)
+    mask = torch.zeros(2, 32, 48)
+    mask[0, 16:, 24:] = mask[1, :16] = 1
+    settings = {"generation_mode": "image", "do_sample": False, "return_dict_in_generate": True, "output_image_guidance_type": guidance}
+    kept = {"output_image_codes_to_keep": codes, "output_image_mask": mask}
+    drawn = model.generate(PROMPTS, output_image_size=sizes, **kept, **settings).output_image_codes
+    for index, schedule in enumerate(schedules):
+        redrawn = redrawn_positions(mask[index : index + 1], schedule)[0]
+        length = LENGTHS[index]
+        changed = drawn[index, :length] != codes[index, :length]
+        by_scale = [part.any().item() for part in redrawn.split(list(schedule.areas))]
+        assert not (changed & ~redrawn).any() and (changed & redrawn).any() and by_scale == [index == 1, True, True]
+        whole = torch.ones(1, length, dtype=torch.bool)
+        free = model.generate(
+            PROMPTS[index : index + 1],
+            output_image_size=sizes[index],
+            output_image_codes_to_keep=codes[index : index + 1],
+            output_image_mask=whole,
+            **settings,
+        )
+        assert (free.output_image_codes[0] != codes[index, :length])[~redrawn].any()  # the others would have changed, too
 
 
 def test_noise_is_that_of_the_schedule_that_draws(model):
