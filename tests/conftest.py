@@ -17,6 +17,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads, her
     torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # by pytest-xdist: files with many tests first, and at the end one process alone with the longest
+
+
+def pytest_collection_modifyitems(items):
+    """Files with long tests come first, so that processes that share the work end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def golden_folder(tmp_path_factory):
     """The golden weights, converted from a released-format folder; a folder of ours."""
