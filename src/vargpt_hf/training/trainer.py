@@ -1,21 +1,18 @@
 """Supervised fine-tuning of text and images together, on TRL's trainer."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
 from ..hardware import is_fast, warn_if_slow
 from ..modeling.image_tokenizer_vargpt import NO_CODE, code_log_probs, to_symbols
-from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from .collator import VargptDataCollator
 from .guards import TrainingGuard
-from .packing import IGNORE_INDEX, num_tokens
+from .packing import num_tokens
 from .readers import for_trainer, to_rows
 from .targets import CountsTargets, text_targets
 
@@ -234,24 +231,6 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, SFTTrainer):
             rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
             figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, rows)}
         return {**figures, "num_tokens": self._total_train_tokens}
-
-
-def both_losses(model: VargptForConditionalGeneration) -> Callable[..., torch.Tensor]:
-    """The `compute_loss_func` with which a trainer that scores text by itself, as TRL's `SFTTrainer` does, trains images, too.
-
-    It is given the model's outputs for a batch without labels, the labels (B, T), and the number of text targets of the whole accumulated
-    batch. This batch then weighs its share of them, images included, which is exact where all parts have as many codes for each text target.
-    """
-
-    def loss(outputs: Any, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-        targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
-        text = model.config.text_loss_weight * model.text_loss(outputs.logits, targets, num_items_in_batch)
-        if outputs.loss is None:
-            return text
-        own = (targets != IGNORE_INDEX).sum()
-        return text + outputs.loss * (1 if num_items_in_batch is None else own / num_items_in_batch)
-
-    return loss
 
 
 def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
