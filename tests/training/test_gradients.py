@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.modeling import modeling_vargpt
+from vargpt_hf.modeling import losses_vargpt
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.stages import apply_stage
@@ -126,6 +126,6 @@ def test_other_losses_are_not_counted_in_silence(base, tmp_path):
 
 
 def test_a_trainer_that_counts_no_codes_is_told_when_it_is_exact(base, tmp_path, caplog):
-    modeling_vargpt.logger.warning_once.cache_clear()
+    losses_vargpt.logger.warning_once.cache_clear()
     gradient(str(base), str(tmp_path), "Transformers' own counts", 2, 1)
     assert caplog.text.count("exact where all parts have as many codes for each") == 1 and "CountsTargets" in caplog.text
