@@ -5,6 +5,7 @@ tensor that nothing reads. The first row that fits counts; a released name that 
 """
 
 import re
+from functools import cache
 
 _VQ_BLOCK = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "nin_shortcut": "shortcut"}
 _VQ_ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "out_proj"}
@@ -119,9 +120,13 @@ def released_names(name: str, table: list[tuple[str, str | None]]) -> list[str]:
 
 def _parts(name: str, form: str) -> tuple[str, ...] | None:
     """What stands in a name at the wildcards of a row's form, None where it does not fit."""
-    pattern = _WILDCARDS.sub(lambda wildcard: "(.+)" if wildcard[1] else r"([^.]+)", re.escape(form))
-    match = re.fullmatch(pattern, name)
+    match = _pattern(form).fullmatch(name)
     return None if match is None else match.groups()
+
+
+@cache
+def _pattern(form: str) -> re.Pattern[str]:
+    return re.compile(_WILDCARDS.sub(lambda wildcard: "(.+)" if wildcard[1] else r"([^.]+)", re.escape(form)))
 
 
 def _filled(form: str, parts: tuple[str, ...]) -> str:
