@@ -17,11 +17,20 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def start(folder: Path, log: Path) -> subprocess.Popen:
-    """The command, in a group of processes of its own."""
+def run(folder: Path, until: str | None = None) -> tuple[int, str]:
+    """The command's exit code and what it said; stopped, with all that it has started, when a folder of its own is there."""
+    log = folder.parent / "log.txt"
     command = [sys.executable, EXAMPLES / "train_tiny.py", folder, "--scale", "0", "--evaluate", "4"]
     with log.open("w") as file:
-        return subprocess.Popen(command, start_new_session=True, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, start_new_session=True, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None and not (until and (folder / until).exists()):
+            time.sleep(0.02)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+    return process.returncode, log.read_text()
 
 
 def made(folder: Path) -> dict[str, int]:
@@ -30,40 +39,45 @@ def made(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory) -> tuple[Path, dict[str, int], str]:
-    """The folder of a run that was stopped in its second stage, what was finished, and what it said."""
-    folder, log = tmp_path_factory.mktemp("runs") / "tiny", tmp_path_factory.mktemp("logs") / "stopped.txt"
-    process = start(folder, log)
-    try:
-        while process.poll() is None and not (folder / "data/stage2").exists():
-            time.sleep(0.02)
-    finally:
-        finished = made(folder)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-    return folder, finished, log.read_text()
+def stopped_once(tmp_path_factory):
+    """The folder of a run that was stopped in stage 1, what it had finished by then, and what it said."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    _, said = run(folder, until="stage1")
+    return folder, made(folder), said
+
+
+@pytest.fixture(scope="module")
+def stopped_twice(stopped_once):
+    """The same run, started again and stopped in stage 3."""
+    folder, *_ = stopped_once
+    _, said = run(folder, until="stage3")
+    return folder, made(folder), said
 
 
 @pytest.mark.slow
-def test_parts_and_first_stages_are_trained(stopped):
-    folder, finished, said = stopped
-    assert {"vq", "clip", "base", "pretrain", "stage1"} <= set(finished), said[-3000:]
+def test_the_parts_are_trained(stopped_once):
+    folder, finished, said = stopped_once
+    assert {"vq", "clip", "base", "pretrain"} <= set(finished) and "stage2" not in finished, said[-3000:]
     assert "image tokenizer: {'psnr':" in said and "retrieval accuracy among 100:" in said
-    for name in ("base", "pretrain", "stage1"):
+    for name in ("base", "pretrain"):
         VargptForConditionalGeneration.from_pretrained(folder / name)
         VargptProcessor.from_pretrained(folder / name)
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_and_every_step_runs(stopped, tmp_path):
-    folder, finished, _ = stopped
-    code = start(folder, tmp_path / "log.txt").wait()
-    said = (tmp_path / "log.txt").read_text()
+def test_a_stopped_run_goes_on(stopped_once, stopped_twice):
+    (_, before, _), (_, finished, said) = stopped_once, stopped_twice
+    assert {name: finished[name] for name in before} == before and {"stage1", "stage2"} <= set(finished), said[-3000:]
+    assert "image tokenizer:" not in said
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_twice_comes_to_its_end(stopped_twice):
+    folder, before, _ = stopped_twice
+    code, said = run(folder)
     assert code == 0, said[-3000:]
     now = made(folder)
-    assert {name: now[name] for name in finished} == finished and {"stage2", "stage3", "vargpt-tiny"} <= set(now)
-    assert "image tokenizer:" not in said
+    assert {name: now[name] for name in before} == before and {"stage3", "vargpt-tiny"} <= set(now)
     figures = json.loads((folder / "figures.json").read_text())
     assert {"seen: shape and colour", "unseen: shape and colour", "written: digit", "answers"} <= set(figures)
     card = ModelCard.load(folder / "vargpt-tiny" / "README.md")
