@@ -4,7 +4,7 @@
 
 The images are handwritten digits that lean, with captions such as "a handwritten 7, slanted". Runs
 `vargpt train examples/lora.yaml --train_data FOLDER/images --output_dir FOLDER/adapter`, then lets the judges of vargpt-tiny look at
-digits of other prompts, before and after. Takes about three minutes of one CPU core.
+digits of other prompts, before and after. Takes about three minutes of one core of an Intel Xeon.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Fixtures of all rooms' tests."""
 
+import gc
 import os
 
 # Before Hugging Face's libraries, which read it once, when they are imported: no test, and nothing that a test starts, looks for the Hub.
@@ -15,6 +16,22 @@ from vargpt_hf.conversion.convert import convert_checkpoint  # noqa: E402
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads, here or in what tests start, would wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # by pytest-xdist: files with many tests first, and at the end one process alone with the longest
+
+
+def pytest_collection_modifyitems(items):
+    """Files with long tests come first, so that processes that share the work end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    """What was imported stays, and is looked through no more: every trainer that starts collects all garbage, which took half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -71,6 +71,24 @@ def test_readme_is_short_and_in_order():
     assert [heading for heading in headings if heading in wanted] == wanted
 
 
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_options_of_examples_exist(example):
+    """Those of the command in an example's docstring, and of its commands in the docs."""
+    text = example.read_text()
+    commands = [line for page in (text, *DOCS.values()) for line in re.findall(rf"examples/{example.name}([^`\n]*)", page)]
+    assert commands
+    for option in re.findall(r"--[\w-]+", " ".join(commands)):
+        assert f'"{option}"' in text, option
+
+
+TIMES = r"\b(?:[\d.]+|two|three|few) (?:s|ms|seconds|minutes|hours)\b|\| (?:seconds|minutes) \|"
+
+
+@pytest.mark.parametrize("page", [name for name, text in DOCS.items() if re.search(TIMES, text)])
+def test_what_takes_time_names_the_cpu(page):
+    assert "Xeon" in DOCS[page]
+
+
 @pytest.mark.parametrize("page", DOCS)
 def test_links_lead_somewhere(page):
     folder = ROOT if page == "README.md" else ROOT / "docs"

@@ -1,5 +1,7 @@
 """A micro model and its processor."""
 
+import copy
+
 import pytest
 import torch
 from micro import ROWS
@@ -26,9 +28,14 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def model(base):
+@pytest.fixture(scope="session")
+def loaded(base):
     return VargptForConditionalGeneration.from_pretrained(base)
+
+
+@pytest.fixture
+def model(loaded):
+    return copy.deepcopy(loaded)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""Rows for a micro model, and the file of a stage that trains it on them."""
+"""Rows for a micro model, and files of stages that train it on them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
@@ -55,3 +56,14 @@ def write_config(tmp_path, base, **keys):
     file = tmp_path / "stage.yaml"
     file.write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in given.items()))
     return file
+
+
+def stage_file(folder: Path, base: Path, streaming: bool = False, **keys) -> Path:
+    """A stage on a mixture with much that is random, in whose course many checkpoints are written and deleted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [{"prompt": f"say {word}", "completion": word} for word in ("hello", "so", "noise", "the second")]
+    (folder / "texts.json").write_text(json.dumps(texts * 6))
+    sources = [{"path": str(folder / "rows"), "weight": 2}, str(folder / "texts.json")]
+    common = {"stage": "pretrain", "train_data": sources, "streaming": streaming, "per_device_train_batch_size": 2, "logging_steps": 5}
+    common |= {"prompt_dropout": 0.5, "random_crop": True, "save_total_limit": 2, "gradient_accumulation_steps": 2}
+    return write_config(folder, base, **{**common, **keys})

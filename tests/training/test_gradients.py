@@ -1,5 +1,7 @@
 """The gradient of a step is that of all its rows at once: under three trainers, accumulated or not, in one process and in two."""
 
+import gc
+
 import pytest
 import torch
 from datasets import Dataset
@@ -10,20 +12,39 @@ from transformers import Trainer, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.modeling import losses_vargpt
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.stages import apply_stage
-from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer, both_losses
+from vargpt_hf.training.targets import CountsTargets
+from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 # Eight rows of unequal lengths. Those that a trainer can weigh which counts no codes have as many codes for each text target.
 ALIKE = [row(["image"] * (index % 2) + [f"draw {'very ' * index}noise"], ["output_image", "so"], 10 * index) for index in range(8)]
-CASES = {"ours": ROWS, "TRL": ALIKE, "TRL's own loss": ALIKE, "Transformers": ALIKE}
+CASES = {"ours": ROWS, "TRL": ROWS, "TRL's own loss": ROWS, "Transformers": ROWS, "Transformers' own counts": ALIKE}
 ACCUMULATED = (1, 2, 4)
 RANKS = """
 from test_gradients import save_gradients
 
 save_gradients(*sys.argv[1:])
 """
+
+
+class CountingTrainer(CountsTargets, Trainer):
+    """As `docs/training.md` advises."""
+
+
+class CountingSFTTrainer(CountsTargets, SFTTrainer):
+    """The same for TRL's."""
+
+
+TRAINERS = {
+    "ours": (VargptSFTConfig, VargptSFTTrainer),
+    "TRL": (SFTConfig, CountingSFTTrainer),
+    "TRL's own loss": (SFTConfig, SFTTrainer),
+    "Transformers": (TrainingArguments, CountingTrainer),
+    "Transformers' own counts": (TrainingArguments, Trainer),
+}
 
 
 def loaded(base: str) -> VargptForConditionalGeneration:
@@ -36,10 +57,8 @@ def gradient(base: str, out: str, case: str, accumulated: int, processes: int) -
     """What a step of plain gradient descent takes off the weights."""
     model, processor = loaded(base), VargptProcessor.from_pretrained(base)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    kinds = {"TRL": (SFTConfig, SFTTrainer), "TRL's own loss": (SFTConfig, SFTTrainer), "Transformers": (TrainingArguments, Trainer)}
-    settings, trainer = kinds.get(case, (VargptSFTConfig, VargptSFTTrainer))
+    settings, trainer = TRAINERS[case]
     options = {"bf16": False, "activation_checkpointing": False, "remove_unused_columns": case == "ours"}
-    more = {"compute_loss_func": both_losses(model)} if case == "TRL" else {}
     if case.startswith("TRL"):
         options |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = settings(
@@ -59,12 +78,13 @@ def gradient(base: str, out: str, case: str, accumulated: int, processes: int) -
         **options,
     )
     rows = Dataset.from_list(CASES[case], features=ROW_FEATURES)
-    trainer(model, args, data_collator=VargptDataCollator(processor), train_dataset=rows, processing_class=processor, **more).train()
+    trainer(model, args, data_collator=VargptDataCollator(processor), train_dataset=rows, processing_class=processor).train()
     return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def save_gradients(base: str, out: str, processes: str = "2") -> None:
     """Those of all trainers, by one rank of several; the first one writes them."""
+    gc.freeze()  # what was imported; every trainer that starts looks through the rest
     for case in CASES:
         for accumulated in ACCUMULATED:
             found = gradient(base, out, case, accumulated, int(processes))
@@ -96,3 +116,16 @@ def test_the_gradient_is_that_of_all_rows_at_once(base, tmp_path, request, case,
     assert wanted["model.visual_decoder.head.weight"].abs().max() > 1e-3 or case == "TRL's own loss"
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, atol=2e-6, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_other_losses_are_not_counted_in_silence(base, tmp_path):
+    args = TrainingArguments(tmp_path, use_cpu=True, report_to=[], label_smoothing_factor=0.1)
+    for given in ({"args": args}, {"compute_loss_func": print}):
+        with pytest.raises(ValueError, match="`compute_loss_func` and `label_smoothing_factor` would replace it"):
+            CountingTrainer(loaded(base), **{"args": TrainingArguments(tmp_path, use_cpu=True, report_to=[]), **given})
+
+
+def test_a_trainer_that_counts_no_codes_is_told_when_it_is_exact(base, tmp_path, caplog):
+    losses_vargpt.logger.warning_once.cache_clear()
+    gradient(str(base), str(tmp_path), "Transformers' own counts", 2, 1)
+    assert caplog.text.count("exact where all parts have as many codes for each") == 1 and "CountsTargets" in caplog.text

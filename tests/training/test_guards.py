@@ -1,59 +1,23 @@
 """Runs that are killed or go wrong: what is left on disk, what is said, and that going on gives the same weights to the last bit."""
 
-import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
-from micro import ROWS, write_config
+from micro import ROWS, stage_file
 from safetensors.torch import load_file
 
-from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.guards import TrainingStopped, checkpoints_of, is_whole, last_complete_checkpoint
 from vargpt_hf.training.script import train
 
 
-def stage_file(folder: Path, base: Path, streaming: bool = False, **keys) -> Path:
-    """A stage on a mixture with much that is random, in whose course many checkpoints are written and deleted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = [{"prompt": f"say {word}", "completion": word} for word in ("hello", "so", "noise", "the second")]
-    (folder / "texts.json").write_text(json.dumps(texts * 6))
-    sources = [{"path": str(folder / "rows"), "weight": 2}, str(folder / "texts.json")]
-    common = {"stage": "pretrain", "train_data": sources, "streaming": streaming, "per_device_train_batch_size": 2, "logging_steps": 5}
-    common |= {"prompt_dropout": 0.5, "random_crop": True, "save_total_limit": 2, "gradient_accumulation_steps": 2}
-    return write_config(folder, base, **{**common, **keys})
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
-
-
-@pytest.mark.slow
-def test_runs_killed_many_times_end_as_if_they_never_were(base, tmp_path):
-    """20 kills in 20, half of them of streams, by SIGKILL at any moment, through more than one pass over the data."""
-    model = VargptForConditionalGeneration.from_pretrained(base)
-    model.config.visual_decoder_config.drop_path_rate = model.config.visual_decoder_config.condition_dropout = 0.2
-    model.save_pretrained(tmp_path / "base")
-    VargptProcessor.from_pretrained(base).save_pretrained(tmp_path / "base")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    programs = []
-    for streaming in (False, True):  # side by side: each keeps one core busy
-        folders = [tmp_path / str(streaming) / name for name in ("straight", "killed")]
-        for folder in folders:
-            stage_file(folder, tmp_path / "base", streaming, max_steps=24, save_steps=1)
-        command = [sys.executable, Path(__file__).with_name("killing.py"), *folders, "10", str(int(streaming))]
-        with (tmp_path / f"{streaming}.log").open("w") as log:
-            programs.append((log.name, subprocess.Popen(list(map(str, command)), env=environment, stdout=log, stderr=subprocess.STDOUT)))
-    ends = [(program.wait(timeout=1800), Path(log).read_text()) for log, program in programs]
-    for code, printed in ends:
-        assert code == 0 and "survived 10 kills" in printed, printed
 
 
 @pytest.fixture(scope="module")

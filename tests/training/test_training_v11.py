@@ -67,8 +67,8 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def model(base):
+@pytest.fixture(scope="module")
+def loaded(base):
     return VargptForConditionalGeneration.from_pretrained(base)
 
 

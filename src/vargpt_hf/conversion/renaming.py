@@ -7,6 +7,7 @@ name marks a tensor that nothing reads. The first row that fits counts; a releas
 
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -40,9 +41,13 @@ def released_names(name: str, table: Names) -> list[str]:
 
 def _parts(name: str, form: str) -> tuple[str, ...] | None:
     """What stands in a name at the wildcards of a row's form, None where it does not fit."""
-    pattern = _WILDCARDS.sub(lambda wildcard: "(.+)" if wildcard[1] else r"([^.]+)", re.escape(form))
-    match = re.fullmatch(pattern, name)
+    match = _pattern(form).fullmatch(name)
     return None if match is None else match.groups()
+
+
+@cache
+def _pattern(form: str) -> re.Pattern[str]:
+    return re.compile(_WILDCARDS.sub(lambda wildcard: "(.+)" if wildcard[1] else r"([^.]+)", re.escape(form)))
 
 
 def _filled(form: str, parts: tuple[str, ...]) -> str:

@@ -106,9 +106,10 @@ class VargptConfig(VargptBaseConfig):
         "visual_decoder_config": SubConfigSpec(config_class=VargptVARDecoderConfig),
     }
 
-    vlm_config: dict | PreTrainedConfig | None = None
-    image_tokenizer_config: dict | PreTrainedConfig | None = None
-    visual_decoder_config: dict | PreTrainedConfig | None = None
+    # Objects before dicts: a type that does not fit costs Transformers' check an error that shows the whole value.
+    vlm_config: PreTrainedConfig | dict | None = None
+    image_tokenizer_config: PreTrainedConfig | dict | None = None
+    visual_decoder_config: PreTrainedConfig | dict | None = None
     output_image_start_token_id: int = 32002
     output_image_end_token_id: int = 32003
     output_image_token_id: int = 32004

@@ -70,7 +70,8 @@ class VargptLossMixin:
         """
         logger.warning_once(
             "Only the text targets of the accumulated batch were counted (`num_items_in_batch`): the images' loss of each part is weighed by "
-            "its share of these, which is exact where all parts have as many codes for each. VargptSFTTrainer counts the codes, too."
+            "its share of these, which is exact where all parts have as many codes for each. VargptSFTTrainer counts the codes, too, as "
+            "does any trainer with vargpt_hf.training.targets.CountsTargets before it among its bases."
         )
         return (codes != NO_CODE).sum() * num_items_in_batch / (targets != IGNORE_INDEX).sum().clamp(min=1)
 

@@ -24,7 +24,8 @@ from .collator import VargptDataCollator, listed
 from .guards import TrainingGuard
 from .packing import IGNORE_INDEX
 from .readers import PREFERENCE_CODES_FEATURES, PREFERENCE_FEATURES, for_trainer, to_pairs
-from .trainer import AnyMachineDefaults, number_of_drawings
+from .targets import number_of_drawings
+from .trainer import AnyMachineDefaults
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor

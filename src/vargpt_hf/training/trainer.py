@@ -1,23 +1,20 @@
 """Supervised fine-tuning of text and images together, on TRL's trainer."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
 from ..hardware import is_fast, warn_if_slow
-from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.image_tokenizer_vargpt import NO_CODE, code_log_probs, to_symbols
-from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from .collator import VargptDataCollator
 from .guards import TrainingGuard
-from .packing import IGNORE_INDEX, num_tokens
+from .packing import num_tokens
 from .readers import for_trainer, to_rows
+from .targets import CountsTargets, text_targets
 
 CODE_COLUMNS = ("output_image_codes", "output_image_schedule_ids", "image_tokenizer_fingerprint")
 ROW_COLUMNS = ("messages", "images", "output_images", *CODE_COLUMNS, "source")
@@ -85,7 +82,7 @@ class VargptSFTConfig(AnyMachineDefaults, SFTConfig):
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}.")
 
 
-class VargptSFTTrainer(TrainingGuard, SFTTrainer):
+class VargptSFTTrainer(TrainingGuard, CountsTargets, SFTTrainer):
     """TRL's `SFTTrainer` for rows in which images are read and drawn.
 
     TRL computes the loss from hidden states and leaves the model's own forward out, and with it the images' loss: this trainer
@@ -109,8 +106,6 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
     Raises:
         ValueError: settings of `SFTConfig` that this loss does not know.
     """
-
-    loss_is_scaled_for_ga = True
 
     def __init__(
         self, model, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None, source_names=(), **kwargs
@@ -142,7 +137,6 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         self.model.register_forward_hook(keep_in_graph)
         if isinstance(self.data_collator, VargptDataCollator):
             self.data_collator.bind(self.model, sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        self._num_codes_in_batch: torch.Tensor | None = None
         self.source_names = list(source_names)
         self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long, device=self.args.device)
         self._sums: dict[str, torch.Tensor | None] = {"train": None, "eval": None}
@@ -162,44 +156,24 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         finally:
             self.data_collator = collator
 
-    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """Counts the targets of both losses over the batches that are accumulated, on all ranks."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        texts = sum(int(self._text_targets(batch["labels"]).sum()) for batch in batches)
-        codes = sum(number_of_codes(batch, self.model.config) for batch in batches)
-        counts = torch.tensor([[texts, codes]], device=device)
-        if self.args.average_tokens_across_devices:
-            counts = self.accelerator.gather(counts)
-        texts, codes = counts.sum(0).clamp(min=1)
-        self._num_codes_in_batch = codes
-        return batches, texts
-
-    def _text_targets(self, labels: torch.Tensor) -> torch.BoolTensor:
-        """Which labels (B, T − 1), shifted by one, are text targets: as the model counts, placeholders of images are none."""
-        labels, config = labels[:, 1:], self.model.config
-        return (labels != IGNORE_INDEX) & (labels != config.image_token_id) & (labels != config.output_image_token_id)
-
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        counts, inputs = {}, dict(inputs)
+        inputs = dict(inputs)
         sources = inputs.pop("source", None)
         if self.source_names and sources is not None and model.training:
             self._rows_of_sources.index_add_(0, sources, torch.ones_like(sources))  # nothing waits for the device
-        if num_items_in_batch is not None:
-            counts = {"num_items_in_batch": num_items_in_batch, "num_codes_in_batch": self._num_codes_in_batch}
+        counts = self._counts(num_items_in_batch)
         smoothing = self.label_smoothing if model.training else 0.0
         outputs = model(**inputs, **counts, use_cache=False, label_smoothing=smoothing)
-        loss = outputs.loss
-        if counts and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # DDP averages gradients, the counts are of all ranks
         self._add_up(inputs, outputs, counts)
+        loss = self._of_all_ranks(outputs.loss, counts)
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
     def _add_up(self, inputs: dict[str, Any], outputs, counts: dict[str, torch.Tensor]) -> None:
         """Adds this batch to the sums behind the logged metrics; nothing waits for the device, nothing is gathered yet."""
-        labels, targets = inputs["labels"][:, 1:], self._text_targets(inputs["labels"])
+        labels, targets = inputs["labels"][:, 1:], text_targets(inputs["labels"], self.model.config)
         num_texts = targets.sum()
         text_loss = outputs.text_loss.detach() * counts.get("num_items_in_batch", num_texts.clamp(min=1))
         hits = ((outputs.logits[:, :-1].argmax(-1) == labels) & targets).sum()
@@ -259,24 +233,6 @@ class VargptSFTTrainer(TrainingGuard, SFTTrainer):
         return {**figures, "num_tokens": self._total_train_tokens}
 
 
-def both_losses(model: VargptForConditionalGeneration) -> Callable[..., torch.Tensor]:
-    """The `compute_loss_func` with which a trainer that scores text by itself, as TRL's `SFTTrainer` does, trains images, too.
-
-    It is given the model's outputs for a batch without labels, the labels (B, T), and the number of text targets of the whole accumulated
-    batch. This batch then weighs its share of them, images included, which is exact where all parts have as many codes for each text target.
-    """
-
-    def loss(outputs: Any, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-        targets = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
-        text = model.config.text_loss_weight * model.text_loss(outputs.logits, targets, num_items_in_batch)
-        if outputs.loss is None:
-            return text
-        own = (targets != IGNORE_INDEX).sum()
-        return text + outputs.loss * (1 if num_items_in_batch is None else own / num_items_in_batch)
-
-    return loss
-
-
 def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
     """Forward hook: ties a loss to the trained parameters, with gradients of zero, where a batch does not reach any.
 
@@ -286,16 +242,3 @@ def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
     if torch.is_grad_enabled() and outputs.loss is not None and not outputs.loss.requires_grad:
         outputs.loss = outputs.loss + sum(0.0 * p.sum() for p in module.parameters() if p.requires_grad)
     return outputs
-
-
-def number_of_codes(batch: dict[str, torch.Tensor], config: VargptConfig) -> int:
-    """Codes of the images to draw in a batch of model inputs."""
-    schedule_ids = batch.get("output_image_schedule_ids")
-    if schedule_ids is None:
-        return number_of_drawings(batch) * config.schedules[0].num_positions
-    return sum(config.schedules[index].num_positions for index in schedule_ids.tolist())
-
-
-def number_of_drawings(batch: dict[str, torch.Tensor]) -> int:
-    """Images to draw in a batch of model inputs."""
-    return next((len(batch[name]) for name in ("output_pixel_values", "output_image_codes") if name in batch), 0)
