@@ -4,6 +4,7 @@ import pytest
 import torch
 from golden_helpers import assert_close_to_golden, assert_golden_codes, golden, golden_json
 
+from vargpt_hf.modeling.autoencoder_vargpt import VargptUpsample
 from vargpt_hf.modeling.vq_vargpt import residual_conv_index
 
 NUM_SCALES = 4
@@ -80,3 +81,28 @@ def test_reconstruction(image_tokenizer, codes):
     if assert_golden_codes(image_tokenizer, pixels, found, codes):
         assert_close_to_golden("vqvae/recon", image_tokenizer.decode(found))
         assert_close_to_golden("vqvae/recon", image_tokenizer(pixels).reconstruction.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("grid", [(32, 32), (20, 52)])
+def test_both_ways_to_double_the_side_give_the_same(grid, monkeypatch):
+    """Values and gradients, up to how float32 rounds sums of products."""
+    torch.manual_seed(0)
+    upsample = VargptUpsample(8)
+    inputs = torch.randn(2, 8, *grid)
+    results = []
+    for fused in (True, False):
+        monkeypatch.setattr(VargptUpsample, "fused_from", 0 if fused else 10**9)
+        given = inputs.clone().requires_grad_()
+        assert upsample._is_faster_fused(given) == fused
+        outputs = upsample(given)
+        results.append([outputs, *torch.autograd.grad(outputs.square().sum(), [given, *upsample.parameters()])])
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
+
+
+def test_an_adapter_on_the_convolution_is_not_passed_over():
+    upsample = VargptUpsample(4)
+    upsample.conv = torch.nn.Sequential(upsample.conv, torch.nn.Identity())
+    inputs = torch.randn(1, 4, 40, 40)
+    expected = upsample.conv(torch.nn.functional.interpolate(inputs, scale_factor=2.0, mode="nearest"))
+    assert torch.equal(upsample(inputs), expected)

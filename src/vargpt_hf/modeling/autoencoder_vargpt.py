@@ -65,14 +65,35 @@ class VargptDownsample(nn.Module):
 
 
 class VargptUpsample(nn.Module):
-    """Doubles the side: nearest neighbor, then a 3×3 convolution."""
+    """Doubles the side: nearest neighbor, then a 3×3 convolution.
+
+    A kernel meets copies of the same value, whose weights can be summed first: both steps together are one transposed convolution with 4×4
+    weights and stride 2, of 4 products for every 9. On CPUs in float32 that takes half the time for grids from 32×32 on; for smaller ones it
+    takes longer, and in bfloat16 the sums of weights would be rounded.
+    """
+
+    fused_from = 32 * 32  # positions of the smaller grid
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self._is_faster_fused(hidden_states):
+            return F.conv_transpose2d(hidden_states, self._fused_weight(), self.conv.bias, stride=2, padding=1)
         return self.conv(F.interpolate(hidden_states, scale_factor=2.0, mode="nearest"))
+
+    def _is_faster_fused(self, hidden_states: torch.Tensor) -> bool:
+        if type(self.conv) is not nn.Conv2d or torch.is_autocast_enabled("cpu"):  # what an adapter has put in its place, for one
+            return False
+        here = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (hidden_states, self.conv.weight))
+        return here and hidden_states.shape[-2:].numel() >= self.fused_from
+
+    def _fused_weight(self) -> torch.Tensor:
+        """Weights (inputs, outputs, 4, 4) of both steps: along either axis k[a] = w[2 − a] + w[3 − a], of those that there are."""
+        weight = self.conv.weight.flip(2, 3).transpose(0, 1)
+        weight = F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))
+        return F.pad(weight, (0, 0, 0, 1)) + F.pad(weight, (0, 0, 1, 0))
 
 
 class VargptConvLevel(nn.Module):
