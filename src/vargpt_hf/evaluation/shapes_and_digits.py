@@ -1,7 +1,7 @@
-"""Metrics of a model: accuracy of what it draws, as seen by the judges, and of what it answers."""
+"""The suite of vargpt-tiny: accuracy of what a model draws, as seen by the judges, and of what it answers."""
 
 import json
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,25 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..inference.drawing import answer
+from ..tiny.digits import load_split
 from ..tiny.judges import Detection, DigitJudge, background, detect
+from ..tiny.rows import rows
+from .intervals import share
+from .suites import Example, SuiteResult, data_hash, values_by_metric
 
 if TYPE_CHECKING:
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
     from ..processing.processing_vargpt import VargptProcessor
 
 Row = dict[str, Any]
+DRAWING_GROUPS = {
+    "seen": {"draw": 1.0},
+    "unseen": {"draw_unseen": 1.0},
+    "written": {"draw_digit": 1.0},
+}
+QUESTIONS = {"ask": 3.0, "read_digit": 1.0}
+_GUESSED_DRAWINGS = 1 / 24  # one shape of 4 in one of 6 colours
+_EXAMPLES = 4  # images of each group that a report shows
 
 
 def drawing_figures(image: Image.Image, truth: dict[str, Any], digit_judge: DigitJudge) -> dict[str, bool]:
@@ -85,31 +97,72 @@ def answer_rows(model: "VargptForConditionalGeneration", processor: "VargptProce
 def evaluate(
     model: "VargptForConditionalGeneration",
     processor: "VargptProcessor",
-    drawings: dict[str, Sequence[Row]],
-    questions: Sequence[Row],
-    digit_judge: DigitJudge,
+    number: int = 400,
     seed: int = 0,
     batch_size: int = 50,
     **settings,
-) -> dict[str, float]:
-    """Shares of what is right, by name.
+) -> SuiteResult:
+    """The suite of vargpt-tiny: shares of what is right about drawings, by the judges, and about answers.
 
     Args:
-        drawings: rows with prompts of drawings and their truth, under a name for each group, such as "seen" and "unseen".
-        questions: rows with questions and their truth.
+        number: rows of each group of drawings; twice as many questions.
+        seed: of the rows and of the drawings.
         settings: of `generate`, for drawing.
-
-    Returns:
-        `{"group: metric": share}` for drawings, `{"answers: kind": share}` and "answers" for questions; each in [0, 1].
     """
+<<<<<<< HEAD
     results = defaultdict(list)
     for group, rows in drawings.items():
         for row, image in zip(rows, draw_rows(model, processor, rows, seed, batch_size, **settings)):
             for name, right in drawing_figures(image, json.loads(row["truth"]), digit_judge).items():
                 results[f"{group}: {name}"].append(right)
     for row, given in zip(questions, answer_rows(model, processor, questions, batch_size)):
+=======
+    judge = DigitJudge(*load_split("train"))
+    drawings = {group: list(rows(mixture, number, seed, "test")) for group, mixture in DRAWING_GROUPS.items()}
+    questions = list(rows(QUESTIONS, 2 * number, seed, "test"))
+    samples, examples = [], []
+    for group, of_group in drawings.items():
+        pictures = draw_rows(model, processor, of_group, seed, batch_size, **settings)
+        for index, (row, picture) in enumerate(zip(of_group, pictures)):
+            figures = drawing_figures(picture, json.loads(row["truth"]), judge)
+            prompt = row["messages"][0]["content"][-1]["text"]
+            values = {f"{group}: {name}": right for name, right in figures.items()}
+            samples.append({"id": f"{group}/{index:05}", "prompt": prompt, "metrics": values})
+            if index < _EXAMPLES:
+                examples.append(Example(f"{group}-{index}", picture, prompt))
+    for index, (row, given) in enumerate(zip(questions, answer_rows(model, processor, questions, batch_size))):
+>>>>>>> a704824 (Evaluation writes reports that say how every number was made, and compares two of them)
         truth = json.loads(row["truth"])
         right = same_answer(given, truth["answer"])
-        results[f"answers: {truth['asks']}"].append(right)
-        results["answers"].append(right)
-    return {name: sum(values) / len(values) for name, values in results.items()}
+        question = row["messages"][0]["content"][-1]["text"]
+        values = {f"answers: {truth['asks']}": right, "answers": right}
+        samples.append({"id": f"answers/{index:05}", "prompt": question, "answer": given.strip(), "metrics": values})
+    data = {"name": "shapes and digits", "split": "test", "rows": sum(map(len, drawings.values())) + len(questions)}
+    notes = []
+    if knows_nothing(samples, questions):
+        notes.append(
+            "This model draws and answers no better than a guess: it was not trained on these shapes and digits, and the metrics say nothing "
+            "of what it was trained on."
+        )
+    return SuiteResult(
+        metrics={name: share(values) for name, values in sorted(values_by_metric(samples).items())},
+        samples=samples,
+        examples=examples,
+        data={**data, "sha256": data_hash([*(row for of_group in drawings.values() for row in of_group), *questions])},
+        seeds={"rows": seed, "drawings": seed},
+        settings={"number": number, "batch_size": batch_size, "drawing": dict(settings)},
+        notes=notes,
+    )
+
+
+def knows_nothing(samples: Sequence[dict[str, Any]], questions: Sequence[Row]) -> bool:
+    """Whether neither drawings nor answers are better than guesses, as of a model that was trained on other data.
+
+    Args:
+        samples: of a `SuiteResult`.
+        questions: rows whose `truth` holds the right answer; who always gives the most frequent one guesses.
+    """
+    shares = {name: sum(values) / len(values) for name, values in values_by_metric(samples).items()}
+    answers = Counter(json.loads(row["truth"])["answer"] for row in questions)
+    guessed = answers.most_common(1)[0][1] / answers.total()
+    return shares["seen: shape and colour"] < _GUESSED_DRAWINGS and shares["answers"] <= guessed
