@@ -13,9 +13,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from vargpt_hf.evaluation import image_metrics, networks
+from vargpt_hf.evaluation.image_files import as_bytes, as_pixels, files_of_images, read_image
 from vargpt_hf.evaluation.metrics import psnr
 from vargpt_hf.evaluation.perceptual import FeatureStack, PerceptualDistance, build_lpips
-from vargpt_hf.evaluation.pictures import as_bytes, as_pixels, picture_files, read_picture
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.shapes import render, sample_scene
 
@@ -285,13 +285,13 @@ def test_files_of_a_folder(tmp_path):
     images(1)[0].save(tmp_path / "b" / "one.png")
     images(1)[0].save(tmp_path / "two.jpg")
     (tmp_path / "notes.txt").write_text("none")
-    assert [path.name for path in picture_files(tmp_path)] == ["one.png", "two.jpg"]
-    assert read_picture(tmp_path / "two.jpg").size == (48, 48)
+    assert [path.name for path in files_of_images(tmp_path)] == ["one.png", "two.jpg"]
+    assert read_image(tmp_path / "two.jpg").size == (48, 48)
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="broken.png is no image"):
-        read_picture(tmp_path / "broken.png")
+        read_image(tmp_path / "broken.png")
     with pytest.raises(ValueError, match="no folder"):
-        picture_files(tmp_path / "none")
+        files_of_images(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no images"):
-        picture_files(tmp_path / "empty")
+        files_of_images(tmp_path / "empty")

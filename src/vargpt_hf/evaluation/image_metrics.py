@@ -195,7 +195,7 @@ def features_of(images: Sequence[Image.Image], network: Network, batch_size: int
     Raises:
         ValueError: no images, or a network that returns another shape.
     """
-    from .pictures import batches_of_one_size
+    from .image_files import batches_of_one_size
 
     if not images:
         raise ValueError("There are no images to take features of.")

@@ -112,8 +112,8 @@ def _vargpt_features(folder: str | Path, device: str) -> Callable[[torch.Tensor]
 
     @torch.no_grad()
     def features(images: torch.Tensor) -> torch.Tensor:
-        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
-        inputs = processor(images=pictures, return_tensors="pt").to(device)
+        images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
+        inputs = processor(images=images, return_tensors="pt").to(device)
         found = model.get_image_features(**inputs).pooler_output
         return torch.stack([positions.flatten(0, -2).mean(0) for positions in found])
 
