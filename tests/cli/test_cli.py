@@ -114,7 +114,7 @@ def test_evaluate(tmp_path):
     result = run("evaluate", "-n", 4, "-o", tmp_path / "report")
     assert "seen: shape and colour" in result.output
     assert "| seen: shape and colour |" in (tmp_path / "report" / "report.md").read_text()
-    assert "chance" not in run("evaluate", "--compare", tmp_path / "report", tmp_path / "report").output
+    assert "| seen: shape and colour | " in run("evaluate", "--compare", tmp_path / "report", tmp_path / "report").output
     (tmp_path / "file").write_text("no folder")
     for arguments, message in (("-o", tmp_path / "file"), "a file; give a folder"), (("--suite", "none"), "must be one of shapes-and-digits"):
         with pytest.raises(ValueError, match=message):

@@ -6,61 +6,62 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, Seed, load, model_folder, needs_extra
+from .options import Device, DType, Model, Seed, needs_extra
+from .suites import SUITES, Asked
 
 
 def evaluate(
+    folder: Annotated[str | None, typer.Argument(metavar="MODEL", help="The same as --model.", show_default=False)] = None,
     model: Model = None,
-    suite: Annotated[str, typer.Option(help="What to measure: shapes-and-digits, the data of vargpt-tiny.")] = "shapes-and-digits",
-    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Rows of each group.")] = 400,
+    suite: Annotated[str, typer.Option(help=f"What to measure: {', '.join(SUITES)}; see docs/evaluation.md.")] = "shapes-and-digits",
+    number: Annotated[int, typer.Option("--number", "-n", min=1, help="Rows of each group, of suites that make their own.")] = 400,
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for report.json, report.md and example images.")] = None,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Instead of measuring, compare two reports of the same data, sample by sample.")
     ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of drawn images, for suites that look at some.")] = None,
+    references: Annotated[Path | None, typer.Option(help="Folder of real images, or of the originals of edits.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts of a judged benchmark, as it publishes them.")] = None,
+    features: Annotated[str | None, typer.Option(help="Network of FID: folder of a vision model, or Inception's file of weights.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Network of IS: folder of an image classifier, or Inception's file of weights.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Network of the CLIP-score: folder of a CLIP.")] = None,
+    lpips: Annotated[
+        Path | None, typer.Option(help="Weights of LPIPS's network, as torchvision has them; leaves LPIPS out by default.")
+    ] = None,
+    lpips_net: Annotated[str, typer.Option(help="Which network these weights are of: alex or vgg.")] = "alex",
+    judge: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server, or the folder of a model that judges here.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Name of the judge's model on the server, where it has several.")] = None,
+    judge_text: Annotated[Path | None, typer.Option(help="What to ask the judge, in place of our own words; see docs/evaluation.md.")] = None,
+    resamples: Annotated[int, typer.Option(min=0, help="Halves that intervals of FID and its like are made of; 0: no intervals.")] = 100,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows or images that are computed together.")] = 50,
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:
-    """Measure a model by a suite, with confidence intervals; or compare two reports.
+    """Measure a model, or images that it drew, by a suite, with confidence intervals; or compare two reports.
 
     \b
     Examples:
       vargpt evaluate
       vargpt evaluate --model runs/tiny/stage3 --number 200 -o report
+      vargpt evaluate --suite sets --images drawn --references real --features ./dinov2-large -o report
+      vargpt evaluate --suite wise --images wise --prompts data --judge http://localhost:8000/v1 -o report
       vargpt evaluate --compare report other_report
     """
     if compare is not None:
         return compare_files(*compare, output)
+    if folder is not None and model is not None:
+        raise ValueError(f"Give the model once, as {folder} or as --model {model}.")
+    model = folder if model is None else model
     if suite not in SUITES:
         raise ValueError(f"--suite is {suite!r}; it must be one of {', '.join(SUITES)}.")
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output is {output}, a file; give a folder for report.json, report.md and images.")
-    SUITES[suite](model=model, number=number, seed=seed, output=output, device=device, dtype=dtype)
-
-
-def shapes_and_digits(model: str | None, number: int, seed: int, output: Path | None, device: str, dtype: str) -> None:
-    """The suite of vargpt-tiny."""
-    with needs_extra("The judges need", "evaluate"):
-        from ..evaluation.provenance import of_generation, of_model, of_prompts
-        from ..evaluation.shapes_and_digits import evaluate as measure
-        from ..evaluation.started import Started
-        from ..tiny.digits import load_split
-
-        load_split("train")
-    begun = Started("shapes-and-digits")
-    vargpt, processor = load(model, device, dtype)
-    result = measure(vargpt, processor, number, seed)
-    begun.finish(
-        result,
-        output,
-        model=of_model(vargpt, *model_folder(model)),
-        prompts=of_prompts(processor),
-        generate=of_generation(vargpt, {"max_new_tokens": 2}),
-        device=vargpt.device,
-    )
-
-
-SUITES = {"shapes-and-digits": shapes_and_digits}
+    asked = Asked(**{name: value for name, value in locals().items() if name in Asked.__annotations__})
+    measure, needed = SUITES[suite]
+    if missing := [name for name in needed if getattr(asked, name) is None]:
+        raise ValueError(f"--suite {suite} needs {' and '.join(f'--{name}' for name in missing)}.")
+    measure(asked)
 
 
 def compare_files(first: Path, second: Path, output: Path | None) -> None:

@@ -137,7 +137,7 @@ def to_page(report: Mapping[str, Any]) -> str:
         lines += [f"![{example['caption']}]({example['file']}) *{example['caption']}*\n" for example in report["examples"]]
     version = f"vargpt-hf {code['vargpt-hf']}, source {code['source_sha256']}" + (f", commit {code['commit']}" if code["commit"] else "")
     made = {
-        "model": f"{model['name']}, fingerprint {model['fingerprint']}, {model['parameters']:,} parameters in {model['dtype']}",
+        "model": _said(model),
         "data": _said(report["data"]),
         "judge": _said(report["judge"]) if report["judge"] else "",
         "seeds": _said(report["seeds"]),

@@ -109,29 +109,20 @@ def evaluate(
         seed: of the rows and of the drawings.
         settings: of `generate`, for drawing.
     """
-<<<<<<< HEAD
-    results = defaultdict(list)
-    for group, rows in drawings.items():
-        for row, image in zip(rows, draw_rows(model, processor, rows, seed, batch_size, **settings)):
-            for name, right in drawing_figures(image, json.loads(row["truth"]), digit_judge).items():
-                results[f"{group}: {name}"].append(right)
-    for row, given in zip(questions, answer_rows(model, processor, questions, batch_size)):
-=======
     judge = DigitJudge(*load_split("train"))
     drawings = {group: list(rows(mixture, number, seed, "test")) for group, mixture in DRAWING_GROUPS.items()}
     questions = list(rows(QUESTIONS, 2 * number, seed, "test"))
     samples, examples = [], []
     for group, of_group in drawings.items():
-        pictures = draw_rows(model, processor, of_group, seed, batch_size, **settings)
-        for index, (row, picture) in enumerate(zip(of_group, pictures)):
-            figures = drawing_figures(picture, json.loads(row["truth"]), judge)
+        images = draw_rows(model, processor, of_group, seed, batch_size, **settings)
+        for index, (row, image) in enumerate(zip(of_group, images)):
+            figures = drawing_figures(image, json.loads(row["truth"]), judge)
             prompt = row["messages"][0]["content"][-1]["text"]
             values = {f"{group}: {name}": right for name, right in figures.items()}
             samples.append({"id": f"{group}/{index:05}", "prompt": prompt, "metrics": values})
             if index < _EXAMPLES:
-                examples.append(Example(f"{group}-{index}", picture, prompt))
+                examples.append(Example(f"{group}-{index}", image, prompt))
     for index, (row, given) in enumerate(zip(questions, answer_rows(model, processor, questions, batch_size))):
->>>>>>> a704824 (Evaluation writes reports that say how every number was made, and compares two of them)
         truth = json.loads(row["truth"])
         right = same_answer(given, truth["answer"])
         question = row["messages"][0]["content"][-1]["text"]
