@@ -17,7 +17,7 @@ from lora_digits import fresh_model, shows, slanted_rows
 from peft import PeftModel
 
 from vargpt_hf import VargptProcessor
-from vargpt_hf.evaluation.report import draw_rows
+from vargpt_hf.evaluation.shapes_and_digits import draw_rows
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.digits import load_split
 from vargpt_hf.tiny.judges import DigitJudge

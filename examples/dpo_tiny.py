@@ -22,7 +22,7 @@ from draw_gallery import sheet
 from PIL import Image as PILImage
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.evaluation.report import draw_rows, drawing_figures
+from vargpt_hf.evaluation.shapes_and_digits import draw_rows, drawing_figures
 from vargpt_hf.inference.drawing import answer
 from vargpt_hf.peft import lora_config
 from vargpt_hf.tiny import TINY_FOLDER

@@ -17,7 +17,7 @@ from peft import PeftModel
 from PIL import Image as PILImage
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.evaluation.report import draw_rows, drawing_figures
+from vargpt_hf.evaluation.shapes_and_digits import draw_rows, drawing_figures
 from vargpt_hf.peft import lora_config
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.digits import load_split

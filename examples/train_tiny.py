@@ -72,11 +72,11 @@ def main() -> None:
             encode(folder / "data" / stage, folder / "base")
             run_stage(stage, folder)
     ship(folder / "stage3", folder / "vargpt-tiny")
-    shipped, figures = folder / "vargpt-tiny", folder / "figures.json"
-    evaluate = [VARGPT, "evaluate", "--number", str(arguments.evaluate), "--output", figures]
+    shipped, report = folder / "vargpt-tiny", folder / "report"
+    evaluate = [VARGPT, "evaluate", "--number", str(arguments.evaluate), "--output", report]
     subprocess.run([*evaluate, "--model", shipped], check=True)
     data = [part for name in DATA for part in ("--data", name)]
-    card = [VARGPT, "card", shipped, "--figures", figures, "--draw", EXAMPLE, "--license", "apache-2.0", "--overwrite", *data]
+    card = [VARGPT, "card", shipped, "--report", report, "--draw", EXAMPLE, "--license", "apache-2.0", "--overwrite", *data]
     subprocess.run(card, check=True)
 
 

@@ -1,4 +1,4 @@
-"""The private names of Transformers, TRL and PEFT that this package relies on: an upgrade that changes one fails here, by name.
+"""The private names of Transformers, TRL, PEFT and torchmetrics that this package relies on: an upgrade that changes one fails here, by name.
 
 Three kinds: methods that we override or call (with their signatures), class attributes that we set or read, and attributes that the
 libraries give to instances. Our source is scanned, so that no name can be missing from the list.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import peft
 import pytest
+import torchmetrics.functional.image.lpips
 import transformers
 import trl
 from transformers.distributed import mixin
@@ -29,6 +30,9 @@ LIBRARIES = ("transformers", "trl", "peft")
 # Arguments by class and name, without their types.
 METHODS = {
     (transformers.PreTrainedModel, "_init_weights"): "(self, module)",
+    (torchmetrics.functional.image.lpips, "_LPIPS"): (
+        "(pretrained, net, spatial, pnet_rand, pnet_tune, use_dropout, model_path, eval_mode, resize)"
+    ),
     (transformers.GenerationMixin, "_expand_inputs_for_generation"): "(self, expand_size, is_encoder_decoder, input_ids, **model_kwargs)",
     (transformers.GenerationMixin, "_get_candidate_generator"): (
         "(self, generation_config, input_ids, inputs_tensor, logits_processor, model_kwargs, assistant_model, "
@@ -188,7 +192,7 @@ def is_library(owner: type) -> bool:
 def own_classes() -> set[type]:
     classes = set()
     for found in pkgutil.walk_packages([str(SOURCE)], "vargpt_hf."):
-        if found.name == "vargpt_hf.__main__":
+        if found.name in ("vargpt_hf.__main__", "vargpt_hf.evaluation.lmms_model"):  # which runs the command, and which lmms-eval imports
             continue
         entries = vars(importlib.import_module(found.name)).values()
         classes.update(entry for entry in entries if isinstance(entry, type) and entry.__module__.startswith("vargpt_hf"))

@@ -1,5 +1,6 @@
 """The commands, on the model that comes with the package."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -109,8 +111,14 @@ def test_info():
 
 
 def test_evaluate(tmp_path):
-    result = run("evaluate", "-n", 4, "-o", tmp_path / "figures.json")
-    assert "seen: shape and colour" in result.output and (tmp_path / "figures.json").exists()
+    result = run("evaluate", "-n", 4, "-o", tmp_path / "report")
+    assert "seen: shape and colour" in result.output
+    assert "| seen: shape and colour |" in (tmp_path / "report" / "report.md").read_text()
+    assert "| seen: shape and colour | " in run("evaluate", "--compare", tmp_path / "report", tmp_path / "report").output
+    (tmp_path / "file").write_text("no folder")
+    for arguments, message in (("-o", tmp_path / "file"), "a file; give a folder"), (("--suite", "none"), "must be one of shapes-and-digits"):
+        with pytest.raises(ValueError, match=message):
+            run("evaluate", *arguments)
 
 
 def test_evaluate_says_when_a_model_was_trained_on_something_else(tmp_path):
@@ -124,20 +132,26 @@ def test_evaluate_says_when_a_model_was_trained_on_something_else(tmp_path):
         torch.nn.init.normal_(parameter, std=0.02)
     other.save_pretrained(tmp_path / "other")
     VargptProcessor.from_pretrained(TINY_FOLDER).save_pretrained(tmp_path / "other")
-    result = run("evaluate", "-n", 8, "--model", tmp_path / "other", "-o", tmp_path / "figures.json")
+    result = run("evaluate", "-n", 8, "--model", tmp_path / "other", "-o", tmp_path / "report")
     assert result.exit_code == 0 and "it was not trained on these shapes and digits" in result.stderr
-    assert (tmp_path / "figures.json").exists()
+    assert "> This model draws" in (tmp_path / "report" / "report.md").read_text()
     assert "not trained" not in run("evaluate", "-n", 8).stderr
 
 
 @pytest.mark.parametrize(
-    ("package", "arguments"), [("sklearn", ["evaluate", "-n", "1"]), ("trl", ["train", "lora"]), ("yaml", ["train", "lora"])]
+    ("package", "extra", "arguments"),
+    [
+        ("sklearn", "evaluate", ["evaluate", "-n", "1"]),
+        ("scipy", "evaluate", ["evaluate", "--compare", "a", "b"]),
+        ("trl", "train", ["train", "lora"]),
+        ("yaml", "train", ["train", "lora"]),
+    ],
 )
-def test_what_is_not_installed_is_named(package, arguments):
+def test_what_is_not_installed_is_named(package, extra, arguments):
     code = f"import sys; sys.modules[{package!r}] = None; from vargpt_hf_command import main; main()"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     (line,) = done.stderr.splitlines()
-    assert done.returncode == 1 and line.startswith("vargpt: ") and package in line and 'pip install "vargpt-hf[train]"' in line
+    assert done.returncode == 1 and line.startswith("vargpt: ") and package in line and f'pip install "vargpt-hf[{extra}]"' in line
 
 
 @pytest.mark.parametrize(
@@ -211,16 +225,16 @@ def test_help_has_examples():
 def test_card(tmp_path):
     folder = tmp_path / "mine"
     shutil.copytree(TINY_FOLDER, folder)
-    figures = tmp_path / "figures.json"
-    figures.write_text('{"answers": 0.5}')
-    result = run("card", folder, "--name", "me/mine", "--draw", "a red circle", "--figures", figures, "--data", "shapes", "--license", "mit")
+    report = tmp_path / "report"
+    run("evaluate", "-n", 4, "--model", folder, "-o", report)
+    result = run("card", folder, "--name", "me/mine", "--draw", "a red circle", "--report", report, "--data", "shapes", "--license", "mit")
     assert result.exit_code == 0, result.output
     written = (folder / "README.md").read_text()
     for said in (
         "license: mit",
         "pipeline_tag: any-to-any",
         "![a red circle](drawn.png)",
-        "| answers | 50.0% |",
+        "| shapes and digits | written: digit | 1 | 0.5101 to 1 | 4 |",
         "- shapes",
         'model="me/mine"',
     ):
@@ -228,10 +242,22 @@ def test_card(tmp_path):
     assert Image.open(folder / "drawn.png").size == (48, 48)
     with pytest.raises(ValueError, match="--overwrite"):
         run("card", folder)
-    figures.write_text("[1, 2]")
-    with pytest.raises(ValueError, match="does not hold shares"):
-        run("card", folder, "--figures", figures, "--overwrite")
+    measured = ModelCard.load(folder / "README.md").data.eval_results
+    assert {one.metric_name: one.metric_value for one in measured}["written: digit"] == 1.0 and measured[0].dataset_revision
+    (report / "report.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match="no report of the schema"):
+        run("card", folder, "--report", report, "--overwrite")
     assert (folder / "README.md").read_text() == written
+
+
+def test_a_card_takes_no_report_of_another_model(tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(TINY_FOLDER, folder)
+    run("evaluate", "-n", 1, "-o", tmp_path / "report")
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**config, "output_image_temperature": 0.5}))
+    with pytest.raises(ValueError, match="report is of another model"):
+        run("card", folder, "--report", tmp_path / "report")
 
 
 def test_draw_offers_every_guidance():

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from vargpt_hf.evaluation.report import drawing_figures, same_answer
+from vargpt_hf.evaluation.shapes_and_digits import drawing_figures, same_answer
 from vargpt_hf.tiny.digits import digit_image, load_split
 from vargpt_hf.tiny.judges import DigitJudge
 from vargpt_hf.tiny.shapes import render, sample_scene

@@ -55,7 +55,7 @@ def assert_rows_equal_single_calls(model, prompts=PROMPTS, **settings):
 
 
 @pytest.mark.parametrize("cache_implementation", [None, "static"])
-@pytest.mark.parametrize("mode", ["auto", "text", "image"])
+@pytest.mark.parametrize("mode", ["auto", "text", "image", "text_image"])
 @pytest.mark.parametrize("guidance", ["none", "prompt", "noise"])
 def test_a_row_does_not_depend_on_its_neighbours(model, guidance, mode, cache_implementation):
     output = assert_rows_equal_single_calls(

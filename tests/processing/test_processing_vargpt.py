@@ -71,13 +71,16 @@ def test_places_of_both_kinds(processor):
 
 
 def test_text_alone_and_images_alone(processor):
-    assert set(processor(text="hi", videos=None, audio=None)) == {"input_ids", "attention_mask"}
+    for nothing in (None, [], [[]], [[], None], ()):
+        assert set(processor(text="hi", videos=nothing, audio=nothing, audios=nothing)) == {"input_ids", "attention_mask"}
     assert set(processor(images=noise_image(0))) == {"pixel_values"}
     assert set(processor(output_images=noise_image(0))) == {"output_pixel_values"}
     with pytest.raises(ValueError):
         processor()
     with pytest.raises(ValueError, match="videos and audio must be None"):
         processor(text="hi", videos=[1])
+    with pytest.raises(ValueError, match="videos and audio must be None"):
+        processor(text="hi", audios=[[], ["a.wav"]])
 
 
 @pytest.mark.parametrize("codes", ["tensor", "tensors", "lists", "rows", "arrow"])

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-from vargpt_hf.evaluation.report import answer_rows, draw_rows, drawing_figures, same_answer
+from vargpt_hf.evaluation.shapes_and_digits import answer_rows, draw_rows, drawing_figures, same_answer
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.digits import digit_image, load_split
 from vargpt_hf.tiny.judges import DigitJudge, detect

@@ -1,6 +1,5 @@
 """`vargpt card`: the model card of a folder."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,9 @@ def card(
     folder: Annotated[Path, typer.Argument(help="Folder of a VARGPT; README.md is written into it.")],
     name: Annotated[str | None, typer.Option(help="Hub id under which it will be found; the folder's name by default.")] = None,
     draw: Annotated[str | None, typer.Option(help=f"Draw this as an example, into {DRAWING}.")] = None,
-    figures: Annotated[Path | None, typer.Option(help="Metrics that `vargpt evaluate --output` wrote.")] = None,
+    report: Annotated[
+        list[Path] | None, typer.Option(help="Report of this model that `vargpt evaluate -o` wrote; may be given several times.")
+    ] = None,
     data: Annotated[list[str] | None, typer.Option(help="What it was trained on; may be given several times.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model that it was made from.")] = None,
     license: Annotated[str | None, typer.Option(help="SPDX name of the weights' license, such as apache-2.0.")] = None,
@@ -26,12 +27,17 @@ def card(
     \b
     Examples:
       vargpt card ./my-vargpt --name me/my-vargpt --license apache-2.0
-      vargpt card ./my-vargpt --draw "a red circle above a blue square" --figures figures.json
+      vargpt card ./my-vargpt --draw "a red circle above a blue square" --report report
     """
     readme = folder / "README.md"
     if readme.exists() and not overwrite:
         raise ValueError(f"{readme} is there already: give --overwrite to replace it.")
-    shares = None if figures is None else read_figures(figures)
+    results = []
+    for one in report or ():
+        from ..evaluation.card import eval_results
+        from ..evaluation.report import read_report
+
+        results += eval_results(read_report(one), folder)
     vargpt, processor = load(str(folder.resolve()), device="cpu", dtype="float32")
     example = None
     if draw is not None:
@@ -47,23 +53,8 @@ def card(
         license=license,
         base_model=base_model,
         datasets=data or (),
-        figures=shares,
+        results=results,
         example=example,
     )
     written.save(readme)
     typer.echo(f"Saved {readme}")
-
-
-def read_figures(file: Path) -> dict[str, float]:
-    """Shares in [0, 1] by name.
-
-    Raises:
-        ValueError: a file that holds something else.
-    """
-    try:
-        found = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is no JSON file: give the one that `vargpt evaluate --output` wrote.") from error
-    if not isinstance(found, dict) or not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in found.values()):
-        raise ValueError(f"{file} does not hold shares between 0 and 1 by name: give the one that `vargpt evaluate --output` wrote.")
-    return found

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Model, train_extra
+from .options import Model, needs_extra
 
 data = typer.Typer(help="Look at datasets before training on them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -35,7 +35,7 @@ def check(
       vargpt data check ./my-images --model ./my-vargpt
       vargpt data check stage2.yaml --plot lengths.png
     """
-    with train_extra("Checking data needs"):
+    with needs_extra("Checking data needs"):
         from ..training.data import DataSource, sources_of
         from ..training.data_check import check_rows, draw_lengths
         from ..training.script import parse

@@ -21,7 +21,7 @@ class Guidance(str, Enum):
 
 
 def draw(
-    text: Annotated[str | None, typer.Argument(help="What to draw.", show_default=False)] = None,
+    text: Annotated[str | None, typer.Argument(help="What to draw; with --benchmark the folder for the images.", show_default=False)] = None,
     prompts: Annotated[
         Path | None, typer.Option(help='Instead of TEXT: a .txt with a prompt a line, or a .jsonl of {"prompt", "id"?, "seed"?}.')
     ] = None,
@@ -37,6 +37,16 @@ def draw(
     ] = None,
     height: Annotated[int | None, typer.Option(min=1, help="With --width: draw in the model's size nearest to so many pixels.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="See --height. By default the model's first size, or the first --image's.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Draw the --prompts of a benchmark into its official layout: geneval, wise, …, see docs/evaluation.md.")
+    ] = None,
+    images_per_prompt: Annotated[int | None, typer.Option(min=1, help="With --benchmark; as its authors draw by default.")] = None,
+    template: Annotated[str, typer.Option(help="With --benchmark: around each prompt, with {} in its place.")] = "{}",
+    rewrites: Annotated[
+        Path | None, typer.Option(help='With --benchmark: a .jsonl of {"prompt", "rewritten"}, to draw in their place.')
+    ] = None,
+    originals: Annotated[Path | None, typer.Option(help="With --benchmark: folder of the images to edit.")] = None,
+    think: Annotated[int, typer.Option(min=0, help="With --benchmark: let the model plan in up to so many tokens before it draws.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that are drawn together, with --prompts.")] = 16,
     num_processes: Annotated[int, typer.Option(min=1, help="Processes that draw at the same time, with --prompts.")] = 1,
     model: Model = None,
@@ -64,9 +74,8 @@ def draw(
       vargpt draw "a handwritten seven" --seed 3 --enlarge 6 --scales-strip strip.png
       vargpt draw "make the red circle green" --image scene.png --mask mask.png --model ./my-editor
       vargpt draw --prompts prompts.txt --num-processes 2 -o images
+      vargpt draw --benchmark geneval --prompts evaluation_metadata.jsonl geneval
     """
-    if (text is None) == (prompts is None):
-        raise ValueError("Give either a TEXT to draw or --prompts with a file of them" + (", not both." if text else "."))
     settings = {
         "output_image_guidance_type": None if guidance is Guidance.default else guidance.value,
         "output_image_guidance_scale": guidance_scale,
@@ -79,6 +88,18 @@ def draw(
         raise ValueError("Give both --height and --width, or neither.")
     if height is not None:
         settings["output_image_size"] = [height, width]
+    of_benchmarks = {"per_prompt": images_per_prompt, "template": template, "rewrites": rewrites, "images": originals, "think": think}
+    if benchmark is not None:
+        if prompts is None or (text is None) == (output is None) or image or mask or scales_strip or enlarge > 1:
+            raise ValueError(
+                "--benchmark needs --prompts and a folder for the images, and takes no --image, --mask, --enlarge or --scales-strip."
+            )
+        common = {"seed": seed, "batch_size": batch_size, "num_processes": num_processes, "device": device}
+        return draw_benchmark(benchmark, prompts, model, output or Path(text), dtype, **common, **of_benchmarks, **settings)
+    if list(of_benchmarks.values()) != [None, "{}", None, None, 0]:
+        raise ValueError("--images-per-prompt, --template, --rewrites, --originals and --think go with --benchmark.")
+    if (text is None) == (prompts is None):
+        raise ValueError("Give either a TEXT to draw or --prompts with a file of them" + (", not both." if text else "."))
     if prompts is not None and (image or mask):
         raise ValueError("--prompts draws sentences alone: leave out --image and --mask.")
     if mask is not None and (not image or height is not None):
@@ -147,6 +168,15 @@ def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device
     if broken:
         raise ValueError(f"{broken} of {len(results)} prompts could not be drawn; {output / RESULTS} says why. The others are there.")
     typer.echo(f"Saved {output}" if results else "This process has drawn its share; others have not yet.")
+
+
+def draw_benchmark(name: str, prompts: Path, model: str | None, output: Path, dtype: str, device: str, **options) -> None:
+    """Draws a benchmark's prompts into its official layout."""
+    model, dtype = check_model(model, dtype, device)
+    from ..evaluation.drawn_suites import draw_suite
+
+    drawn = draw_suite(name, prompts, model, output, dtype=dtype, device=check_device(device), **options)
+    typer.echo(f"Saved {len(drawn)} images in {output}" if drawn else "This process has drawn its share; others have not yet.")
 
 
 def progress_streamer(progress):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Model, check_device, hide_bars_of_small, train_extra
+from .options import Model, check_device, hide_bars_of_small, needs_extra
 
 
 def encode(
@@ -32,7 +32,7 @@ def encode(
 
     hide_bars_of_small(model or str(TINY_FOLDER))
     device = check_device(device)
-    with train_extra("Encoding needs"):
+    with needs_extra("Encoding needs"):
         from ..training.codes import encode_rows
         from ..training.data import load_rows
     encode_rows(

@@ -29,12 +29,19 @@ _SMALL = 2**30  # bytes of weights that load before a bar could be read
 
 
 @contextmanager
-def train_extra(needs: str) -> Iterator[None]:
-    """Around imports that need the extra "train": says how to install it, after the words `needs`, such as "Training needs"."""
+def needs_extra(needs: str, extra: str = "train") -> Iterator[None]:
+    """Around imports that need an extra: says how to install it, after the words `needs`, such as "Training needs"."""
     try:
         yield
     except ImportError as error:
-        raise ValueError(f'{needs} more packages ({error}): pip install "vargpt-hf[train]".') from error
+        raise ValueError(f'{needs} more packages ({error}): pip install "vargpt-hf[{extra}]".') from error
+
+
+def model_folder(model: str | None) -> tuple[str, str]:
+    """What people call a model, and the folder or Hub id that it is loaded from."""
+    if model is None or model == TINY_NAME and not Path(model).exists():
+        return TINY_NAME, str(TINY_FOLDER)
+    return model, model
 
 
 def side_lengths(scales: str | None) -> tuple[int, ...] | None:

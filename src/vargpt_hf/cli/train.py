@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..tiny import TINY_FOLDER, TINY_NAME
-from .options import hide_bars_of_small, train_extra
+from .options import hide_bars_of_small, needs_extra
 
 
 def train(
@@ -23,11 +23,11 @@ def train(
       vargpt train my-stage.yaml --dry-run
       vargpt train my-stage.yaml --learning_rate 1e-4 --resume_from_checkpoint true
     """
-    with train_extra("Training needs"):
+    with needs_extra("Training needs"):
         from ..training.stage_files import find_stage, read_stage
 
     model = read_stage(find_stage(config)).get("model_name_or_path")  # what is wrong with the file is said at once
     hide_bars_of_small(str(TINY_FOLDER) if model == TINY_NAME else str(model))
-    with train_extra("Training needs"):
+    with needs_extra("Training needs"):
         from ..training.script import train as run
     run(config, context.args, dry_run)

@@ -1,115 +1,186 @@
-"""Metrics of a model: accuracy of what it draws, as seen by the judges, and of what it answers."""
+"""Reports: one JSON file that says how every number was made, and one readable page of the same.
+
+The JSON holds, beside "schema", what the functions of `provenance` and a suite's `SuiteResult` give; docs/evaluation.md lists its keys. Two
+runs of the same on one machine differ in "time" alone.
+"""
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
-import torch
-from PIL import Image
-from tqdm import tqdm
+from ..restartable import write_whole
+from . import provenance
+from .intervals import CONFIDENCE
+from .suites import SuiteResult
 
-from ..inference.drawing import answer
-from ..tiny.judges import Detection, DigitJudge, background, detect
+SCHEMA = "vargpt-evaluation/1"
+REPORT, PAGE, IMAGES = "report.json", "report.md", "images"
+_KEYS = {
+    "schema": str,
+    "suite": str,
+    "model": dict,
+    "code": dict,
+    "packages": dict,
+    "hardware": dict,
+    "prompts": dict,
+    "generate": dict,
+    "data": dict,
+    "seeds": dict,
+    "settings": dict,
+    "judge": (dict, type(None)),
+    "notes": list,
+    "confidence": float,
+    "metrics": dict,
+    "samples": list,
+    "examples": list,
+    "tables": dict,
+    "time": dict,
+}
 
-if TYPE_CHECKING:
-    from ..modeling.modeling_vargpt import VargptForConditionalGeneration
-    from ..processing.processing_vargpt import VargptProcessor
 
-Row = dict[str, Any]
-
-
-def drawing_figures(image: Image.Image, truth: dict[str, Any], digit_judge: DigitJudge) -> dict[str, bool]:
-    """What is right about one drawing: names of metrics and whether each holds.
+def make_report(
+    suite: str,
+    result: SuiteResult,
+    *,
+    model: Mapping[str, Any],
+    prompts: Mapping[str, Any],
+    generate: Mapping[str, Any],
+    device: Any,
+    started: datetime,
+) -> dict[str, Any]:
+    """A report as JSON can hold it.
 
     Args:
-        truth: `{"digit"}`, or `{"kind", "objects": [{"shape", "colour"}], "relation", "background"}`.
+        suite: its name.
+        result: what it found.
+        model, prompts, generate: see `provenance`.
+        device: that computed.
+        started: when, with its time zone.
     """
-    if "digit" in truth:
-        return {"digit": digit_judge.read(image) == truth["digit"]}
-    found, wanted = detect(image), truth["objects"]
-    figures = {
-        "shape and colour": _names(found) == sorted((item["colour"], item["shape"]) for item in wanted),
-        "background": background(image) == truth["background"],
+    now = datetime.now(timezone.utc)
+    report = {
+        "schema": SCHEMA,
+        "suite": suite,
+        "model": dict(model),
+        "code": provenance.of_code(),
+        "packages": provenance.of_packages(),
+        "hardware": provenance.of_hardware(device),
+        "prompts": dict(prompts),
+        "generate": dict(generate),
+        "data": dict(result.data),
+        "seeds": dict(result.seeds),
+        "settings": dict(result.settings),
+        "judge": None if result.judge is None else dict(result.judge),
+        "notes": list(result.notes),
+        "confidence": CONFIDENCE,
+        "metrics": {name: estimate.to_dict() for name, estimate in result.metrics.items()},
+        "samples": [dict(sample) for sample in result.samples],
+        "examples": [{"file": f"{IMAGES}/{example.name}.png", "caption": example.caption} for example in result.examples],
+        "tables": {name: [list(row) for row in rows] for name, rows in result.tables.items()},
+        "time": {"started": started.isoformat(timespec="seconds"), "seconds": round((now - started).total_seconds(), 1)},
     }
-    if truth["kind"] == "count":
-        figures["count"] = len(found) == len(wanted)
-    if truth["kind"] == "relation":
-        figures["relation"] = _relation_holds(found, wanted, truth["relation"])
-    return figures
+    return json.loads(json.dumps(report, sort_keys=True))  # as it will be read again
 
 
-def _names(found: Sequence[Detection]) -> list[tuple[str, str]]:
-    return sorted((detection.colour, detection.shape) for detection in found)
+def write_report(folder: str | Path, report: Mapping[str, Any], result: SuiteResult) -> None:
+    """Writes report.json, report.md and the example images into a folder, which may be there.
 
-
-def _relation_holds(found: Sequence[Detection], wanted: Sequence[dict[str, str]], relation: str) -> bool:
-    """Whether the first of the two objects lies as said from the second, both being there."""
-    places = {(detection.colour, detection.shape): detection.centre for detection in found}
-    first, second = (places.get((item["colour"], item["shape"])) for item in wanted)
-    if first is None or second is None:
-        return False
-    right, down = first[0] - second[0], first[1] - second[1]
-    apart = {"left of": -right, "right of": right, "above": -down, "below": down}
-    return apart[relation] == max(apart.values()) and apart[relation] > 0
-
-
-def same_answer(given: str, right: str) -> bool:
-    """Whether two answers agree, but for case, outer spaces and a closing full stop."""
-    return given.strip().rstrip(".").lower() == right.lower()
-
-
-def draw_rows(
-    model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], seed: int, batch_size: int, **settings
-) -> list[Image.Image]:
-    """One image for the prompt of each row."""
-    images, generator = [], torch.Generator(model.device).manual_seed(seed)
-    for start in tqdm(range(0, len(rows), batch_size), desc="Drawing", leave=False):
-        chats = [row["messages"][:1] for row in rows[start : start + batch_size]]
-        images += answer(model, processor, chats, "image", max_new_tokens=2, generator=generator, **settings).images
-    return images
-
-
-def answer_rows(model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], batch_size: int) -> list[str]:
-    """The likeliest answer to the question of each row, about its image where it has one."""
-    answers = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="Answering", leave=False):
-        batch = rows[start : start + batch_size]
-        images = [row["images"] for row in batch]
-        chats = [row["messages"][:1] for row in batch]
-        settings = {"images": images if any(images) else None, "do_sample": False, "max_new_tokens": 32}
-        answers += answer(model, processor, chats, "text", **settings).texts
-    return answers
-
-
-def evaluate(
-    model: "VargptForConditionalGeneration",
-    processor: "VargptProcessor",
-    drawings: dict[str, Sequence[Row]],
-    questions: Sequence[Row],
-    digit_judge: DigitJudge,
-    seed: int = 0,
-    batch_size: int = 50,
-    **settings,
-) -> dict[str, float]:
-    """Shares of what is right, by name.
-
-    Args:
-        drawings: rows with prompts of drawings and their truth, under a name for each group, such as "seen" and "unseen".
-        questions: rows with questions and their truth.
-        settings: of `generate`, for drawing.
-
-    Returns:
-        `{"group: metric": share}` for drawings, `{"answers: kind": share}` and "answers" for questions; each in [0, 1].
+    Raises:
+        OSError: what cannot be written.
     """
-    results = defaultdict(list)
-    for group, rows in drawings.items():
-        for row, image in zip(rows, draw_rows(model, processor, rows, seed, batch_size, **settings)):
-            for name, right in drawing_figures(image, json.loads(row["truth"]), digit_judge).items():
-                results[f"{group}: {name}"].append(right)
-    for row, given in zip(questions, answer_rows(model, processor, questions, batch_size)):
-        truth = json.loads(row["truth"])
-        right = same_answer(given, truth["answer"])
-        results[f"answers: {truth['asks']}"].append(right)
-        results["answers"].append(right)
-    return {name: sum(values) / len(values) for name, values in results.items()}
+    folder = Path(folder)
+    (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+    for example in result.examples:
+        write_whole(folder / IMAGES / f"{example.name}.png", lambda path, image=example.image: image.save(path, format="PNG"))
+    write_whole(folder / PAGE, lambda path: path.write_text(to_page(report), encoding="utf-8"))
+    text = json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    write_whole(folder / REPORT, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_report(file: str | Path) -> dict[str, Any]:
+    """A report of its file, or of the folder that holds it.
+
+    Raises:
+        ValueError: a file that is no report, or one of another schema.
+        OSError: a file that cannot be read.
+    """
+    file = Path(file)
+    file = file / REPORT if file.is_dir() else file
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON file: give the report.json that `vargpt evaluate -o` wrote.") from error
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        found = report.get("schema") if isinstance(report, dict) else type(report).__name__
+        raise ValueError(f"{file} is no report of the schema {SCHEMA!r}, but {found!r}: give the report.json that `vargpt evaluate -o` wrote.")
+    if broken := [name for name, kind in _KEYS.items() if not isinstance(report.get(name), kind)]:
+        raise ValueError(f"{file} is a broken report: {', '.join(broken)} is missing or of another type.")
+    for name, metric in report["metrics"].items():
+        if not isinstance(metric, dict) or not isinstance(metric.get("value"), (int, float)):
+            raise ValueError(f"{file} is a broken report: the metric {name!r} has no value.")
+    return report
+
+
+def to_page(report: Mapping[str, Any]) -> str:
+    """The readable page, in Markdown."""
+    model, code = report["model"], report["code"]
+    lines = [f"# {report['suite']}: {model['name']}", ""]
+    lines += [f"> {note}" for note in report["notes"]] + ([""] if report["notes"] else [])
+    rows = [(name, shown(metric), interval(metric), str(metric["number"])) for name, metric in report["metrics"].items()]
+    lines += table(["metric", "value", f"{report['confidence']:.0%} interval", "samples"], rows)
+    for heading, cells in report["tables"].items():
+        lines += ["", f"## {heading}", "", *table(cells[0], cells[1:])]
+    if report["examples"]:
+        lines += ["", "## Examples", ""]
+        lines += [f"![{example['caption']}]({example['file']}) *{example['caption']}*\n" for example in report["examples"]]
+    version = f"vargpt-hf {code['vargpt-hf']}, source {code['source_sha256']}" + (f", commit {code['commit']}" if code["commit"] else "")
+    made = {
+        "model": _said(model),
+        "data": _said(report["data"]),
+        "judge": _said(report["judge"]) if report["judge"] else "",
+        "seeds": _said(report["seeds"]),
+        "settings": _said(report["settings"]),
+        "generate": _said(report["generate"]),
+        "prompts": _said(report["prompts"]),
+        "code": version,
+        "packages": _said(report["packages"]),
+        "hardware": _said(report["hardware"]),
+        "time": f"{report['time']['seconds']} s, from {report['time']['started']}",
+    }
+    lines += ["", "## How it was made", "", *table(["what", "value"], [(what, value) for what, value in made.items() if value])]
+    hows = sorted({(metric["interval"], metric["library"]) for metric in report["metrics"].values()})
+    lines += ["", "Intervals: " + "; ".join(f"{how}" + (f" ({by})" if by else "") for how, by in hows) + "."]
+    return "\n".join(lines) + "\n"
+
+
+def shown(metric: Mapping[str, Any]) -> str:
+    """A metric's value as a page shows it."""
+    return _number(metric["value"], metric["unit"]) + (" dB" if metric["unit"] == "dB" else "")
+
+
+def interval(metric: Mapping[str, Any]) -> str:
+    """A metric's interval as a page shows it; empty where there is none."""
+    if metric["low"] is None:
+        return ""
+    return f"{_number(metric['low'], metric['unit'])} to {_number(metric['high'], metric['unit'])}"
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.1%}" if unit == "share" else f"{value:.4g}"
+
+
+def table(header: list[str], rows: list) -> list[str]:
+    """Lines of a Markdown table; what stands in a cell cannot end it."""
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, ["---"] * len(header), *rows]]
+    return [f"| {' | '.join(row)} |" for row in cells]
+
+
+def _said(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value}" for name, value in values.items()
+    )
+
+
+__all__ = ["PAGE", "REPORT", "SCHEMA", "make_report", "read_report", "to_page", "write_report"]

@@ -89,7 +89,8 @@ def answer(
 
     Args:
         chats: see [`prompt_inputs`].
-        generation_mode: "image" to draw one image for each chat, "text" to answer in words, "auto" to leave the choice to the model.
+        generation_mode: "image" to draw one image for each chat, "text_image" to write a plan and then draw it, "text" to answer in words,
+            "auto" to leave the choice to the model.
         images: see [`prompt_inputs`].
         seeds: one for each chat, of everything random in its images, so that an image does not depend on its neighbors; pass `generator`
             instead to draw the whole batch from one.

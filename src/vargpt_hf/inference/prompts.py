@@ -225,7 +225,7 @@ def claim_images(
     output: Path, prompts: Sequence[Prompt], model: str | Path, device: str, dtype: str = "auto", enlarge: int = 1, **settings
 ) -> None:
     """Notes in a new folder what its images are made of; a ValueError for one with other images. Arguments as of `draw_prompts`."""
-    job = {"prompts": _fingerprint(prompts), "model": _model_fingerprint(model), "device": device.split(":")[0], "dtype": dtype}
+    job = {"prompts": _fingerprint(prompts), "model": model_fingerprint(model), "device": device.split(":")[0], "dtype": dtype}
     claim_folder(output, MANIFEST, {**job, "enlarge": enlarge, "settings": settings}, "images")
 
 
@@ -249,7 +249,7 @@ def _fingerprint(prompts: Sequence[Prompt]) -> str:
     return hashlib.sha256(json.dumps([astuple(prompt) for prompt in prompts]).encode()).hexdigest()[:16]
 
 
-def _model_fingerprint(model: str | Path) -> str:
+def model_fingerprint(model: str | Path) -> str:
     """Tells models apart: a folder by its content, wherever it lies; a Hub id by its revision."""
     if not Path(model).is_dir():
         return f"{model} at {Path(hf_hub_download(str(model), 'config.json')).parent.name}"  # files of a revision share a folder

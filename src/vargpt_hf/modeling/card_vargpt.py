@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError
 from transformers import PreTrainedModel
 
@@ -36,7 +36,7 @@ def make_card(
     license: str | None = None,
     base_model: str | None = None,
     datasets: Sequence[str] = (),
-    figures: Mapping[str, float] | None = None,
+    results: Sequence[EvalResult] = (),
     example: tuple[str, str] | None = None,
 ) -> ModelCard:
     """The card of a model, to be saved as README.md.
@@ -47,7 +47,8 @@ def make_card(
         license: SPDX name of the weights' license; "other" by default where the config has a `license_note`.
         base_model: Hub id of the model that this one was made from.
         datasets: what it was trained on; Hub ids among them also stand in the card's metadata.
-        figures: metrics in [0, 1] by name, as `vargpt evaluate` writes them.
+        results: what it was measured at, read off a report of `vargpt evaluate` (`vargpt_hf.evaluation.card.eval_results`), for the card's
+            metadata (`model-index`) and a table.
         example: a prompt, and the file in the repository that shows what was drawn.
     """
     note = getattr(model.config, "license_note", None)
@@ -58,6 +59,7 @@ def make_card(
         base_model=base_model,
         datasets=[dataset for dataset in datasets if _HUB_ID.fullmatch(dataset)] or None,
         tags=["vargpt", "next-scale-prediction", "custom_code"],
+        **({"eval_results": list(results), "model_name": name.rstrip("/").split("/")[-1]} if results else {}),
     )
     prompt = example[0] if example else "draw a red circle above a blue square"
     sections = [
@@ -68,9 +70,8 @@ def make_card(
     if example:
         sections.append(f"![{prompt}]({example[1]})\n\n*{prompt}*")
     sections += ["## Use", _USE.format(name=name, prompt=prompt), "## Sizes", _sizes(model)]
-    if figures:
-        rows = [f"| {what} | {share:.1%} |" for what, share in figures.items()]
-        sections += ["## Figures", "\n".join(["| | right |", "|---|---|", *rows])]
+    if results:
+        sections += ["## Evaluation", _evaluation(results)]
     if datasets:
         sections += ["## Data", "\n".join(f"- {dataset}" for dataset in datasets)]
     if note:
@@ -123,6 +124,17 @@ def has_own_card(repo_id: str, token: bool | str | None = None) -> bool:
     except EntryNotFoundError:
         return False
     return "has been automatically generated" not in card.text
+
+
+def _evaluation(results: Sequence[EvalResult]) -> str:
+    """What was measured, as a table."""
+    rows = []
+    for result in results:
+        args = result.metric_args or {}
+        interval = "" if args.get("low") is None else f"{args['low']:.4g} to {args['high']:.4g}"
+        rows.append(f"| {result.dataset_name} | {result.metric_name} | {result.metric_value:.4g} | {interval} | {args.get('samples', '')} |")
+    head = ["| data | metric | value | 95% interval | samples |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *rows]) + f"\n\nMeasured by `vargpt evaluate`: {results[0].source_name}."
 
 
 def _sizes(model: PreTrainedModel) -> str:

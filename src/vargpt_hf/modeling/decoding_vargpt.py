@@ -21,7 +21,7 @@ from .image_sampling_vargpt import Generators, KeepCodes, sample_tokens
 from .image_tokenizer_vargpt import NO_CODE
 from .llm_cache_vargpt import LLMRows
 from .scales_vargpt import ScaleSchedule
-from .settings_vargpt import max_positions
+from .settings_vargpt import DRAWING_MODES, max_positions
 
 
 class VargptDecodingLoop:
@@ -60,6 +60,7 @@ class VargptDecodingLoop:
         self.lengths = torch.zeros(self.num_rows, dtype=torch.long, device=self.device)
         self.finished = torch.zeros(self.num_rows, dtype=torch.bool, device=self.device)
         self.waiting = torch.zeros(self.num_rows, dtype=torch.bool, device=self.device)
+        self.planned = torch.zeros(self.num_rows, dtype=torch.bool, device=self.device)  # rows whose plan a criterion has stopped
         self.drawings: list[list[tuple[int, torch.LongTensor]]] = [[] for _ in range(self.num_rows)]
         self.recorded: dict[str, list] = {"scores": [], "logits": [], "attentions": [], "hidden_states": []}
 
@@ -93,10 +94,10 @@ class VargptDecodingLoop:
     def _check_room(self) -> None:
         """A forced image takes two tokens, or one where the prompt brings its start."""
         needed = 1 + int((~self.waiting).any())
-        if self.settings.generation_mode == "image" and self.max_new_tokens < needed:
+        if self.settings.generation_mode in DRAWING_MODES and self.max_new_tokens < needed:
             raise ValueError(f"`max_new_tokens` leaves {self.max_new_tokens} tokens, but an image takes {needed}: set it to {needed} or more.")
-        if self.settings.generation_mode == "image" and self.settings.max_output_images == 0:
-            raise ValueError('`generation_mode="image"` asks for an image, but `max_output_images=0` forbids it.')
+        if self.settings.generation_mode in DRAWING_MODES and self.settings.max_output_images == 0:
+            raise ValueError(f"`generation_mode={self.settings.generation_mode!r}` asks for an image, but `max_output_images=0` forbids it.")
 
     def _next_tokens(self, logits: torch.Tensor, active: torch.BoolTensor) -> torch.LongTensor:
         """Tokens (B,) that follow, from the logits (B, vocabulary) of the text step; padding where a row is not active."""
@@ -109,6 +110,8 @@ class VargptDecodingLoop:
         if self.settings.generation_mode == "image":
             scores.fill_(-torch.inf)[:, start] = 0
         else:
+            if self.settings.generation_mode == "text_image":
+                self._end_plans_by_drawing(scores)
             scores[self._may_not_draw(), start] = -torch.inf
         self._record("scores", scores, self.settings.output_scores)
         self._record("logits", raw, self.settings.output_logits)
@@ -116,6 +119,20 @@ class VargptDecodingLoop:
         generators = self._generators_of(active.nonzero().squeeze(1))
         tokens[active] = sample_tokens(scores[active], self.settings.do_sample, generators)
         return tokens
+
+    def _end_plans_by_drawing(self, scores: torch.Tensor) -> None:
+        """Gives image-start what the ends of a text score, in place, and all of it in rows that have to draw now."""
+        start, ends = self.config.output_image_start_token_id, self.settings.eos_token_id
+        ends = torch.tensor(ends if isinstance(ends, list) else [] if ends is None else [ends], dtype=torch.long, device=self.device)
+        scores[:, start] = scores[:, torch.cat([ends, ends.new_tensor([start])])].logsumexp(1)
+        scores[:, ends] = -torch.inf
+        # One more token of the plan would leave no room for image-start and image-end, or for the image's positions.
+        too_long = self.lengths + 3 > self.max_new_tokens
+        needed = self.model.model.num_positions(self.plan.schedule_ids) + 2
+        too_far = self.llm_rows.positions[: self.num_rows] + needed > max_positions(self.config)
+        now = self.planned | too_long | too_far
+        scores[now] = -torch.inf
+        scores[now, start] = 0
 
     def _may_not_draw(self) -> torch.BoolTensor:
         """Rows (B,) that have drawn all they may, or have no room left for an image's two tokens or its positions."""
@@ -143,7 +160,11 @@ class VargptDecodingLoop:
         stoppable = rows & ~self.waiting
         for length in self.lengths[stoppable].unique().tolist():
             stopped = self.stopping_criteria(self._visible(length), tuple(self.recorded["scores"]) or None)
-            self.finished |= stoppable & (self.lengths == length) & stopped.to(self.device)
+            stopped = stoppable & (self.lengths == length) & stopped.to(self.device)
+            if self.settings.generation_mode == "text_image":
+                self.planned |= stopped
+            else:
+                self.finished |= stopped
         self.finished |= stoppable & (self.llm_rows.positions[: self.num_rows] >= max_positions(self.config))
 
     def _generators_of(self, rows: torch.LongTensor) -> Generators:
@@ -164,7 +185,7 @@ class VargptDecodingLoop:
         self.waiting &= ~drawing
         end = torch.full((self.num_rows,), self.config.output_image_end_token_id, device=self.device)
         self._emit(torch.where(drawing, end, self.pad_token_id), drawing)
-        if self.settings.generation_mode == "image":
+        if self.settings.generation_mode in DRAWING_MODES:
             self.finished |= drawing
 
     def _draw_together(self, which: torch.LongTensor, schedule: ScaleSchedule) -> torch.LongTensor:

@@ -20,7 +20,9 @@ from .image_sampling_vargpt import GUIDANCE_TYPES, VargptScoresCheck, filters
 from .llm_cache_vargpt import LLMRows
 from .outputs_vargpt import VargptGenerateOutput
 from .settings_vargpt import (
+    DRAWING_MODES,
     IMAGE_GENERATION_DEFAULTS,
+    PLAN_TOKENS,
     VargptGenerationConfig,
     check_can_draw,
     check_room,
@@ -83,7 +85,8 @@ class VargptGenerationMixin(GenerationMixin):
             inputs, generation_config, logits_processor, args, kwargs: as in Transformers: `input_ids`, `attention_mask`, `pixel_values`,
                 `max_new_tokens`, `do_sample`, ... None leaves a setting to `generation_config`, and that to the model's own.
             generation_mode: "auto" (the model decides; default), "text" (never draws), "image" (draws one image at once and stops;
-                needs no `max_new_tokens`).
+                needs no `max_new_tokens`), "text_image" (thinks, then draws: writes a plan, and where it would end, or has two of
+                `max_new_tokens` left, draws one image and stops; 256 tokens of plan at the most where nothing is said).
             max_output_images: images that a row may draw, from 0 (4).
             output_image_guidance_type: "none" (default), "prompt" (classifier-free guidance against an unconditional prompt), "noise"
                 (the way VARGPT v1 was released with).
@@ -145,8 +148,9 @@ class VargptGenerationMixin(GenerationMixin):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, default in IMAGE_GENERATION_DEFAULTS.items():
             setattr(generation_config, name, given.get(name, default))
-        if generation_config.generation_mode == "image" and not {"max_new_tokens", "max_length"} & given.keys():
-            generation_config.max_new_tokens = 2  # image-start and image-end
+        if generation_config.generation_mode in DRAWING_MODES and not {"max_new_tokens", "max_length"} & given.keys():
+            plan = PLAN_TOKENS if generation_config.generation_mode == "text_image" else 0
+            generation_config.max_new_tokens = plan + 2  # image-start and image-end
         never = [self.config.image_token_id, self.config.output_image_token_id, self.config.output_image_end_token_id]
         if generation_config.generation_mode == "text":
             never.append(self.config.output_image_start_token_id)
@@ -220,7 +224,7 @@ class VargptGenerationMixin(GenerationMixin):
         if generation_config.generation_mode != "text":
             longest = max(schedule.num_positions for schedule in self.model.schedules)
             fitting = max_positions(self.config) // min(schedule.num_positions for schedule in self.model.schedules)
-            images = 1 if generation_config.generation_mode == "image" else int(min(generation_config.max_output_images, fitting))
+            images = 1 if generation_config.generation_mode in DRAWING_MODES else int(min(generation_config.max_output_images, fitting))
             new_tokens = generation_config.max_length - generation_config._prompt_columns
             rows = batch_size * generation_config.num_return_sequences
             together = len(self.model.schedules) if rows > 1 else 1  # rows of other schedules draw in masked columns
@@ -300,7 +304,7 @@ class VargptGenerationMixin(GenerationMixin):
         num_rows = input_ids.shape[0]
         schedule_ids = schedule_ids_of(self.model, output_image_size, output_image_aspect_ratio, num_rows, input_ids.device)
         check_run_arguments(self.config, generator, output_image_streamer, output_image_noise, schedule_ids)
-        if generation_config.generation_mode == "image":
+        if generation_config.generation_mode in DRAWING_MODES:
             starts = (input_ids[:, -1:] == self.config.output_image_start_token_id).all() and input_ids.shape[1] > 0
             check_room(self.config, _num_tokens(model_kwargs), image_tokens(self.config, schedule_ids.tolist(), bool(starts)))
         if generation_config.generation_mode == "text" and generator is None:

@@ -45,11 +45,11 @@ class VargptPipeline(AnyToAnyPipeline):
 
     - `"auto"` (default): `generated_content`, the parts `{"type": "text", "text": str}` and `{"type": "output_image", "image": PIL,
       "codes": (L,) int64}` that the model made, in order; with `return_full_text=True` the chat with them as its last turn (of a
-      text, a list with the text as its first part).
+      text, a list with the text as its first part). `"text_image"` (a plan, then an image) returns the same.
     - `"text"`: `generated_text`, as in the stock pipeline; nothing is drawn.
     - `"image"`: `generated_image`, one image as PIL.
 
-    `return_tensors=True` gives `generated_token_ids` in their place, in modes "auto" and "text". Chats of one batch (`batch_size`) must
+    `return_tensors=True` gives `generated_token_ids` in their place, in modes other than "image". Chats of one batch (`batch_size`) must
     all bring images, or none.
 
     Raises:
@@ -96,12 +96,13 @@ class VargptPipeline(AnyToAnyPipeline):
     def _sanitize_parameters(self, generation_mode: str | None = None, generate_kwargs: dict | None = None, **kwargs):
         if generation_mode is None:  # what the pipeline was built with, or the model's own way
             generation_mode = getattr(self, "_postprocess_params", {}).get("generation_mode", "auto")
-        stock_mode = "text" if generation_mode == "auto" else generation_mode
+        mixed = generation_mode in ("auto", "text_image")
+        stock_mode = "text" if mixed else generation_mode
         settings = self._settings_of_generate(kwargs)
         generate_kwargs = {**settings, **(generate_kwargs or {})}
         preprocess, forward, postprocess = super()._sanitize_parameters(generation_mode=stock_mode, generate_kwargs=generate_kwargs, **kwargs)
         chosen = kwargs.get("return_tensors") or any(kwargs.get(name) is not None for name in ("return_full_text", "return_type"))
-        if generation_mode == "auto" and not chosen:
+        if mixed and not chosen:
             postprocess.pop("return_type", None)
         before = getattr(self, "_forward_params", {}).get("generate_kwargs", {})
         forward["generate_kwargs"] = {

@@ -12,7 +12,9 @@ from transformers.generation.configuration_utils import GenerationMode
 from .configuration_vargpt import VargptConfig
 from .image_sampling_vargpt import GUIDANCE_TYPES
 
-GENERATION_MODES = ("auto", "text", "image")
+GENERATION_MODES = ("auto", "text", "image", "text_image")
+DRAWING_MODES = ("image", "text_image")  # in which each row ends with its one image
+PLAN_TOKENS = 256  # that a plan before an image may take, where nobody says how many
 IMAGE_GENERATION_DEFAULTS = {
     "generation_mode": "auto",
     "max_output_images": 4,
@@ -49,7 +51,7 @@ class VargptGenerationConfig(GenerationConfig):
 
     Args:
         generation_mode (`str`): "auto" (the model decides; default), "text" (never draws), "image" (draws one image at
-            once and stops).
+            once and stops), "text_image" (writes a plan, then draws one image and stops).
         max_output_images (`int`): images a row may draw (4).
         output_image_guidance_type (`str`): "none" (default); "prompt", classifier-free guidance against an unconditional prompt that
             rides in the same batch; "noise", the released system's, against decoder inputs made of noise.
@@ -241,7 +243,9 @@ def user_turn(text: str) -> list[dict[str, Any]]:
 
 
 __all__ = [
+    "DRAWING_MODES",
     "IMAGE_GENERATION_DEFAULTS",
+    "PLAN_TOKENS",
     "VargptGenerationConfig",
     "check_can_draw",
     "check_room",

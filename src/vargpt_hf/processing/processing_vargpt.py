@@ -188,8 +188,8 @@ class VargptProcessor(VargptChatProcessingMixin, VargptPostProcessingMixin, Proc
             random_crop, generator: see `VargptImageProcessor.preprocess`; for training.
             return_image_spans: also return `image_spans` and `output_image_spans`, for each row the (first, last + 1) tokens of its images,
                 with all that the reader writes around them.
-            kwargs: options of the reader, its tokenizer and image processor (`padding`, `return_tensors`, ...). `videos` and
-                `audio`, which the stock pipelines pass, must be None or empty.
+            kwargs: options of the reader, its tokenizer and image processor (`padding`, `return_tensors`, ...). `videos`,
+                `audio` and `audios`, which generic callers pass, must be None or hold nothing.
 
         Returns:
             What the reader returns: `input_ids`, `attention_mask` (B, T), `pixel_values` and what else goes with them; where given,
@@ -231,8 +231,7 @@ class VargptProcessor(VargptChatProcessingMixin, VargptPostProcessingMixin, Proc
     def _options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Options for the reader, with our defaults."""
         for other in ("videos", "audio", "audios"):
-            given = kwargs.pop(other, None)
-            if given is not None and len(given):
+            if not holds_nothing(kwargs.pop(other, None)):
                 raise ValueError("VARGPT reads text and images only; videos and audio must be None.")
         if kwargs.get("sanitize_control_tokens"):
             raise ValueError("sanitize_control_tokens is not supported: chats with special tokens in texts are refused.")
@@ -395,6 +394,11 @@ class VargptProcessor(VargptChatProcessingMixin, VargptPostProcessingMixin, Proc
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """What the reader writes in the place of one image to read; serving engines ask for it."""
         return self.reader.replace_image_token(image_inputs, image_idx, **kwargs)
+
+
+def holds_nothing(given: Any) -> bool:
+    """Whether there is nothing in what generic callers pass for media that a batch may not have: None, or lists without any."""
+    return given is None or (isinstance(given, (list, tuple)) and all(map(holds_nothing, given)))
 
 
 def checked_texts(text: Any) -> list[str] | None:

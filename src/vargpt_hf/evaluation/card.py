@@ -1,0 +1,47 @@
+"""Metrics of a report in the form that a model card takes them: Hugging Face's `model-index`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from ..inference.prompts import model_fingerprint
+
+
+def eval_results(report: Mapping[str, Any], folder: str | Path | None = None) -> list[EvalResult]:
+    """The metrics of a report, each with its interval and the number of its samples.
+
+    Args:
+        report: see `report.read_report`.
+        folder: of the model that the card is of, which must be the one that was measured; None leaves that unchecked.
+
+    Raises:
+        ValueError: a report of another model.
+    """
+    model = report["model"]
+    if folder is not None and model_fingerprint(folder) != model["fingerprint"]:
+        raise ValueError(
+            f"The report is of another model ({model['name']}, fingerprint {model['fingerprint']}) than {folder} "
+            f"({model_fingerprint(folder)}): evaluate this one."
+        )
+    judge = "" if report["judge"] is None else f", judged by {report['judge']['name']}"
+    made = f"{report['schema']} of {report['time']['started'][:10]} by vargpt-hf {report['code']['vargpt-hf']}{judge}"
+    return [
+        EvalResult(
+            task_type="any-to-any",
+            dataset_type=report["suite"],
+            dataset_name=report["data"]["name"],
+            dataset_revision=report["data"]["sha256"],
+            metric_type="accuracy" if metric["unit"] == "share" else name.lower().replace(" ", "_"),
+            metric_name=name,
+            metric_value=round(metric["value"], 6),
+            metric_args={"low": metric["low"], "high": metric["high"], "samples": metric["number"], "interval": metric["interval"]},
+            source_name=made,
+            source_url="https://github.com/vargpt-hf/vargpt-hf",
+        )
+        for name, metric in report["metrics"].items()
+    ]
+
+
+__all__ = ["eval_results"]
