@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from vargpt_hf.cli import app
 from vargpt_hf.modeling.configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DECODERS
@@ -89,6 +90,28 @@ def test_shell_commands_exist_and_take_these_options(page):
             assert rest[0] in command.commands, " ".join(words)
             command, rest = command.commands[rest[0]], rest[1:]
         command.make_context(words[0], rest)
+
+
+@pytest.mark.parametrize("page", [name for name, text in DOCS.items() if "```yaml" in text])
+def test_yaml_can_be_read(page):
+    for block in re.findall(r"^```yaml\n(.*?)^```$", DOCS[page], flags=re.DOTALL | re.MULTILINE):
+        assert yaml.safe_load(block)
+
+
+def test_issue_forms_can_be_filled_in():
+    forms = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")}
+    assert forms.pop("config")["blank_issues_enabled"] and len(forms) == 3
+    for form in forms.values():
+        assert form["name"] and form["description"] and any(field["validations"]["required"] for field in form["body"][:1])
+        assert len({field["id"] for field in form["body"]}) == len(form["body"])
+
+
+def test_the_changelog_keeps_its_form():
+    """That of keepachangelog.com: a section for each version, of six kinds of changes."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+    assert versions[0] == "Unreleased" and all(re.match(r"\d+\.\d+\.\d+", version) for version in versions[1:])
+    assert set(re.findall(r"^### (.*)$", text, flags=re.MULTILINE)) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_readme_is_short_and_in_order():
