@@ -52,3 +52,4 @@ def test_there_are_three_stored_with_their_output():
     for notebook in NOTEBOOKS.values():
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+        assert not [output for cell in code for output in cell.outputs if output.get("name") == "stderr"]
