@@ -1,16 +1,22 @@
-"""README and docs/ tell the truth: their Python runs, their links lead somewhere, the tree lists every file."""
+"""README and docs/ tell the truth: Python runs, commands take the options shown, links lead somewhere, the tree lists every file."""
 
 import re
+import shlex
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
 
+from vargpt_hf.cli import app
 from vargpt_hf.modeling.configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DECODERS
 from vargpt_hf.modeling.image_sampling_vargpt import GUIDANCE_TYPES
 
 ROOT = Path(__file__).parent.parent
-DOCS = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+FOLDERS = {"README.md": ROOT, "CONTRIBUTING.md": ROOT}  # of pages outside of docs/
+DOCS = {name: (ROOT / name).read_text() for name in FOLDERS}
+DOCS |= {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
 README = DOCS["README.md"]
 # Pages whose blocks another test runs.
 RUN_ELSEWHERE = {"tour.md": "tests/hub/test_tour.py"}
@@ -64,6 +70,50 @@ def test_readme_s_quick_start_shows_what_it_says(tmp_path, monkeypatch, capsys):
     assert said == "['an image', 'a red circle above a blue square']" and answer.strip() == "a red circle"
 
 
+def shell_commands(text: str) -> list[list[str]]:
+    """The words of every command in blocks of bash; `&&` and the end of a line end a command."""
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```$", text, flags=re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").replace("&&", "\n").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.parametrize("page", [name for name, text in DOCS.items() if shell_commands(text)])
+def test_shell_commands_exist_and_take_these_options(page):
+    """`vargpt` commands are parsed, not run; files of this repository that a command names are there."""
+    for words in shell_commands(DOCS[page]):
+        for name in (word for word in words if word.startswith(("examples/", "notebooks/", "tests/", ".ci/"))):
+            assert list(ROOT.glob(name)), " ".join(words)
+        if Path(words[0]).name != "vargpt":
+            continue
+        command, rest = typer.main.get_command(app), words[1:]
+        while rest and hasattr(command, "commands"):
+            assert rest[0] in command.commands, " ".join(words)
+            command, rest = command.commands[rest[0]], rest[1:]
+        command.make_context(words[0], rest)
+
+
+@pytest.mark.parametrize("page", [name for name, text in DOCS.items() if "```yaml" in text])
+def test_yaml_can_be_read(page):
+    for block in re.findall(r"^```yaml\n(.*?)^```$", DOCS[page], flags=re.DOTALL | re.MULTILINE):
+        assert yaml.safe_load(block)
+
+
+def test_issue_forms_can_be_filled_in():
+    forms = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml")}
+    assert forms.pop("config")["blank_issues_enabled"] and len(forms) == 3
+    for form in forms.values():
+        assert form["name"] and form["description"] and any(field["validations"]["required"] for field in form["body"][:1])
+        assert len({field["id"] for field in form["body"]}) == len(form["body"])
+
+
+def test_the_changelog_keeps_its_form():
+    """That of keepachangelog.com: a section for each version, of six kinds of changes."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+    assert versions[0] == "Unreleased" and all(re.match(r"\d+\.\d+\.\d+", version) for version in versions[1:])
+    assert set(re.findall(r"^### (.*)$", text, flags=re.MULTILINE)) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
 def test_readme_is_short_and_in_order():
     assert len(README.splitlines()) < 200
     headings = re.findall(r"^## (.*)$", README, flags=re.MULTILINE)
@@ -91,7 +141,7 @@ def test_what_takes_time_names_the_cpu(page):
 
 @pytest.mark.parametrize("page", DOCS)
 def test_links_lead_somewhere(page):
-    folder = ROOT if page == "README.md" else ROOT / "docs"
+    folder = FOLDERS.get(page, (ROOT / "docs" / page).parent)
     for target in re.findall(r"\]\(([^)\s]+)\)", DOCS[page]):
         if target.startswith(REPOSITORY):
             assert (ROOT / target.removeprefix(REPOSITORY)).exists(), target
@@ -100,8 +150,8 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_page_is_in_the_table_of_contents():
-    listed = set(re.findall(r"\]\(([\w.]+\.md)\)", DOCS["index.md"]))
-    assert listed == DOCS.keys() - {"README.md", "index.md"}
+    listed = set(re.findall(r"\]\(([\w./]+\.md)\)", DOCS["index.md"]))
+    assert {name for name in listed if not name.startswith("../")} == DOCS.keys() - {*FOLDERS, "index.md"}
 
 
 def tree() -> set[str]:
