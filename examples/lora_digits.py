@@ -1,6 +1,6 @@
 """Teaches vargpt-tiny a new look with LoRA: digits that lean, where a prompt ends in ", slanted".
 
-    python examples/lora_digits.py runs/slanted --picture docs/lora_digits.png
+    python examples/lora_digits.py runs/slanted --image docs/lora_digits.png
 
 Takes three minutes of one core of an Intel Xeon. Saves the adapter, checks that a fresh model that loads it draws the same images, and prints
 the shares of drawn digits that are read rightly and lean, or stand, as asked, and of shapes: as they really are, before, and after.
