@@ -25,6 +25,7 @@ from vargpt_hf.conversion.formats.var import (
     adapt_decoder,
     decoder_config_of,
     scales_of,
+    stored_as,
     var_conditions,
     vq_config_of,
 )
@@ -350,7 +351,8 @@ def test_sizes_of_the_paper_are_read_off_its_shapes():
     paper = VargptConfig.v1()
     with torch.device("meta"):
         ours = VargptForConditionalGeneration(paper).state_dict()
-    decoder, image_tokenizer = Part({}, DECODER_NAMES, "model.visual_decoder."), Part({}, VQ_NAMES, "model.image_tokenizer.")
+    decoder = Part({}, DECODER_NAMES, "model.visual_decoder.", stored_as=stored_as)
+    image_tokenizer = Part({}, VQ_NAMES, "model.image_tokenizer.")
     shapes = {}
     for released in (decoder, image_tokenizer):
         found = {released.released(name): tensor for name, tensor in ours.items() if name.startswith(released.prefix)}
