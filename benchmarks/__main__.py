@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tries", type=int, default=3, help="of each measurement, while others take the machine's cores")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results.json")
     options = parser.parse_args(arguments)
-    if options.device == "cpu" and "paper" in options.sizes:
+    if options.device == "cpu" and any(size.startswith("paper") for size in options.sizes):
         parser.error("the paper's size needs a GPU: give --device cuda")
     results = run(options)
     options.output.write_text(json.dumps(results, indent=1) + "\n")

@@ -49,38 +49,45 @@ def _prompt(model: PreTrainedModel, rows: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def _draw(rows: int, guided: bool) -> Callable[[PreTrainedModel], Work]:
+GUIDANCE = {
+    "": {"output_image_guidance_type": "none"},
+    "guided": {"output_image_guidance_type": "prompt", "output_image_unconditional_ids": [1]},
+    "scale": {"output_image_guidance_type": "scale"},
+}
+
+
+def _draw(rows: int, guidance: str) -> Callable[[PreTrainedModel], Work]:
     def prepare(model: PreTrainedModel) -> Work:
-        guidance = (
-            {"output_image_guidance_type": "prompt", "output_image_unconditional_ids": [1]}
-            if guided
-            else {"output_image_guidance_type": "none"}
-        )
-        options = {"generation_mode": "image", "max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True, **guidance}
+        options = {"generation_mode": "image", "max_new_tokens": 2, "do_sample": False, "return_dict_in_generate": True, **GUIDANCE[guidance]}
         inputs = _prompt(model, rows)
         return lambda: model.generate(**inputs, **options)
 
     return prepare
 
 
-def _draw_cost(rows: int, guided: bool) -> Callable[[Costs], Cost]:
-    halves = 2 if guided else 1
+def _rows(rows: int, guidance: str) -> tuple[int, int]:
+    """Rows of the language model, and rows that read each scale alone."""
+    return rows * (2 if guidance == "guided" else 1), rows if guidance == "scale" else 0
+
+
+def _draw_cost(rows: int, guidance: str) -> Callable[[Costs], Cost]:
+    llm_rows, alone = _rows(rows, guidance)
 
     def cost(costs: Costs) -> Cost:
-        drawing = costs.drawing(halves * rows, halves * rows, rows, PROMPT)
-        return costs.llm(halves * rows, PROMPT) + costs.lm_head(halves * rows) + drawing + costs.vq_decode(rows)
+        return costs.llm(llm_rows, PROMPT) + costs.lm_head(llm_rows) + costs.drawing(llm_rows, rows, PROMPT, alone) + costs.decode(rows)
 
     return cost
 
 
-def _draw_memory(rows: int, guided: bool) -> Callable[[Costs], int]:
-    halves = (2 if guided else 1) * rows
-    return lambda costs: costs.weights_bytes() + costs.cache_bytes(halves, PROMPT + 1 + sum(costs.sizes), halves)
+def _draw_memory(rows: int, guidance: str) -> Callable[[Costs], int]:
+    llm_rows, alone = _rows(rows, guidance)
+    return lambda costs: costs.weights_bytes() + costs.cache_bytes(llm_rows, PROMPT + 1 + sum(costs.areas), llm_rows + alone, PROMPT)
 
 
-def _drawing(rows: int, guided: bool) -> Case:
-    title = f"an image after {PROMPT} tokens, batch {rows}{', guided' if guided else ''}"
-    return Case(title, _draw(rows, guided), _draw_cost(rows, guided), "image", rows, _draw_memory(rows, guided))
+def _drawing(rows: int, guidance: str = "") -> Case:
+    said = {"": "", "guided": ", guided", "scale": ", guided by each scale alone"}[guidance]
+    title = f"an image after {PROMPT} tokens, batch {rows}{said}"
+    return Case(title, _draw(rows, guidance), _draw_cost(rows, guidance), "image", rows, _draw_memory(rows, guidance))
 
 
 def write(tokens: int, rows: int = 1) -> Callable[[PreTrainedModel], Work]:
@@ -117,8 +124,8 @@ def _mixed(model: PreTrainedModel) -> Work:
 
 def _mixed_cost(costs: Costs) -> Cost:
     """What the four rows need, were each of them never to wait for the others."""
-    total = costs.llm(4, PROMPT - 1) + costs.drawing(2, 2, 2, PROMPT - 1) + costs.vq_decode(2)
-    positions = sum(costs.sizes)
+    total = costs.llm(4, PROMPT - 1) + costs.drawing(2, 2, PROMPT - 1) + costs.decode(2)
+    positions = sum(costs.areas)
     for step in range(MIXED_TOKENS):
         total += costs.llm(2, 1, PROMPT - 1 + step) + costs.lm_head(2)
         if step:
@@ -132,10 +139,9 @@ def _random_images(model: PreTrainedModel, number: int) -> torch.Tensor:
 
 
 def _random_codes(model: PreTrainedModel, number: int) -> torch.LongTensor:
-    vq = model.config.image_tokenizer_config
-    return torch.randint(vq.codebook_size, (number, model.config.schedules[0].num_positions), generator=torch.Generator().manual_seed(0)).to(
-        model.device
-    )
+    tokenizer, generator = model.config.image_tokenizer_config, torch.Generator().manual_seed(0)
+    shape = (number, model.config.schedules[0].num_positions)
+    return torch.randint(tokenizer.num_classes**tokenizer.num_symbols, shape, generator=generator).to(model.device)
 
 
 def _encode(model: PreTrainedModel) -> Work:
@@ -153,8 +159,10 @@ def _train(rows: int, codes_ahead: bool) -> Callable[[PreTrainedModel], Work]:
 
     def prepare(model: PreTrainedModel) -> Work:
         model.train()
-        for part in (model.model.image_tokenizer, model.model.vlm.vision_tower, model.model.vlm.multi_modal_projector):
-            part.requires_grad_(False)
+        backbone = model.model.backbone
+        for name in (*backbone.tower_names, *backbone.projector_names):
+            model.model.vlm.get_submodule(name).requires_grad_(False)
+        model.model.image_tokenizer.requires_grad_(False)
         config, positions = model.config, model.config.schedules[0].num_positions
         before, after = PROMPT, trained_tokens(config) - PROMPT - positions
         ids = _prompt(model, rows)["input_ids"]
@@ -182,19 +190,20 @@ def trained_tokens(config) -> int:
 
 def _train_cost(rows: int, codes_ahead: bool) -> Callable[[Costs], Cost]:
     def cost(costs: Costs) -> Cost:
-        step = costs.training_step(rows, TRAINED_TOKENS - 680 + sum(costs.sizes))
-        return step if codes_ahead else step + costs.vq_encode(rows)
+        step = costs.training_step(rows, TRAINED_TOKENS - 680 + sum(costs.areas))
+        return step if codes_ahead else step + costs.encode(rows)
 
     return cost
 
 
 CASES = {
-    **{f"draw-{rows}": _drawing(rows, guided=False) for rows in (1, 4, 16)},
-    **{f"draw-{rows}-guided": _drawing(rows, guided=True) for rows in (1, 4, 16)},
+    **{f"draw-{rows}": _drawing(rows) for rows in (1, 4, 16)},
+    **{f"draw-{rows}-guided": _drawing(rows, "guided") for rows in (1, 4, 16)},
+    "draw-1-scale": _drawing(1, "scale"),  # as VARGPT v1.1 was released
     "text": Case(f"{NEW_TOKENS} tokens of text", write(NEW_TOKENS), write_cost(NEW_TOKENS), "token", NEW_TOKENS),
     "mixed": Case(f"4 rows of {MIXED_TOKENS} tokens, 2 of them draw", _mixed, _mixed_cost, "row", 4),
-    "encode": Case(f"image tokenizer: {IMAGES} images to codes", _encode, lambda c: c.vq_encode(IMAGES), "image", IMAGES),
-    "decode": Case(f"image tokenizer: codes to {IMAGES} images", _decode, lambda c: c.vq_decode(IMAGES), "image", IMAGES),
+    "encode": Case(f"image tokenizer: {IMAGES} images to codes", _encode, lambda c: c.encode(IMAGES), "image", IMAGES),
+    "decode": Case(f"image tokenizer: codes to {IMAGES} images", _decode, lambda c: c.decode(IMAGES), "image", IMAGES),
     "train": Case("training step of 2 images", _train(2, False), _train_cost(2, False), "row", 2),
     "train-codes": Case("training step of 2 images, codes ahead", _train(2, True), _train_cost(2, True), "row", 2),
 }

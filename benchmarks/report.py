@@ -3,12 +3,12 @@
 import statistics
 
 from .cases import CASES
-from .costs import Cost
 from .floors import floor_seconds
 from .host import HOST
+from .costs import Cost
 from .peers import PEERS
 
-# What is asked of each case of size medium: its share of the floor at least. Batches are judged by the price of an image, memory by its least.
+# What is asked of each case of a medium size: its share of the floor at least. Batches are judged by an image's price, memory by its least.
 SHARES = {"draw-1": 0.55, "encode": 0.75, "decode": 0.75, "train": 0.65, "train-codes": 0.65}
 BATCH_PRICE = 0.6  # of an image in a batch of 16, over one drawn alone
 MEMORY = 1.3  # peak of drawing over weights and caches
@@ -52,7 +52,7 @@ def _machine(results: dict) -> str:
 
 
 def _cases(size: str, dtype: str, cases: dict, rate: float, bandwidth: float) -> str:
-    asked, memory = (SHARES, f" (≤ {MEMORY})") if size == "medium" else ({}, "")
+    asked, memory = (SHARES, f" (≤ {MEMORY})") if size.startswith("medium") else ({}, "")
     columns = ("case", "seconds", "each", "floor", "share", "target", "peak MiB", "weights and caches, MiB")
     lines = [f"**{size}, {dtype}**", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, result in cases.items():

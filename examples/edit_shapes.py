@@ -26,7 +26,7 @@ from vargpt_hf.tiny.rows import SEEN_PAIRS
 from vargpt_hf.tiny.shapes import SQUARE_SIZE, render
 
 STAGE, BATCH = "edit", 50
-ROWS = {"edits": 80_000, "drawing": 12_000, "reading": 12_000}  # in the proportion of the weights in examples/tiny/edit.yaml
+ROWS = {"edits": 64_000, "drawing": 9_600, "reading": 9_600}  # in the proportion of the weights in examples/tiny/edit.yaml
 SHOWN = 8
 
 

@@ -29,9 +29,10 @@ def attention_flops(query, key, value, *args, **kwargs):
 UNKNOWN = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
 
 
+@pytest.mark.parametrize("size", ["micro", "micro-v1.1"])
 @pytest.mark.parametrize("name", CASES)
-def test_operations_are_those_that_torch_counts(name):
-    model = model_of("micro")
+def test_operations_are_those_that_torch_counts(name, size):
+    model = model_of(size)
     model.set_attn_implementation("eager")
     work = CASES[name].prepare(model)
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN) as counter:
@@ -43,9 +44,11 @@ def test_operations_are_those_that_torch_counts(name):
         assert counted == counter.get_total_flops()
 
 
-def test_weights_are_all_that_draws():
-    model = model_of("micro")
-    idle = [model.model.vlm.vision_tower, model.model.vlm.multi_modal_projector]
+@pytest.mark.parametrize("size", ["micro", "micro-v1.1"])
+def test_weights_are_all_that_draws(size):
+    model = model_of(size)
+    backbone = model.model.backbone
+    idle = [model.model.vlm.get_submodule(name) for name in {name.split(".")[0] for name in backbone.tower_names + backbone.projector_names}]
     weights = sum(p.numel() for p in model.parameters()) - sum(p.numel() for part in idle for p in part.parameters())
     small = sum(p.numel() for p in model.parameters() if p.ndim == 1)  # biases and norms, which the count leaves out
     counted = Costs(model.config, 4).weights_bytes() / 4

@@ -7,14 +7,17 @@ import pytest
 import torch
 from golden_helpers import write_word_tokenizer
 from golden_v11_helpers import golden_v11_json, golden_v11_model, released_v11_part
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers.utils import is_torchvision_available
 from typer.testing import CliRunner
 
-from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.cli import app
 from vargpt_hf.conversion.compose import FRESH
 from vargpt_hf.conversion.compose_infinity import compose_v1_1
+from vargpt_hf.inference.drawing import answer
 
 NEW = ["<|image_gen_start|>", "<|image_gen_end|>", "<|image_gen_pad|>"]
 SPECIAL = {300: "<|vision_start|>", 301: "<|vision_end|>", 302: "<|image_pad|>", 303: "<|video_pad|>"}
@@ -167,6 +170,18 @@ def test_layouts_of_qwen2_vl(model, own_sources, tmp_path):
         assert any(name.startswith("visual." if form == "old" else "model.visual.") for name in load_file(file))
         found = VargptForConditionalGeneration.from_pretrained(compose(own_sources, tmp_path / form)).state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="Qwen2-VL's processor needs torchvision")
+def test_beside_torchvision_the_folder_has_a_processor(composed, model):
+    processor = VargptProcessor.from_pretrained(composed)
+    processor.check_fits(model.config)
+    seen = Image.fromarray(torch.randint(0, 256, (60, 90, 3), dtype=torch.uint8).numpy())
+    chat = [{"role": "user", "content": [{"type": "image", "image": seen}, {"type": "text", "text": "w5 w6"}]}]
+    drawn = answer(model, processor, [chat, "w7"], "image", seeds=[1, 2])
+    assert [image.size for image in drawn.images] == [(64, 64)] * 2
+    rendered = processor.apply_chat_template(chat)
+    assert rendered.count("<|image_pad|>") == 1 and rendered.startswith("<|im_start|>system")
 
 
 def test_without_torchvision_the_folder_has_a_tokenizer(composed, own_sources, tmp_path, monkeypatch, caplog):

@@ -57,6 +57,18 @@ def test_missing_and_unexpected_tensors_are_named(tmp_path):
     assert not (tmp_path / "converted").exists()
 
 
+def test_a_checkpoint_of_the_editing_kind_converts(tmp_path):
+    """The same format, perhaps in bfloat16, without the tensors that nothing reads, and with the areas of a folder of its own."""
+    dead = ("lfq.mask", "zero_k_bias", "projector.ln_q", "projector_out.ln_q", "text_proj_for_ca", "text_proj_for_sos.ca.mat_q")
+    weights = {name: tensor.bfloat16() for name, tensor in released_v11_weights().items() if not any(part in name for part in dead)}
+    assert len(weights) < len(released_v11_weights())
+    source = write_released_v11_folder(tmp_path / "released", weights, torch_dtype="bfloat16", architectures=None, image_gen_extra=1)
+    convert_checkpoint(source, tmp_path / "converted", scales=[1, 2, 3, 4], reference_grid=(8, 8))
+    model, golden = VargptForConditionalGeneration.from_pretrained(tmp_path / "converted"), golden_v11_model()
+    assert model.dtype == torch.bfloat16
+    assert all(torch.equal(tensor, golden.state_dict()[name].to(tensor.dtype)) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize("field", ["vision_config", "rope_scaling"])
 def test_a_config_without_a_field_says_so(tmp_path, field):
     with pytest.raises(ValueError, match=f"lacks .*`{field}`"):

@@ -7,11 +7,13 @@ import struct
 import pytest
 import torch
 from golden_helpers import released_config
+from golden_v11_helpers import GOLDEN_V11, released_v11_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
 from vargpt_hf.conversion.assembly import assemble
 from vargpt_hf.conversion.checkpoint import open_checkpoint
+from vargpt_hf.conversion.convert import FORMATS, read_released_config
 from vargpt_hf.conversion.formats.vargpt_v1 import NAMES as WHOLE_NAMES
 from vargpt_hf.conversion.formats.vargpt_v1 import adapt, config_of
 from vargpt_hf.conversion.renaming import Part
@@ -45,8 +47,9 @@ def write_sparse(folder, shapes: dict[str, tuple[int, ...]]) -> int:
     for shard in range(SHARDS):
         file, header, end = folder / f"model-{shard}.safetensors", {}, 0
         for name in names[shard::SHARDS]:
-            size = 2 * math.prod(shapes[name])
-            header[name] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": [end, end + size]}
+            dtype, width = ("I64", 8) if name.endswith("lfq.mask") else ("BF16", 2)
+            size = width * math.prod(shapes[name])
+            header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [end, end + size]}
             end, table[name] = end + size, file.name
         text = json.dumps(header).encode()
         with file.open("wb") as written:
@@ -106,6 +109,33 @@ def test_no_step_copies_a_tensor(source):
     exact = sum(4 * tensor.numel() for name, tensor in model.state_dict().items() if tensor.dtype == torch.float32)
     assert model.num_parameters() > 8.5e9 and exact < 1e6  # the image tokenizer's quantizer stays in float32
     assert new_bytes < exact + ALLOWED
+
+
+def test_no_step_copies_a_tensor_of_v1_1(tmp_path, caplog):
+    """All 1706 tensors of the released model, from its `config.json` to the model that would be written; dead ones are named."""
+    source = tmp_path / "source"
+    source.mkdir()
+    shapes = json.loads((GOLDEN_V11 / "keys_true_size.json").read_text())
+    assert len(shapes) == 1706 and write_sparse(source, shapes) > 21e9
+    assert sum(512 * path.stat().st_blocks for path in source.iterdir()) < 10e6
+    paper = VargptConfig.v1_1().vlm_config
+    described = (
+        released_v11_config() | paper.text_config.to_dict() | {"vision_config": paper.vision_config.to_dict(), "torch_dtype": "bfloat16"}
+    )
+    described |= {"model_type": "vargpt_qwen2_vl", "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}, "image_token_id": 151655}
+    described["special_tokens"] = {f"image_gen_{name}_token_id": 151657 + index for index, name in enumerate(("start", "end", "pad"))}
+    (source / "config.json").write_text(json.dumps(described))
+    kind = FORMATS["vargpt_qwen2_vl"]
+    Holes.new_bytes = 0
+    with Holes():
+        tensors = open_checkpoint(source)
+        config = kind.config_of(read_released_config(source), tensors, None)
+        model = assemble(config, [Part(tensors, kind.NAMES, adapt=kind.adapt(tensors, config))], torch.bfloat16, "Wrong.")
+    assert model.num_parameters() > 10.6e9 and all(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+    assert Holes.new_bytes < ALLOWED
+    (said,) = [record.getMessage() for record in caplog.records if "nothing reads" in record.getMessage()]
+    dead = ("lfq.mask", "text_proj_for_ca.*.weight", "sa.zero_k_bias", "ca.zero_k_bias", "text_proj_for_sos.ca.mat_q", "projector.ln_q.weight")
+    assert all(name in said for name in dead) and len(said) < 1000
 
 
 def test_the_count_sees_a_copy(source):

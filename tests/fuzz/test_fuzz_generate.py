@@ -7,6 +7,7 @@ from fuzzing import fuzzed, policy
 from hypothesis import strategies as st
 
 from vargpt_hf import VargptGenerationConfig
+from vargpt_hf.modeling.generation_vargpt import RUN_ARGUMENTS
 from vargpt_hf.testing import drawing_model
 
 PROMPT = torch.tensor([[0, 0, 1, 5, 6, 7], [1, 60, 60, 60, 60, 8]])
@@ -40,6 +41,8 @@ FITTING = {
     "generator": st.builds(torch.Generator) | st.lists(st.builds(torch.Generator), min_size=2, max_size=2),
     "output_image_streamer": st.none(),
     "output_image_noise": st.just([torch.zeros(2, side**2, 32) for side in (1, 2, 4)]),
+    "output_image_size": st.tuples(st.integers(1, 99), st.integers(1, 99)),
+    "output_image_aspect_ratio": st.floats(0.1, 10) | st.lists(st.floats(0.1, 10), min_size=2, max_size=2),
     "max_new_tokens": st.integers(1, 8),
 }
 COUNTS = ("num_beams", "num_return_sequences")
@@ -66,11 +69,7 @@ def test_settings(settings, odd, in_a_config):
     settings = {"max_new_tokens": 6, **settings, **dict(odd or ())}
     with policy(cpu_seconds=60.0):
         if in_a_config:
-            own = {
-                name: settings.pop(name)
-                for name in ("generator", "output_image_streamer", "output_image_noise", "image_temprature")
-                if name in settings
-            }
+            own = {name: settings.pop(name) for name in (*RUN_ARGUMENTS, "image_temprature") if name in settings}
             settings = {**own, "generation_config": VargptGenerationConfig(**settings)}
         output = MODEL.generate(**INPUTS, **settings)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences

@@ -7,8 +7,10 @@ import sys
 import pytest
 from fake_hub import FakeHub
 from huggingface_hub import ModelCard
+from toy_v11 import write_toy_v11_folder
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.inference.drawing import answer
 from vargpt_hf.tiny import TINY_FOLDER
 
 PUSH = """
@@ -64,6 +66,18 @@ def test_the_card_says_what_it_is(hub):
     assert (card.data.pipeline_tag, card.data.library_name) == ("any-to-any", "transformers")
     assert 'pipeline("any-to-any", model="me/drawer", trust_remote_code=True)' in card.text
     assert "has 46 codes of 512 classes" in card.text
+
+
+def test_a_model_of_v1_1_s_parts_makes_the_round_trip(hub, tmp_path):
+    folder = write_toy_v11_folder(tmp_path / "toy")
+    (tmp_path / "home").mkdir()
+    run(PUSH.replace("me/drawer", "me/bits").replace("TINY_FOLDER)", f"{str(folder)!r})"), hub, tmp_path / "home")
+    load = LOAD.replace("me/drawer", "me/bits").replace("max_new_tokens=5,", 'generation_mode="image",')
+    (printed,) = run(load.replace("a red circle above a blue square", "draw a red circle"), hub, tmp_path / "home")
+    model, processor = VargptForConditionalGeneration.from_pretrained(folder, dtype="float32"), VargptProcessor.from_pretrained(folder)
+    drawn = answer(model, processor, ["draw a red circle"], "image", do_sample=False)
+    assert json.loads(printed) == drawn.output.output_image_codes.tolist()
+    assert "has 21 codes of 6 × 2 classes" in hub.repositories["me/bits"]["README.md"].decode()
 
 
 def test_a_card_that_is_there_stays(hub, tmp_path):

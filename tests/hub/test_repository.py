@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from repository_helpers import run_without_package
+from toy_v11 import write_toy_v11_folder
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
@@ -69,7 +70,8 @@ processor.save_pretrained(again)
 model = found["AutoModelForMultimodalLM"]
 chat = [{"role": "user", "content": "draw a red circle above a blue square"}]
 inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
-output = model.float().generate(**inputs, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
+settings = {"generation_mode": "image", "do_sample": False, "return_dict_in_generate": True}
+output = model.float().generate(**inputs, **settings)
 assert "vargpt_hf" not in sys.modules
 print(json.dumps({"classes": {name: type(value).__name__ for name, value in found.items()}, "codes": output.output_image_codes.tolist()}))
 """
@@ -85,15 +87,27 @@ print(json.dumps([part.get("text", type(part.get("image")).__name__) for part in
 """
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("repository") / "vargpt-tiny"
-    VargptForConditionalGeneration.from_pretrained(TINY_FOLDER).save_pretrained(folder)
-    VargptProcessor.from_pretrained(TINY_FOLDER).save_pretrained(folder)
+def save_repository(source, folder):
+    VargptForConditionalGeneration.from_pretrained(source).save_pretrained(folder)
+    VargptProcessor.from_pretrained(source).save_pretrained(folder)
     return folder
 
 
-def test_every_auto_class_loads_it_without_the_package(repository, tmp_path):
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return save_repository(TINY_FOLDER, tmp_path_factory.mktemp("repository") / "vargpt-tiny")
+
+
+@pytest.fixture(scope="module")
+def toy_v1_1(tmp_path_factory):
+    """A model with the parts of VARGPT v1.1 that draw."""
+    parent = tmp_path_factory.mktemp("repository")
+    return save_repository(write_toy_v11_folder(parent / "made"), parent / "toy-v1.1")
+
+
+@pytest.mark.parametrize("kind", ["repository", "toy_v1_1"])
+def test_every_auto_class_loads_it_without_the_package(kind, request, tmp_path):
+    repository = request.getfixturevalue(kind)
     assert {path.name for path in repository.glob("*.py")} == CODE
     again = tmp_path / "again"
     printed = json.loads(run_without_package(AUTO_CLASSES, tmp_path, repository, again))
@@ -110,7 +124,7 @@ def test_every_auto_class_loads_it_without_the_package(repository, tmp_path):
     model, processor = VargptForConditionalGeneration.from_pretrained(repository, dtype="float32"), VargptProcessor.from_pretrained(repository)
     chat = [{"role": "user", "content": "draw a red circle above a blue square"}]
     inputs = processor.apply_chat_template([chat], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt")
-    output = model.generate(**inputs, max_new_tokens=10, do_sample=False, return_dict_in_generate=True)
+    output = model.generate(**inputs, generation_mode="image", do_sample=False, return_dict_in_generate=True)
     assert printed["codes"] == output.output_image_codes.tolist() and len(printed["codes"]) == 1
     names = {path.name for path in repository.iterdir()}
     assert {path.name for path in again.iterdir()} == names

@@ -5,16 +5,25 @@ The golden weights, the golden images; what is learned is one edit.
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from golden_helpers import write_word_tokenizer
 from golden_v11_helpers import golden_v11, write_released_v11_folder
 from peft import PeftModel, get_peft_model
+from PIL import Image
 from repository_helpers import run_without_package
+from transformers.utils import is_torchvision_available
+from typer.testing import CliRunner
 
-from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.cli import app
 from vargpt_hf.conversion.convert import convert_checkpoint
+from vargpt_hf.inference.drawing import answer
 from vargpt_hf.modeling.image_tokenizer_vargpt import from_symbols
 from vargpt_hf.peft import lora_config
+from vargpt_hf.training.data import ROW_FEATURES
 
 RELOAD = """
 import json, sys
@@ -100,3 +109,51 @@ def test_from_the_released_format_to_a_process_without_the_package(converted, tm
     torch.save({"plain": prompt, "edit": edit_inputs()}, tmp_path / "inputs.pt")
     printed = json.loads(run_without_package(RELOAD, tmp_path, converted, tmp_path / "adapter", tmp_path / "inputs.pt"))
     assert printed == [plain.tolist(), wanted.tolist()]
+
+
+SPECIAL = {301: "<|endoftext|>", 302: "<|im_end|>", 303: "<|vision_start|>", 304: "<|vision_end|>", 305: "<|vision_pad|>"}
+SPECIAL |= {306: "<|image_pad|>", 307: "<|video_pad|>", 308: "<|image_gen_start|>", 309: "<|image_gen_end|>", 310: "<|image_gen_pad|>"}
+
+
+def run(*arguments) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="Qwen2-VL's processor needs torchvision")
+def test_the_same_by_commands(tmp_path):
+    """With the processor: convert, draw, edit under a mask, ask, train adapters on an edit, draw with them."""
+    source = write_released_v11_folder(tmp_path / "released")
+    write_word_tokenizer(source, SPECIAL)
+    model = tmp_path / "model"
+    run("convert", source, model, "--scales", "1,2,3,4")
+    seen = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 70, 3), dtype=np.uint8))
+    seen.save(tmp_path / "in.png")
+    mask = Image.new("L", seen.size)
+    mask.paste(255, (0, 0, 35, 70))
+    mask.save(tmp_path / "mask.png")
+    drawn = {}
+    ways = {"plain": [], "unguided": ["--guidance", "none"], "read": ["--image", tmp_path / "in.png"]}
+    ways["masked"] = [*ways["read"], "--mask", tmp_path / "mask.png"]
+    for name, options in ways.items():
+        run("draw", "w5 w6", "--model", model, "--greedy", "-o", tmp_path / "out.png", *options)
+        drawn[name] = Image.open(tmp_path / "out.png").tobytes()
+    assert len(set(drawn.values())) == len(ways)
+    run("ask", tmp_path / "in.png", "w9", "--model", model, "--max-new-tokens", 2)
+
+    ask = [{"type": "image"}, {"type": "text", "text": "w5 w6"}]
+    messages = [{"role": "user", "content": ask}, {"role": "assistant", "content": [{"type": "output_image"}]}]
+    rows = [{"messages": messages, "images": [seen], "output_images": [seen.rotate(90)]}] * 2
+    Dataset.from_list(rows, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
+    keys = {"stage": "v1_1_stage3", "model_name_or_path": str(model), "train_data": str(tmp_path / "rows"), "output_dir": str(tmp_path / "out")}
+    keys |= {"max_steps": 3, "use_cpu": True, "bf16": False, "disable_tqdm": True, "learning_rate": 0.01, "save_strategy": "no"}
+    keys |= {"use_peft": True, "lora_preset": "draw", "sample_prompts": [], "per_device_train_batch_size": 2, "resize_factor": 1.0}
+    (tmp_path / "stage.yaml").write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in keys.items()))
+    run("train", tmp_path / "stage.yaml")
+    adapted = PeftModel.from_pretrained(VargptForConditionalGeneration.from_pretrained(model), tmp_path / "out").eval()
+    chat = [{"role": "user", "content": [{"type": "image", "image": seen}, {"type": "text", "text": "w5 w6"}]}]
+    after = answer(adapted, VargptProcessor.from_pretrained(tmp_path / "out"), [chat], "image", do_sample=False).images[0]
+    assert after.tobytes() != drawn["read"]

@@ -18,6 +18,7 @@ from golden_v11_helpers import (
 
 from vargpt_hf import VargptForConditionalGeneration
 from vargpt_hf.modeling import drawing_vargpt
+from vargpt_hf.modeling.image_sampling_vargpt import guide
 from vargpt_hf.modeling.image_tokenizer_vargpt import code_log_probs, from_symbols
 from vargpt_hf.modeling.visual_decoder_vargpt import GENERATE_CONDITION, NULL_CONDITION
 
@@ -134,6 +135,8 @@ def test_training(model, case, flipped):
     context = model.model.projector_to_decoder(images.context)[images.context_mask.bool()]
     assert_close_to_v11(f"training/{case}.ca_kv", context)
     assert_close_to_v11(f"training/{case}.cond_BD", model.model.visual_decoder.conditions()[images.condition_ids])
+    embedded = model.model.visual_decoder.embed(images.inputs, images.condition_ids, model.model.schedules[0])
+    torch.testing.assert_close(embedded, golden_v11(f"training/{case}.x_BLC")[:, :L], atol=4e-5, rtol=0)
     decoder_inputs = model.model.projector_to_decoder(images.hidden_states).view(2, L, -1)
     torch.testing.assert_close(decoder_inputs, golden_v11(f"training/{case}.dec_in")[:, :L], atol=1e-4, rtol=0)
     output = model(**inputs)
@@ -146,9 +149,26 @@ def test_training(model, case, flipped):
 
 
 @torch.no_grad()
-def test_scales_can_be_weighed(model):
-    weighed = golden_v11_model(image_scale_power=0.5)
-    assert_close_to_v11("training/gen.image_loss_by_scale_weights", weighed(**batch(weighed, "gen")).output_image_loss[None])
+@pytest.mark.parametrize("case", TRAINING)
+def test_scales_can_be_weighed(case, model, flipped, monkeypatch):
+    flipped(case)
+    monkeypatch.setattr(model.config, "image_scale_power", 0.5)
+    assert_close_to_v11(f"training/{case}.image_loss_by_scale_weights", model(**batch(model, case)).output_image_loss[None])
+
+
+def test_rows_that_read_alone(model):
+    """Without an image to draw the released system takes the labels that it is given, as ours does everywhere."""
+    names = ("input_ids", "attention_mask", "labels", "pixel_values", "image_grid_thw")
+    inputs = {name: golden_v11(f"training/understand.{name}") for name in names}
+    output = model(**inputs, output_last_hidden_state=True)
+    seen = inputs["attention_mask"]
+    assert_close_to_v11("training/understand.hidden", output.last_hidden_state, where=seen)
+    assert_close_to_v11("training/understand.logits", output.logits, where=seen)
+    assert_close_to_v11("training/understand.loss", output.loss[None])
+    released = [name.split(".grad.")[1] for name in golden_v11_json("noise_floor") if name.startswith("training/understand.grad.")]
+    parameters = [model.get_parameter(our_v11_name(name)[0]) for name in released]
+    for name, gradient in zip(released, torch.autograd.grad(output.loss, parameters)):
+        assert_close_to_v11(f"training/understand.grad.{name}", gradient)
 
 
 @pytest.fixture(scope="module")
@@ -198,8 +218,8 @@ def test_rows_of_a_batch_can_be_permuted(model):
 
 
 def drawn(model, case: str, **settings):
-    """Draws a case; returns the output, and what passed at each scale: hidden states, decoder inputs and outputs."""
-    seen: dict[str, list] = {"hidden": [], "decoder_in": [], "raw": []}
+    """Draws a case; returns the output, and what passed at each scale: hidden states, inputs and outputs of projectors and decoder."""
+    seen: dict[str, list] = {"hidden": [], "decoder_in": [], "raw": [], "projected": [], "llm_in": []}
 
     def note_decoder(module, args, output):
         seen["decoder_in"].append(args[0])
@@ -211,6 +231,8 @@ def drawn(model, case: str, **settings):
     hooks = [
         model.model.projector_to_decoder.register_forward_pre_hook(note_hidden),
         model.model.visual_decoder.register_forward_hook(note_decoder),
+        model.model.projector_to_decoder.register_forward_hook(lambda _, __, output: seen["projected"].append(output)),
+        model.model.projector_to_llm.register_forward_hook(lambda _, __, output: seen["llm_in"].append(output)),
     ]
     prompt = golden_v11(f"generation/{case}.prompt_ids")
     if case == "edit":
@@ -238,7 +260,7 @@ def drawn(model, case: str, **settings):
     return output, seen
 
 
-def assert_drawn(case: str, output, seen, guided: bool) -> None:
+def assert_drawn(model, case: str, output, seen, guided: bool) -> None:
     bits = torch.cat([golden_v11(f"generation/{case}.bits_{scale}") for scale in range(4)])
     assert torch.equal(output.output_image_codes[0], codes_of(bits))
     context = golden_v11(f"generation/{case}.past_hidden")[0, :-1]  # image-start itself is not attended to
@@ -251,13 +273,36 @@ def assert_drawn(case: str, output, seen, guided: bool) -> None:
         if guided:
             assert_close_to_v11(f"generation/{case}.llm_hidden_uncond_{scale}", hidden[1:])
     assert_close_to_v11(f"generation/{case}.image", output.output_images)
+    levels = ((output.output_images[0].permute(1, 2, 0) + 1) / 2 * 255).to(torch.uint8)  # as the released system saves it
+    assert (levels.int() - golden_v11(f"generation/{case}.image_u8").int()).abs().max() <= 1
+    assert_on_the_way(model, case, output, seen, guided)
+
+
+@torch.no_grad()
+def assert_on_the_way(model, case: str, output, seen, guided: bool) -> None:
+    """Conditions, the cross-attention's source, what the language model reads, logits after guidance, f̂."""
+    decoder, rows = model.model.visual_decoder, 2 if guided else 1
+    assert_close_to_v11(f"generation/{case}.cond_BD", decoder.conditions()[:rows])
+    source = seen["projected"][0][0]
+    stored = [decoder.unconditional_context[: len(source)]] if guided else []
+    assert_close_to_v11(f"generation/{case}.ca_kv", torch.cat([source, *stored]))
+    if guided:
+        assert_close_to_v11(f"generation/{case}.llm_in_uncond_0", seen["llm_in"][1])
+    strength, temperature = golden_v11_json("meta")["generation"][f"{case}.cfg_tau"]
+    for scale in range(4):
+        assert_close_to_v11(f"generation/{case}.llm_in_{scale}", seen["llm_in"][rows * scale])
+        halves = [half.unflatten(-1, (8, 2)) for half in seen["raw"][scale].chunk(rows)]
+        logits = guide(*halves, strength - 1) if guided else halves[0]
+        assert_close_to_v11(f"generation/{case}.logits_{scale}", logits.flatten(2) / temperature)
+        f_hat = model.model.image_tokenizer.accumulate(output.output_image_codes, num_scales=scale + 1)
+        assert_close_to_v11(f"generation/{case}.fhat_{scale}", f_hat)
 
 
 @pytest.mark.parametrize("cache_implementation", [None, "static"])
 @pytest.mark.parametrize("case", GENERATION)
 def test_drawing(model, case, cache_implementation):
     output, seen = drawn(model, case, do_sample=False, output_image_guidance_scale=GENERATION[case], cache_implementation=cache_implementation)
-    assert_drawn(case, output, seen, guided=GENERATION[case] > 0)
+    assert_drawn(model, case, output, seen, guided=GENERATION[case] > 0)
     # The released loop stops after the image; ours feeds image-end and goes on.
     assert output.sequences[0].tolist().count(model.config.output_image_end_token_id) == 1
 
@@ -282,7 +327,7 @@ def test_sampled_bits(model, monkeypatch):
         output_image_top_k=900,
         output_image_top_p=0.97,
     )
-    assert_drawn("sampled", output, seen, guided=True)
+    assert_drawn(model, "sampled", output, seen, guided=True)
 
 
 def test_guided_drawings_differ(model):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vargpt_hf.modeling.scales_vargpt import ScaleSchedule, nearest_schedule, position_weights
+from vargpt_hf.modeling.scales_vargpt import ScaleSchedule, choose_schedules, nearest_schedule, position_weights
 
 SQUARE, WIDE = ScaleSchedule.of([1, 2, 4]), ScaleSchedule.of([[1, 1], [1, 2], [2, 4]])
 
@@ -36,6 +36,32 @@ def test_the_nearest_schedule(height, width, index):
 def test_of_equal_ratios_the_nearest_area_wins():
     small = ScaleSchedule.of([1, 2])
     assert [nearest_schedule([SQUARE, small], side, side) for side in (1, 2, 4, 9)] == [1, 1, 0, 0]
+
+
+def test_schedules_of_rows():
+    both = [SQUARE, WIDE]
+    assert choose_schedules(both, 3) == [0, 0, 0]
+    assert choose_schedules(both, 2, size=(16, 40), unit=8) == [1, 1] and choose_schedules(both, 2, size=[(9, 9), [10, 30]]) == [0, 1]
+    assert choose_schedules(both, 2, aspect_ratio=0.6) == [1, 1] and choose_schedules(both, 2, aspect_ratio=[3, 0.2]) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"size": (4, 4), "aspect_ratio": 1.0}, ValueError, "either `output_image_size` or `output_image_aspect_ratio`"),
+        ({"size": 4}, TypeError, r"`output_image_size` must be one \(height, width\), or a list"),
+        ({"size": [(4, 4)] * 3}, ValueError, "has 3 sizes for 2 rows"),
+        ({"size": [(4, 4), 4]}, TypeError, "it has 4"),
+        ({"size": (0, 4)}, ValueError, "positive and finite, got"),
+        ({"aspect_ratio": "1:2"}, TypeError, r"`output_image_aspect_ratio` must be one height / width, or a list"),
+        ({"aspect_ratio": [1.0]}, ValueError, "has 1 ratios for 2 rows"),
+        ({"aspect_ratio": [1.0, True]}, TypeError, "it has True"),
+        ({"aspect_ratio": float("nan")}, ValueError, "positive and finite, got nan"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(given, error, message):
+    with pytest.raises(error, match=message):
+        choose_schedules([SQUARE, WIDE], 2, **given)
 
 
 def test_an_image_without_a_side_has_no_schedule():

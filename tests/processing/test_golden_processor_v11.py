@@ -1,5 +1,7 @@
 """The processor of VARGPT v1.1, held against what the released one made of chats: text, tokens, pixels."""
 
+import re
+
 import pytest
 import torch
 from golden_v11_helpers import GOLDEN_V11, golden_v11, golden_v11_json
@@ -70,3 +72,46 @@ def test_the_assistant_is_marked(processor):
     said = inputs["input_ids"][torch.as_tensor(inputs["assistant_masks"]).bool()]
     drawn = f"<|image_gen_start|>{'<|image_gen_pad|>' * 21}<|image_gen_end|>"
     assert processor.decode(said) == f"a cat{drawn}<|im_end|>"
+
+
+def row_of(name: str) -> list[dict]:
+    """A training row as a chat: what its marks stand for in their places."""
+    row = golden_v11_json("processor")["training"][name]
+    pictures = iter([Image.fromarray(golden_v11(f"processor/picture.{picture}").numpy()) for picture in row["images"]])
+    turns = []
+    for message in row["messages"]:
+        parts = []
+        for text in re.split("(<image>|<image_gen>)", message["content"]):
+            if text == "<image>":
+                parts.append({"type": "image", "image": next(pictures)})
+            elif text == "<image_gen>":
+                parts.append({"type": "output_image", "codes": [0] * 21})
+            elif text:
+                parts.append({"type": "text", "text": text})
+        turns.append({"role": message["role"], "content": parts})
+    return turns
+
+
+@pytest.mark.parametrize("name", ["paint", "edit", "turns"])
+def test_training_rows(processor, name):
+    """The same tokens but for the number of an image's placeholders, which the released code pads; the assistant's are labels."""
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "return_assistant_tokens_mask": True}
+    inputs = processor.apply_chat_template(row_of(name), **options)
+    placeholder = processor.output_image_token_id
+    ids, said = inputs["input_ids"][0], torch.as_tensor(inputs["assistant_masks"])[0].bool()
+    released, labels = golden_v11(f"processor/training.{name}.input_ids")[0], golden_v11(f"processor/training.{name}.labels")[0]
+    ours, theirs = ids[ids != placeholder], released[released != placeholder]
+    assert torch.equal(ours[: len(theirs)], theirs)
+    assert processor.decode(ours[len(theirs) :]) == "\n"  # there a row ends at the end of its last turn
+    assert torch.equal(said[ids != placeholder][: len(theirs)], (labels != -100)[released != placeholder])
+    if "image_grid_thw" in inputs:
+        assert torch.equal(inputs["image_grid_thw"], golden_v11(f"processor/training.{name}.image_grid_thw"))
+        levels = (inputs["pixel_values"] - golden_v11(f"processor/training.{name}.pixel_values")).abs().max() * 255 * 0.28
+        assert levels < 2.5
+
+
+def test_a_padded_batch(processor):
+    texts = [golden_v11_json("processor")["chats"][name]["rendered"] for name in ("text", "closed")]
+    inputs = processor(text=texts, padding=True, padding_side="left", return_tensors="pt")
+    assert torch.equal(inputs["input_ids"], golden_v11("processor/batch.input_ids"))
+    assert torch.equal(inputs["attention_mask"], golden_v11("processor/batch.attention_mask"))

@@ -1,8 +1,8 @@
 """Training with the parts of VARGPT v1.1, a bitwise image tokenizer and Infinity's decoder."""
 
-import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from backbone_configs import backbone_config, reading_inputs
 from datasets import Dataset
 from micro import ROWS, row, write_config
 from peft import get_peft_model
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from toy_v11 import write_toy_v11_folder
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.modeling.bsq_vargpt import VargptBSQConfig, VargptBSQModel
@@ -20,10 +20,13 @@ from vargpt_hf.peft import lora_config, unquantized_modules
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.codes import encode_rows
 from vargpt_hf.training.collator import VargptDataCollator
-from vargpt_hf.training.data import ROW_FEATURES, load_rows
-from vargpt_hf.training.parts.base import build_base
-from vargpt_hf.training.parts.tokenizer import train_tokenizer
-from vargpt_hf.training.preference import PREFERENCE_FEATURES, VargptDPOConfig, VargptDPOTrainer, VargptPreferenceCollator
+from vargpt_hf.training.data import ROW_FEATURES, load_rows, mix_pairs, sources_of
+from vargpt_hf.training.preference import (
+    PREFERENCE_FEATURES,
+    VargptDPOConfig,
+    VargptDPOTrainer,
+    VargptPreferenceCollator,
+)
 from vargpt_hf.training.resolution import with_image_budget
 from vargpt_hf.training.script import make_trainer, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage
@@ -53,18 +56,8 @@ V1_1_STAGES = [name for name in STAGES if name.startswith("v1_1")]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A folder with a micro model of v1.1's parts that draw, and a reader that the processor knows."""
-    folder = tmp_path_factory.mktemp("base_v11")
     texts = (part.get("text", "") for entry in ROWS for message in entry["messages"] for part in message["content"])
-    torch.manual_seed(0)
-    config = tiny_config()
-    vision = CLIPVisionModel(CLIPVisionConfig(**{k: v for k, v in config.vision_config.to_dict().items() if k != "model_type"}))
-    text = {k: config.text_config.to_dict()[k] for k in ("model_type", "hidden_size", "intermediate_size", "num_hidden_layers")}
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
-    decoder = {**DECODER, "drop_path_rate": 0.0, "condition_dropout": 0.0}
-    build_base(folder, train_tokenizer(texts, 300), VargptBSQModel(VargptBSQConfig(**TOKENIZER)), vision, text, decoder)
-    stored = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(stored | {"image_loss_weight": 3.0}))
-    return folder
+    return write_toy_v11_folder(tmp_path_factory.mktemp("base_v11"), texts, TOKENIZER, {**DECODER, "condition_dropout": 0.0})
 
 
 @pytest.fixture(scope="module")
@@ -423,12 +416,26 @@ def test_preferences_are_trained_from_a_file(base, tmp_path, capsys):
     VargptProcessor.from_pretrained(tmp_path / "out")
 
 
+def test_preferences_are_trained_from_several_datasets(base, tmp_path):
+    """By weight; one with drawings, one of texts without any column of images."""
+    Dataset.from_list(PAIRS, features=PREFERENCE_FEATURES).save_to_disk(tmp_path / "drawings")
+    said = [[{"role": "assistant", "content": [{"type": "text", "text": text}]}] for text in ("hello", "go away")]
+    texts = [{"prompt": ROWS[0]["messages"][:1], "chosen": said[0], "rejected": said[1]}] * 4
+    Dataset.from_list(texts).save_to_disk(tmp_path / "texts")
+    sources = [{"path": str(tmp_path / "drawings"), "weight": 3.0}, {"path": str(tmp_path / "texts")}]
+    mixed = mix_pairs(sources_of(sources))
+    counts = Counter(mixed["source"])
+    assert counts[0] > counts[1] >= 1 and {len(row["chosen_images"]) for row in mixed if row["source"] == 1} == {0}
+    keys = {"stage": "v1_1_stage3", "method": "dpo", "train_data": sources, "max_steps": 2, "per_device_train_batch_size": 2}
+    train(write_config(tmp_path, base, save_strategy="no", **keys))
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"method": "grpo"}, "`method` is 'grpo'; it must be one of sft, dpo"),
         ({"method": "dpo", "prompt_dropout": 0.1}, "unknown key `prompt_dropout`"),
-        ({"method": "dpo", "train_data": ["rows", "rows"]}, "`train_data` must be one dataset of pairs"),
         ({"method": "dpo", "packing": True}, "unknown key `packing`"),
         ({"beta": 0.1}, "unknown key `beta`"),
         ({"image_budget": "2M"}, "`budget` must be one of 0.06M, 0.25M, 0.60M, 1M, got '2M'"),
@@ -439,6 +446,19 @@ def test_what_does_not_fit_the_method_is_refused(base, tmp_path, monkeypatch, ke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
         parse(write_config(tmp_path, base, stage="v1_1_stage3", **keys))
+
+
+def test_edits_are_drawn_where_they_were_read(base, tmp_path):
+    """Without the margin that is cropped away; the processor that is saved keeps it so."""
+    keys = {"stage": "v1_1_stage3", "max_steps": 1, "save_strategy": "no", "sample_prompts": []}
+    script, training, model_config = parse(write_config(tmp_path, base, resize_factor=1.25, **keys))
+    trainer, _ = make_trainer(script, training, model_config)
+    assert trainer.data_collator.processor.output_image_processor.resize_factor == 1.25
+    trainer.save_whole_model(tmp_path / "out")
+    assert VargptProcessor.from_pretrained(tmp_path / "out").output_image_processor.resize_factor == 1.25
+    with pytest.raises(ValueError, match=r"`resize_factor` must be a number from 1 on, got 0.5"):
+        parse(write_config(tmp_path, base, resize_factor=0.5, **keys))
+    assert yaml.safe_load((EXAMPLES / "edit.yaml").read_text())["resize_factor"] == 1.0
 
 
 def test_another_image_size_from_a_stage_on(base, tmp_path):

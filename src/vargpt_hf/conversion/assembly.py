@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..modeling.card_vargpt import make_card
 from ..modeling.checkpoint_vargpt import WEIGHT_DTYPES, fault_of
@@ -16,6 +17,8 @@ from ..modeling.pretrained_vargpt import list_misfits
 from ..processing import VargptProcessor
 from .checkpoint import said_of
 from .renaming import Part
+
+logger = logging.get_logger(__name__)
 
 
 def assemble(
@@ -41,7 +44,7 @@ def assemble(
     kept_exact = re.compile(rf"(^|\.)({exact})\.")
     loaded = {name: tensor.to(dtype) for name, tensor in _initialised(model, fresh, seed)}
     origin: dict[str, str] = {}
-    unexpected, twice, misshapen, faulty = [], [], [], []
+    unexpected, twice, misshapen, faulty, unread = [], [], [], [], []
     pairs = [(part, released, *source) for part in parts for released, source in part.tensors.items()]
     for part, released, tensor, file in tqdm(pairs, desc="Converting tensors", unit=" tensors"):
         try:
@@ -49,6 +52,8 @@ def assemble(
         except KeyError:
             unexpected.append(f"{released} ({file})")
             continue
+        if not renamed:
+            unread.append(released)
         for name, adapted in part.adapt(renamed, tensor) if renamed else ():
             if name not in expected:
                 unexpected.append(f"{released} ({file})")
@@ -67,6 +72,9 @@ def assemble(
     problems = {"unexpected": unexpected, "missing": missing, "twice there": twice, "of the wrong shape": misshapen, "no weights": faulty}
     if misfits := list_misfits(problems):
         raise ValueError(f"{complaint} {misfits}.")
+    if unread:
+        kinds = dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", name) for name in unread)
+        logger.warning(f"Left out, since nothing reads them ({len(unread)} tensors): {', '.join(kinds)}.")
     model.load_state_dict(loaded, strict=not tied, assign=True)
     model.tie_weights()
     return model

@@ -91,8 +91,12 @@ class PromptGuidance(Guidance):
 
     unconditional_rows = True
 
+    def __init__(self, scale: float = 0.0, ramp: bool = False):
+        super().__init__(scale, ramp)
+        self.unconditional_rows = scale != 0  # guidance of strength 0 leaves the conditional half alone: no row rides along for nothing
+
     def conditions(self) -> list[int]:
-        return [GENERATE_CONDITION, NULL_CONDITION]
+        return [GENERATE_CONDITION, NULL_CONDITION] if self.unconditional_rows else [GENERATE_CONDITION]
 
 
 class NoiseGuidance(Guidance):

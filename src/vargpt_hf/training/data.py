@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset, Value, interleave_datasets
 
 from .collator import texts_of
-from .readers import ROW_FEATURES, AnyDataset, check_data_path, open_dataset, to_pairs, to_rows, with_constants
+from .readers import (
+    PREFERENCE_CODES_FEATURES,
+    PREFERENCE_FEATURES,
+    ROW_FEATURES,
+    AnyDataset,
+    check_data_path,
+    open_dataset,
+    to_pairs,
+    to_rows,
+    with_constants,
+)
 
 if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
@@ -86,6 +96,25 @@ def load_pairs(source: DataSource) -> AnyDataset:
     return to_pairs(dataset, folder, name=source.path)
 
 
+def mix_pairs(sources: Sequence[DataSource], seed: int = 0) -> AnyDataset:
+    """Pairs of answers of several sources, drawn by their weights until all have been read; see [`mix_rows`]."""
+    datasets = [load_pairs(source) for source in sources]
+    if len(datasets) == 1:
+        return datasets[0]
+    known = {**PREFERENCE_FEATURES, **PREFERENCE_CODES_FEATURES}
+    wanted = {name: feature for dataset in datasets for name, feature in dataset.features.items() if name in known}
+    for index, dataset in enumerate(datasets):
+        there = [name for name in wanted if name in dataset.features]
+        absent = {name: (None if name == "image_tokenizer_fingerprint" else [], wanted[name]) for name in wanted if name not in there}
+        datasets[index] = with_constants(dataset.select_columns(there), {"source": (index, Value("int32")), **absent})
+    return _interleaved(datasets, sources, seed, "all_exhausted")
+
+
+def _interleaved(datasets: list[AnyDataset], sources: Sequence[DataSource], seed: int, stop: str) -> AnyDataset:
+    total = sum(source.weight for source in sources)
+    return interleave_datasets(datasets, [source.weight / total for source in sources], seed=seed, stopping_strategy=stop)
+
+
 def mix_rows(sources: Sequence[DataSource], seed: int = 0, streaming: bool = False, stop: str = "all_exhausted") -> AnyDataset:
     """Rows of several sources, drawn by their weights in an order that the seed fixes; of one source, as they are.
 
@@ -110,8 +139,7 @@ def mix_rows(sources: Sequence[DataSource], seed: int = 0, streaming: bool = Fal
         wanted = [*ROW_FEATURES, *encoded]
         dataset = dataset.select_columns([name for name in wanted if name in dataset.features])
         datasets[index] = with_constants(dataset, {"source": (index, Value("int32")), **added})
-    total = sum(source.weight for source in sources)
-    return interleave_datasets(datasets, [source.weight / total for source in sources], seed=seed, stopping_strategy=stop)
+    return _interleaved(datasets, sources, seed, stop)
 
 
 def describe_mixture(rows: Dataset, sources: Sequence[DataSource]) -> str:
@@ -155,6 +183,7 @@ __all__ = [
     "load_pairs",
     "load_rows",
     "measure_rows",
+    "mix_pairs",
     "mix_rows",
     "sources_of",
 ]

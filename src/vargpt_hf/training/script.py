@@ -20,7 +20,7 @@ from ..peft import PRESETS, find_preset, lora_config
 from ..processing.processing_vargpt import VargptProcessor
 from ..tiny import TINY_FOLDER, TINY_NAME
 from .collator import VargptDataCollator
-from .data import DataSource, add_lengths, load_pairs, mix_rows, names_of, sources_of
+from .data import DataSource, add_lengths, mix_pairs, mix_rows, names_of, sources_of
 from .forecast import StepTimer, describe_plan, num_steps
 from .guards import last_complete_checkpoint, remove_half_checkpoints
 from .preference import VargptDPOConfig, VargptDPOTrainer
@@ -39,7 +39,7 @@ class PreferenceArguments:
 
     Args:
         stage: name of the stage, which says what is trained and the default schedule.
-        method: "sft", supervised, or "dpo", on pairs of answers: `train_data` is then one dataset of pairs (docs/preference.md), and the
+        method: "sft", supervised, or "dpo", on pairs of answers: `train_data` are then datasets of pairs (docs/preference.md), and the
             further settings are those of `VargptDPOConfig`.
         train_data: what to train on: a path, or (in the file) a list of paths and of mappings with the fields of `DataSource`.
         eval_data: what to evaluate on, in the same form.
@@ -69,6 +69,8 @@ class VargptScriptArguments(PreferenceArguments):
         assistant_only: label the assistant's tokens only.
         prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
         random_crop: cut images to draw at a random position, not in the middle.
+        resize_factor: how much larger than its final size an image to draw is made before it is cropped, from 1, which cuts off no
+            margin, as edits need it; by default the processor's own.
         text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
         sample_prompts: what to draw before, at evaluations and at the end; by default the first such prompts in the data, [] for nothing.
     """
@@ -78,6 +80,7 @@ class VargptScriptArguments(PreferenceArguments):
     assistant_only: bool = True
     prompt_dropout: float = 0.0
     random_crop: bool = False
+    resize_factor: float | None = None
     text_loss_weight: float | None = None
     image_loss_weight: float | None = None
     image_scale_power: float | None = None
@@ -150,6 +153,8 @@ def make_trainer(
     for name in LOSS_SETTINGS:
         if getattr(script, name) is not None:
             setattr(model.config, name, getattr(script, name))
+    if script.resize_factor is not None:
+        processor.output_image_processor.resize_factor = script.resize_factor
     if training.train_sampling_strategy in GROUPING:
         train_rows = add_lengths(train_rows, processor, training.length_column_name)
         eval_rows = eval_rows and add_lengths(eval_rows, processor, training.length_column_name)
@@ -182,14 +187,13 @@ def _make_preference_trainer(
     script: PreferenceArguments, training: VargptDPOConfig, model_config: ModelConfig, sources: list[DataSource]
 ) -> VargptDPOTrainer:
     """The trainer of pairs of answers; its reference is the model that it starts from."""
-    (source,) = sources
-    eval_rows = load_pairs(*sources_of(script.eval_data)) if script.eval_data else None
+    eval_rows = mix_pairs(sources_of(script.eval_data), training.seed) if script.eval_data else None
     model = with_adapters(load_model(model_config, script.image_budget), script, model_config)
     apply_stage(model, script.stage, modules_of(script, model))
     return VargptDPOTrainer(
         model,
         args=training,
-        train_dataset=load_pairs(source),
+        train_dataset=mix_pairs(sources, training.seed),
         eval_dataset=eval_rows,
         processing_class=load_processor(model_config, script.image_budget),
     )
@@ -335,9 +339,6 @@ def _chosen(given: Mapping[str, Any], overrides: list[str]) -> tuple[str, str]:
 
 def _check(script: PreferenceArguments, training: VargptSFTConfig | VargptDPOConfig, model_config: ModelConfig) -> None:
     """Refuses, before anything is loaded, what cannot work."""
-    for name in ("train_data", "eval_data"):
-        if getattr(script, name) and len(sources_of(getattr(script, name))) > 1 and script.method == "dpo":
-            raise ValueError(f"`{name}` must be one dataset of pairs with `method: dpo`.")
     if isinstance(script, VargptScriptArguments):
         _check_supervised(script, training)
     if training.eval_strategy != "no" and not script.eval_data:
@@ -383,6 +384,8 @@ def _check_supervised(script: VargptScriptArguments, training: VargptSFTConfig) 
     for name in LOSS_SETTINGS:
         if (getattr(script, name) or 0) < 0:
             raise ValueError(f"`{name}` must not be negative, got {getattr(script, name)}.")
+    if script.resize_factor is not None and not 1 <= script.resize_factor < float("inf"):
+        raise ValueError(f"`resize_factor` must be a number from 1 on, got {script.resize_factor}.")
     if not 0 <= script.prompt_dropout <= 1:
         raise ValueError(f"`prompt_dropout` must be in [0, 1], got {script.prompt_dropout}.")
 
