@@ -46,6 +46,17 @@ VQ_CONFIG = {
     "num_res_blocks": 1,
     "norm_num_groups": 8,
 }
+VQ_TRAINING = {
+    "l1_weight": 0.0,
+    "l2_weight": 10.0,
+    "color_weight": 10.0,
+    "edge_weight": 5.0,
+    "learning_rate": 1.5e-3,
+    "weight_decay": 0.01,
+    "warmup_steps": 100,
+    "per_device_train_batch_size": 32,
+    "logging_steps": 100,
+}
 CLIP_TOWER = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4}
 SHARDS = 2  # of every dataset: as many processes make it
 TRAINING = {"use_cpu": True, "dataloader_num_workers": 1}
@@ -86,13 +97,15 @@ def make_parts(folder: Path, scale: float) -> None:
     from datasets import Dataset
     from transformers import CLIPConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
-    from vargpt_hf import VargptVQConfig, VargptVQModel
+    from vargpt_hf import VargptVQModel
+    from vargpt_hf.evaluation.image_tokenizers import measure
     from vargpt_hf.hardware import is_fast
     from vargpt_hf.tiny.rows import SEEN_PAIRS, captioned_images, texts
+    from vargpt_hf.training.image_tokenizer.images import Images, PixelCollator, batches_of, read_images
+    from vargpt_hf.training.image_tokenizer.trainer import processor_of
     from vargpt_hf.training.parts.base import build_base
     from vargpt_hf.training.parts.clip import train_clip
     from vargpt_hf.training.parts.tokenizer import train_tokenizer
-    from vargpt_hf.training.parts.vq import evaluate_vq, train_vq
 
     if (folder / "base" / "model.safetensors").exists():
         return
@@ -106,17 +119,10 @@ def make_parts(folder: Path, scale: float) -> None:
     train_images = Dataset.from_generator(captioned_images, cache_dir=cache, gen_kwargs=training)
     test_images = Dataset.from_generator(captioned_images, cache_dir=cache, gen_kwargs={"count": 500, "seed": 1, "split": "test"})
     if not (folder / "vq" / "model.safetensors").exists():
-        train_vq(
-            VargptVQConfig(**VQ_CONFIG),
-            drawn_images,
-            folder / "vq",
-            continuous_steps=int(1_500 * scale),
-            max_steps=max(int(5_000 * scale), 10),
-            learning_rate=1.5e-3,
-            **arguments,
-        )
+        train_image_tokenizer(folder / "vq", drawn_images, scale, arguments)
     image_tokenizer = VargptVQModel.from_pretrained(folder / "vq")
-    print("image tokenizer:", evaluate_vq(image_tokenizer, test_images))
+    report = measure(image_tokenizer, batches_of(Images([read_images(test_images)]), PixelCollator(processor_of(image_tokenizer)), 100))
+    print("image tokenizer:", report.means())
     if not (folder / "clip" / "model.safetensors").exists():
         config = CLIPConfig(
             text_config={**CLIP_TOWER, "vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 48}
@@ -127,6 +133,29 @@ def make_parts(folder: Path, scale: float) -> None:
         train_clip(config, tokenizer, train_images, folder / "clip", test_images, max_steps=max(int(600 * scale), 5), **arguments)
     vision_tower = CLIPVisionModel.from_pretrained(folder / "clip")
     build_base(folder / "base", tokenizer, image_tokenizer, vision_tower, TEXT_CONFIG, DECODER_CONFIG, GENERATION)
+
+
+def train_image_tokenizer(folder: Path, images, scale: float, arguments: dict) -> None:
+    """The image tokenizer, saved in a folder. Squared errors and edges take the place of a perceptual network, of which there is none here."""
+    import torch
+
+    from vargpt_hf.training.image_tokenizer.arguments import ImageTokenizerTrainingConfig
+    from vargpt_hf.training.image_tokenizer.loading import fresh_image_tokenizer
+    from vargpt_hf.training.image_tokenizer.trainer import VargptImageTokenizerTrainer
+
+    torch.manual_seed(0)
+    settings = ImageTokenizerTrainingConfig(
+        str(folder),
+        **arguments,
+        **VQ_TRAINING,
+        continuous_steps=int(1_500 * scale),
+        max_steps=max(int(5_000 * scale), 10),
+        save_strategy="no",
+        seed=0,
+    )
+    trainer = VargptImageTokenizerTrainer(fresh_image_tokenizer("vq", VQ_CONFIG), settings, images)
+    trainer.train()
+    trainer.save_image_tokenizer(folder)
 
 
 def make_rows(folder: Path, mixture: dict[str, float], number: int, seed: int) -> None:

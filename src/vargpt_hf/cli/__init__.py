@@ -21,6 +21,7 @@ from .encode import encode
 from .evaluate import evaluate
 from .info import info
 from .serve import serve
+from .tokenizer import tokenizer
 from .train import train
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ for command in (draw, ask, chat, encode, compose, convert, card, serve, evaluate
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(data, name="data")
+app.add_typer(tokenizer, name="tokenizer")
 
 
 def _print_version(wanted: bool) -> None:

@@ -121,6 +121,8 @@ class VargptBSQModel(VargptImageTokenizer):
     """Multi-scale residual BSQ-VAE: `encode` pixels to codes, `decode` codes to pixels, `forward` to train it."""
 
     config: VargptBSQConfig
+    encoding_modules = ("encoder",)
+    code_modules = ("encoder", "decoder.conv_in")  # the layer that reads the bits gives them their meaning
     _no_split_modules = ["VargptConvResidualBlock"]
 
     def __init__(self, config: VargptBSQConfig):
@@ -188,6 +190,10 @@ class VargptBSQModel(VargptImageTokenizer):
         Its own signs, which no rounding to another format changes, tell image tokenizers apart.
         """
         return {"bits": torch.tensor(self.config.latent_channels), "reading": self.decoder.conv_in.weight.signbit()}
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.decoder.conv_out.weight
 
     @property
     def corrects_itself(self) -> bool:

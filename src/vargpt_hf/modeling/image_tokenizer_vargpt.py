@@ -117,11 +117,14 @@ class VargptImageTokenizer(VargptBaseModel):
     """Base of image tokenizers.
 
     A subclass has a configuration of its own `model_type` and supplies [`encode_latents`], [`decode_latents`], [`quantize`],
-    [`contribution`], [`next_input`], [`quantize_to_train`] and [`fingerprint_tensors`]; the rest follows.
+    [`contribution`], [`next_input`], [`quantize_to_train`], [`fingerprint_tensors`], [`last_layer`], and the names of its
+    `encoding_modules` and `code_modules`; the rest follows.
     """
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    encoding_modules: tuple[str, ...] = ()  # modules that turn pixels into latents
+    code_modules: tuple[str, ...] = ()  # modules on which codes and their fingerprint depend: where they stay as they are, codes stay valid
 
     # ---- what a kind supplies
 
@@ -159,6 +162,11 @@ class VargptImageTokenizer(VargptBaseModel):
     def fingerprint_tensors(self) -> dict[str, torch.Tensor]:
         """The tensors that the meaning of codes depends on, by name."""
 
+    @property
+    @abstractmethod
+    def last_layer(self) -> torch.nn.Parameter:
+        """The decoder's last weight: by the gradients there, training balances its losses."""
+
     # ---- what follows
 
     @property
@@ -180,6 +188,18 @@ class VargptImageTokenizer(VargptBaseModel):
                 f"The image tokenizer takes pixels of shape (batch, {self.config.in_channels}, {height}, {width}), got "
                 f"{tuple(pixel_values.shape)}: resize and crop the images (the processor does)."
             )
+
+    def schedule_of(self, pixel_values: torch.Tensor) -> ScaleSchedule:
+        """The schedule whose images have the size of these pixels (N, channels, height, width).
+
+        Raises:
+            TypeError, ValueError: as [`check_pixels`], where no schedule has.
+        """
+        size = tuple(pixel_values.shape[-2:]) if isinstance(pixel_values, torch.Tensor) else None
+        fitting = (schedule for schedule in self.config.scale_schedules if self.config.image_size(schedule) == size)
+        schedule = next(fitting, self.default_schedule)
+        self.check_pixels(pixel_values, schedule)
+        return schedule
 
     def images_at_once(self, schedule: ScaleSchedule) -> int:
         """How many images of a schedule go through the convolutions together."""
@@ -298,13 +318,12 @@ class VargptImageTokenizer(VargptBaseModel):
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, num_scales: torch.LongTensor | None = None, **kwargs) -> tuple | VargptImageTokenizerOutput:
-        """Encodes, quantizes with a straight-through gradient, and decodes pixels (N, channels, height, width).
+        """Encodes, quantizes with a straight-through gradient, and decodes pixels (N, channels, height, width) of one of the schedules.
 
         Args:
             num_scales: from how many scales, (N,) in [1, S], each image is decoded; all by default.
         """
-        schedule = self.default_schedule
-        self.check_pixels(pixel_values, schedule)
+        schedule = self.schedule_of(pixel_values)
         latents = self.encode_latents(pixel_values)
         codes, f_hat, loss = self.quantize_to_train(latents, schedule, num_scales)
         straight_through = latents + (f_hat - latents).detach()

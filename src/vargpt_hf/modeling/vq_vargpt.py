@@ -178,6 +178,8 @@ class VargptVQModel(VargptImageTokenizer):
 
     config: VargptVQConfig
     _no_split_modules = ["VargptConvResidualBlock", "VargptNonLocalBlock"]
+    encoding_modules = ("encoder", "quant_conv")
+    code_modules = ("encoder", "quant_conv", "quantizer")
     _keep_in_fp32_modules_strict = ["quantizer"]  # a few weights: rounded, they would give other codes to the same image
 
     def __init__(self, config: VargptVQConfig):
@@ -215,6 +217,10 @@ class VargptVQModel(VargptImageTokenizer):
 
     def fingerprint_tensors(self) -> dict[str, torch.Tensor]:
         return self.quantizer.state_dict()
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.decoder.conv_out.weight
 
     def quantize_to_train(
         self, latents: torch.Tensor, schedule: ScaleSchedule, num_scales: torch.LongTensor | None

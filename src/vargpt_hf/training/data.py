@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from datasets import Dataset, Value, interleave_datasets
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # What rows have that were not encoded ahead, beside others that were.
 EMPTY = {"output_image_codes": [], "output_image_schedule_ids": [], "image_tokenizer_fingerprint": None}
+Source = TypeVar("Source")
 STOPS = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement")
 
 
@@ -57,20 +58,20 @@ class DataSource:
         return load_rows(self.path, self.split, streaming, **options)
 
 
-def sources_of(given: str | Path | Sequence[str | dict[str, Any]]) -> list[DataSource]:
-    """The sources that a setting names: a path, or a list of paths and of mappings with the fields of `DataSource`.
+def sources_of(given: str | Path | Sequence[str | dict[str, Any]], kind: type[Source] = DataSource) -> list[Source]:
+    """The sources that a setting names: a path, or a list of paths and of mappings with the fields of `kind`, a dataclass with a `path`.
 
     Raises:
         ValueError: nothing named, unknown fields, or paths where nothing is.
     """
     entries = [given] if isinstance(given, (str, Path)) else list(given or ())
-    known = [field.name for field in fields(DataSource)]
+    known = [field.name for field in fields(kind)]
     sources = []
     for entry in entries:
         entry = entry if isinstance(entry, dict) else {"path": str(entry)}
         if "path" not in entry or set(entry) - set(known):
             raise ValueError(f"A source of data needs `path` and may have {', '.join(known[1:])}; got {', '.join(map(str, entry))}.")
-        source = DataSource(**entry)
+        source = kind(**entry)
         check_data_path(source.path)
         sources.append(source)
     if not sources:

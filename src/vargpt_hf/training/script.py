@@ -299,7 +299,7 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Preference
     hints = {name: hint for group in groups for name, hint in get_type_hints(group).items()} | {"env": dict}
     refuse_unknown([key for key in given if key not in hints], hints, config)
     check_form(given, {**hints, "train_data": str | list, "eval_data": str | list | None}, config)
-    parser = _Parser(groups, allow_abbrev=False)
+    parser = CommandParser(groups, allow_abbrev=False)
     try:
         parser.set_defaults_with_config(**given)
         values, _ = parser.parse_known_args(overrides)
@@ -319,7 +319,7 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Preference
     return tuple(parsed)
 
 
-class _Parser(TrlParser):
+class CommandParser(TrlParser):
     """TRL's, which raises a ValueError where argparse would print all its options and end the program."""
 
     def error(self, message: str) -> NoReturn:
@@ -331,7 +331,7 @@ METHODS = {"sft": (VargptScriptArguments, VargptSFTConfig), "dpo": (PreferenceAr
 
 def _chosen(given: Mapping[str, Any], overrides: list[str]) -> tuple[str, str]:
     """Stage and method that the file or, which win, the overrides name: they say which other arguments there are, and their defaults."""
-    parser = _Parser((PreferenceArguments,), allow_abbrev=False)
+    parser = CommandParser((PreferenceArguments,), allow_abbrev=False)
     parser.set_defaults_with_config(**given)
     chosen, _ = parser.parse_known_args(overrides)
     return str(chosen.stage), str(chosen.method)

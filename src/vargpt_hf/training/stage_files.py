@@ -11,33 +11,39 @@ import yaml
 from filelock import FileLock, Timeout
 
 SHIPPED_FOLDER = Path(__file__).parent.parent / "examples"
-_NO_STAGES = "accelerate"  # configurations of accelerate lie there
+_NO_STAGES = ("accelerate/", "tokenizer/")  # configurations of accelerate, and files of image tokenizers, lie there
 _LOCK = ".training.lock"
 
 
-def shipped_stages() -> dict[str, Path]:
-    """The stages that come with the package: their files by name, such as "lora" and "tiny/stage1"."""
+def shipped_stages(folder: str = "") -> dict[str, Path]:
+    """Files that come with the package, by name: stages, such as "lora" and "tiny/stage1", or those of another folder of examples."""
     names = {file.relative_to(SHIPPED_FOLDER).with_suffix("").as_posix(): file for file in sorted(SHIPPED_FOLDER.rglob("*.yaml"))}
-    return {name: file for name, file in names.items() if not name.startswith(_NO_STAGES)}
+    return {name: file for name, file in names.items() if (name.startswith(f"{folder}/") if folder else not name.startswith(_NO_STAGES))}
 
 
 def find_stage(wanted: str | Path) -> Path:
-    """The file of a stage: the one at that path, or one that comes with the package.
+    """The file of a stage, see `find_file`."""
+    return find_file(wanted)
+
+
+def find_file(wanted: str | Path, folder: str = "") -> Path:
+    """The YAML file at a path, or one that comes with the package.
 
     Args:
         wanted: a path, or a name such as "lora", "tiny/stage1", "examples/lora.yaml".
+        folder: of examples, among which to look; by default among stages.
 
     Raises:
         ValueError: neither a file nor such a name.
     """
     if Path(wanted).is_file():
         return Path(wanted)
-    shipped = shipped_stages()
+    shipped, kind = shipped_stages(folder), f"an image {folder}'s" if folder else "a stage's"
     name = Path(wanted).as_posix().removeprefix("examples/").removesuffix(".yaml")
     if name in shipped:
         return shipped[name]
     what = f"{wanted} is a folder" if Path(wanted).is_dir() else f"There is no file {wanted}"
-    raise ValueError(f"{what}: give a stage's YAML file, or one that comes with the package: {', '.join(shipped)}.")
+    raise ValueError(f"{what}: give {kind} YAML file, or one that comes with the package: {', '.join(shipped)}.")
 
 
 def read_stage(file: str | Path) -> dict[str, Any]:

@@ -12,15 +12,6 @@ from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.parts.base import build_base
 from vargpt_hf.training.parts.clip import PairCollator, retrieval_accuracy, train_clip
 from vargpt_hf.training.parts.tokenizer import IMAGE_TOKENS, train_tokenizer
-from vargpt_hf.training.parts.vq import (
-    VargptVQTrainer,
-    evaluate_vq,
-    fit_quantizer,
-    pixels_of,
-    reconstruction_loss,
-    residuals_of,
-    train_vq,
-)
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 TEXTS = [f"a {colour} image" for colour in COLOURS]
@@ -54,107 +45,6 @@ def test_tokenizer_refuses_what_it_cannot_do():
         train_tokenizer(TEXTS, 100)
     with pytest.raises(ValueError, match="no texts"):
         train_tokenizer([], 300)
-
-
-def test_reconstruction_loss_of_known_errors():
-    pixels = torch.rand(2, 3, 4, 4)
-    lighter = pixels + 0.2
-    redder = pixels + torch.tensor([0.2, -0.1, -0.1]).view(3, 1, 1)
-    striped = pixels + torch.tensor([0.2, -0.2, 0.2, -0.2])
-    assert reconstruction_loss(pixels, pixels) == 0
-    torch.testing.assert_close(reconstruction_loss(lighter, pixels), torch.tensor(0.04))
-    torch.testing.assert_close(reconstruction_loss(redder, pixels), torch.tensor(2 * 0.02))  # as an error, and as one of colour
-    torch.testing.assert_close(reconstruction_loss(striped, pixels), torch.tensor(0.04 + 0.4**2 / 2))
-
-
-def test_vq_training_lowers_the_error(pairs, image_tokenizer_config, tmp_path):
-    untrained = evaluate_vq(VargptVQModel(image_tokenizer_config).eval(), pairs)
-    model = train_vq(
-        image_tokenizer_config, pairs, tmp_path, max_steps=60, per_device_train_batch_size=8, learning_rate=5e-3, warmup_steps=5, **QUICK
-    )
-    trained = evaluate_vq(model, pairs)
-    assert trained["psnr"] > untrained["psnr"] + 3
-    assert 0 < trained["codebook_use"] <= 1 <= trained["perplexity"]
-    saved = VargptVQModel.from_pretrained(tmp_path).state_dict()
-    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
-
-
-def test_dead_codes_come_back(pairs, image_tokenizer_config, tmp_path):
-    from transformers import TrainingArguments
-
-    torch.manual_seed(0)
-    model = VargptVQModel(image_tokenizer_config)
-    arguments = TrainingArguments(str(tmp_path), max_steps=10, report_to=[], **QUICK)
-    trainer = VargptVQTrainer(model, arguments, train_dataset=pairs, revive_every=1)
-    trainer.state.max_steps = 10
-    codebook = model.quantizer.codebook.weight
-    with torch.no_grad():
-        codebook[5:] = 1e3  # far from every latent: never used
-    pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    trainer.hits[:5] = 1
-    residuals, errors = residuals_of(model.quantizer, model.default_schedule, model.encode_latents(pixels).float().detach())
-    trainer._revive(pixels)
-    distances = torch.cdist(codebook[5:], residuals, compute_mode="donot_use_mm_for_euclid_dist")
-    assert distances.amin(1).max() < 1e-5  # each sits on something that was to be coded
-    assert errors[distances.argmin(1)].mean() > errors.mean()  # rather where the code in use was far
-    assert trainer.hits.sum() == 0
-
-
-def test_quantizer_is_fitted_to_latents(image_tokenizer_config):
-    """Latents of five kinds of positions: a codebook that was fitted tells them apart."""
-    torch.manual_seed(0)
-    model = VargptVQModel(image_tokenizer_config)
-    quantizer, schedule = model.quantizer, model.default_schedule
-    kinds = 3 * torch.randn(5, image_tokenizer_config.latent_channels)
-    latents = kinds[torch.randint(5, (200, *schedule.final_grid))].permute(0, 3, 1, 2)
-    before = (model.accumulate(quantizer.encode(latents, schedule)[0]) - latents).square().mean()
-    given = latents.clone()
-    fit_quantizer(quantizer, schedule, latents, steps=200)
-    after = (model.accumulate(quantizer.encode(latents, schedule)[0]) - latents).square().mean()
-    assert after < 0.1 * latents.var() < before
-    assert torch.equal(latents, given)
-    assert all(parameter.grad is None for parameter in quantizer.parameters())
-
-
-def test_first_steps_go_without_quantizer(pairs, image_tokenizer_config, tmp_path):
-    """The quantizer stays as it was for `continuous_steps` steps, and is then fitted to what the encoder has learnt."""
-    settings = {"per_device_train_batch_size": 8, "learning_rate": 5e-3, "warmup_steps": 1, **QUICK}
-    torch.manual_seed(0)
-    start = VargptVQModel(image_tokenizer_config)
-    errors = []
-    for steps in (30, 31):
-        model = train_vq(image_tokenizer_config, pairs, tmp_path / str(steps), max_steps=steps, continuous_steps=30, **settings)
-        pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
-        latents = model.encode_latents(pixels)
-        assert latents.std() < 3  # bounded, though nothing quantizes them
-        errors.append((model.accumulate(model.encode(pixels)) - latents).square().mean() / latents.var())
-        unchanged = torch.equal(model.quantizer.codebook.weight, start.quantizer.codebook.weight)
-        assert unchanged == (steps == 30)
-    assert errors[1] < 0.3 * errors[0]
-
-
-def test_residuals_are_what_encoding_saw(image_tokenizer_config):
-    torch.manual_seed(0)
-    model = VargptVQModel(image_tokenizer_config).eval()
-    latents = model.encode_latents(torch.rand(2, 3, 16, 16) * 2 - 1).detach()
-    residuals, errors = residuals_of(model.quantizer, model.default_schedule, latents)
-    codes = model.quantizer.encode(latents, model.default_schedule)[0]
-    first = model.quantizer.nearest_codes(residuals[:2].view(2, 1, -1).transpose(1, 2).unsqueeze(-1))
-    assert residuals.shape == (2 * 21, 6)
-    assert torch.equal(first, codes[:, :1])
-    nearest = torch.cdist(residuals, model.quantizer.codebook.weight, compute_mode="donot_use_mm_for_euclid_dist").amin(1).square()
-    torch.testing.assert_close(errors, nearest)
-
-
-def test_coarse_images_are_trained(pairs, image_tokenizer_config, tmp_path):
-    """With a share of images decoded from few scales, the coarse decodes come closer to the images."""
-    pixels = pixels_of([pairs[index] for index in range(16)])["pixel_values"]
-    errors = {}
-    for share in (0.0, 0.7):
-        settings = {"max_steps": 200, "continuous_steps": 60, "per_device_train_batch_size": 8, "learning_rate": 3e-3, **QUICK}
-        model = train_vq(image_tokenizer_config, pairs, tmp_path / str(share), coarse_share=share, **settings)
-        errors[share] = (model.decode(model.encode(pixels), num_scales=1) - pixels).square().mean()
-    assert errors[0.7] < 0.8 * errors[0.0]
 
 
 def test_clip_learns_to_match(pairs, tmp_path):
@@ -201,10 +91,6 @@ def test_pair_collator_marks_the_end(pairs):
 
 
 def test_wrong_images_are_refused(pairs, tmp_path):
-    with pytest.raises(ValueError, match=r"Images are \(16, 16\), but the image tokenizer takes 256×256"):
-        train_vq(VargptVQConfig(), pairs, tmp_path)
-    with pytest.raises(ValueError, match="no images"):
-        train_vq(VargptVQConfig(), pairs.select([]), tmp_path)
     with pytest.raises(ValueError, match="takes 224×224"):
         train_clip(CLIPConfig(), train_tokenizer(TEXTS, 280), pairs, tmp_path)
 

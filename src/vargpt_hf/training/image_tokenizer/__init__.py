@@ -1,0 +1,1 @@
+"""Training of image tokenizers, of any kind, on any images."""
