@@ -19,7 +19,7 @@ DOCS = {name: (ROOT / name).read_text() for name in FOLDERS}
 DOCS |= {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
 README = DOCS["README.md"]
 # Pages whose blocks another test runs.
-RUN_ELSEWHERE = {"tour.md": "tests/hub/test_tour.py"}
+RUN_ELSEWHERE = {"serving.md": "tests/serving/test_serving_docs.py", "tour.md": "tests/hub/test_tour.py"}
 # Blocks that cannot run offline, by page, with the word after their fence that says why.
 NOT_RUN = {"vargpt_v1_1.md": {"weights": 1}}
 REPOSITORY = "https://github.com/vargpt-hf/vargpt-hf/blob/main/"
