@@ -21,6 +21,7 @@ README = DOCS["README.md"]
 # Pages whose blocks another test runs.
 RUN_ELSEWHERE = {
     "image_tokenizer.md": "tests/training/image_tokenizer/test_tokenizer_command.py",
+    "serving.md": "tests/serving/test_serving_docs.py",
     "tour.md": "tests/hub/test_tour.py",
 }
 # Blocks that cannot run offline, by page, with the word after their fence that says why.

@@ -217,7 +217,7 @@ def test_convert(tmp_path):
 
 
 def test_help_has_examples():
-    for command in ("draw", "ask", "chat", "train", "encode", "compose", "convert", "card", "serve", "evaluate", "info"):
+    for command in ("draw", "ask", "chat", "train", "encode", "compose", "convert", "card", "serve", "demo", "evaluate", "info"):
         output = run(command, "--help").output
         assert "Examples:" in output and f"vargpt {command}" in output
 

@@ -1,75 +1,50 @@
-"""`vargpt serve`: a server in a process of its own, asked over HTTP."""
+"""`vargpt serve` and `vargpt demo` as commands: what is not safe or not there is refused in one line. tests/serving has the rest."""
 
-import base64
-import io
-import json
+import re
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from vargpt_hf.tiny.digits import digit_image, load_split
+import vargpt_hf.cli
+from vargpt_hf.cli import app
 
-SECONDS_TO_START = 120
-
-
-@pytest.fixture(scope="module")
-def address():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [Path(sys.executable).with_name("vargpt"), "serve", "--port", str(port), "--device", "cpu"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    address, deadline = f"http://localhost:{port}", time.monotonic() + SECONDS_TO_START
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=5).close()
-            break
-        except OSError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                server.kill()
-                pytest.fail(f"The server does not answer:\n{server.communicate()[0]}")
-            time.sleep(0.2)
-    yield address
-    server.terminate()
-    server.communicate(timeout=30)
+PAGE = (Path(__file__).parents[2] / "docs/serving.md").read_text()
 
 
-def post(address, content, **fields):
-    body = json.dumps({"messages": [{"role": "user", "content": content}], "temperature": 0.0, **fields}).encode()
-    request = urllib.request.Request(f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return answer.read().decode()
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_what_is_not_safe_or_not_there_is_refused_in_one_line(command, monkeypatch):
+    def refusal(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vargpt", command, *arguments])
+        with pytest.raises(SystemExit) as refused:
+            vargpt_hf.cli.main()
+        return refused.value.code
+
+    monkeypatch.delenv("VARGPT_API_KEY", raising=False)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert "there is no API key: set the environment variable VARGPT_API_KEY" in refusal("--host", "0.0.0.0")
+    assert "`max_tokens` must be at least 2" in refusal("--max-tokens", "1")
+    if command == "serve":
+        with socket.create_server(("localhost", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            assert f"Nobody can listen at localhost:{port}" in refusal("--port", port)
+    monkeypatch.setenv("VARGPT_API_KEY", "")
+    assert "The API key is empty" in refusal()
 
 
-def question_with_digit(index):
-    images, labels = load_split("test")
-    file = io.BytesIO()
-    digit_image(images[index]).save(file, "PNG")
-    url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "which digit is this"}], str(labels[index])
+@pytest.mark.parametrize(("command", "package", "extra"), [("serve", "fastapi", "serve"), ("demo", "gradio", "demo")])
+def test_a_missing_package_is_named(command, package, extra):
+    code = f"import sys; sys.modules[{package!r}] = None; from vargpt_hf_command import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True)
+    assert done.returncode == 1 and package in done.stderr
+    assert done.stderr.strip().splitlines()[-1].endswith(f'pip install "vargpt-hf[{extra}]".')
 
 
-def test_answers_about_images(address):
-    for index in range(3):
-        question, label = question_with_digit(index)
-        answer = json.loads(post(address, question))["choices"][0]
-        assert (answer["message"]["content"].strip(), answer["finish_reason"]) == (label, "stop")
-
-
-def test_answers_come_word_by_word(address):
-    events = [line.removeprefix("data: ") for line in post(address, "what can you do", stream=True).splitlines() if line.startswith("data: {")]
-    words = [choice["delta"].get("content") for event in events for choice in json.loads(event)["choices"]]
-    assert "".join(filter(None, words)).strip() == "i can draw shapes and digits and answer questions about pictures"
-    assert len(list(filter(None, words))) > 5
-
-
-def test_draws_nothing(address):
-    """Asked for an image it goes on in words: no image's tokens come out, which would be 46."""
-    answer = json.loads(post(address, "draw a red circle above a blue square and say what you drew"))
-    assert answer["usage"]["completion_tokens"] < 40 and "<" not in answer["choices"][0]["message"]["content"]
+def test_the_page_lists_every_option():
+    listed = set(re.findall(r"^\| `(--[a-z-]+)`", PAGE, flags=re.MULTILINE))
+    shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).output
+    options = set(re.findall(r"^\s+(?:-m, )?(--[a-z-]+)|, (--[a-z-]+) ", shown, flags=re.MULTILINE))
+    assert listed == {name for pair in options for name in pair if name} - {"--help", "--model", "--device", "--dtype"}

@@ -16,6 +16,7 @@ from .chat import chat
 from .compose import compose
 from .convert import convert
 from .data import data
+from .demo import demo
 from .draw import draw
 from .encode import encode
 from .evaluate import evaluate
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw, ask, chat, encode, compose, convert, card, serve, evaluate, info):
+for command in (draw, ask, chat, encode, compose, convert, card, serve, demo, evaluate, info):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(data, name="data")

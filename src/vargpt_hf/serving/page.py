@@ -1,0 +1,264 @@
+"""The page: draw, edit and chat in a browser, and a gallery of what was drawn; Gradio's."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from PIL import Image, ImageChops
+
+from .errors import ApiError
+from .page_actions import SETTINGS, Drawing, PageActions, enlarge, message_of_model, message_of_user, restored
+
+if TYPE_CHECKING:
+    from gradio.components import Component
+
+TITLE = "VARGPT: one model that understands images and draws them"
+_OWN_WAY = "the model's own"
+_GUIDANCE = [_OWN_WAY, "none", "prompt", "noise", "scale"]
+_FILES_SECONDS = (3600, 24 * 3600)  # between looks for old files, and their age
+# Small images are shown with their pixels as squares, large ones are not enlarged that far; on a phone rows become columns by themselves.
+_STYLE = (
+    ".crisp img { image-rendering: pixelated; } .gradio-container { max-width: 1100px !important; margin: auto; } footer { display: none; }"
+)
+
+
+def look() -> dict[str, Any]:
+    """Arguments of `launch` for how the page looks: fonts of the reader's own machine, light or dark as that is."""
+    return {"theme": gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]), "css": _STYLE}
+
+
+def build_page(actions: PageActions, max_waiting: int = 20) -> gr.Blocks:
+    """The page; its queue takes as many requests as are given.
+
+    Args:
+        actions: what its buttons do; their engine must have been started.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=_FILES_SECONDS) as page:
+        gr.Markdown(f"### {TITLE}\n{actions.name}, images of {', '.join(actions.sizes)}")
+        drawn = gr.State([])  # files of this session
+        settings = _settings(actions)
+        with gr.Tab("Draw"):
+            send_to_edit, draw_prompt = _draw_tab(actions, settings, drawn)
+        with gr.Tab("Edit"):
+            editor = _edit_tab(actions, settings, drawn)
+        with gr.Tab("Chat"):
+            _chat_tab(actions, settings, drawn)
+        with gr.Tab("Gallery"):
+            _gallery_tab(settings, drawn, draw_prompt)
+        button, current = send_to_edit
+        button.click(lambda image: image, current, editor, api_name="take")
+    return page.queue(max_size=max_waiting, default_concurrency_limit=4)
+
+
+def _settings(actions: PageActions) -> dict[str, "Component"]:
+    """The settings of images, by name; common to all tabs."""
+    with gr.Accordion("Settings", open=False):
+        with gr.Row():
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            dice = gr.Button("🎲 Roll", min_width=60)
+            rolls = gr.Checkbox(True, label="Roll anew each time")
+            size = gr.Dropdown(actions.sizes, value=actions.sizes[0], label="Size", visible=len(actions.sizes) > 1)
+        with gr.Row():
+            guidance_type = gr.Dropdown(_GUIDANCE, value=_OWN_WAY, label="Guidance")
+            guidance_scale = gr.Slider(0, 20, 0, step=0.1, label="Strength of guidance; 0: the model's own")
+            negative_prompt = gr.Textbox("", label="What not to draw")
+        with gr.Row():
+            image_temperature = gr.Slider(-0.05, 2, -0.05, step=0.05, label="Temperature; below 0: the model's own")
+            image_top_k = gr.Slider(-1, 4096, -1, step=1, label="Top-k; -1: the model's own, 0: all")
+            image_top_p = gr.Slider(-0.01, 1, -0.01, step=0.01, label="Top-p; below 0: the model's own, 0: all")
+    dice.click(_roll, None, seed, api_visibility="private")
+    settings = {
+        **{"seed": seed, "size": size, "negative_prompt": negative_prompt, "guidance_type": guidance_type, "guidance_scale": guidance_scale},
+        **{"image_temperature": image_temperature, "image_top_k": image_top_k, "image_top_p": image_top_p},
+    }
+    assert tuple(settings) == SETTINGS
+    return {**settings, "rolls": rolls}
+
+
+def _roll() -> int:
+    return secrets.randbelow(2**31)
+
+
+def chosen(values: tuple[Any, ...]) -> dict[str, Any]:
+    """The settings that are set, of the values of [`SETTINGS`] and whether the seed is rolled anew."""
+    *values, rolls = values
+    given = dict(zip(SETTINGS, values))
+    given["seed"] = None if rolls else given["seed"]
+    given["guidance_type"] = None if given["guidance_type"] == _OWN_WAY else given["guidance_type"]
+    given["negative_prompt"] = given["negative_prompt"] or None
+    given["guidance_scale"] = given["guidance_scale"] or None
+    for name in ("image_temperature", "image_top_k", "image_top_p"):
+        given[name] = given[name] if given[name] is not None and given[name] >= 0 else None
+    given["image_top_k"] = None if given["image_top_k"] is None else int(given["image_top_k"])
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _told(error: ApiError) -> gr.Error:
+    """An error as a sentence on the page."""
+    return gr.Error(error.message, duration=15, print_exception=False)
+
+
+def _shown(drawings: list[Drawing]) -> tuple[list, list, list]:
+    """The images so far, the film strip of the first, and frames of all."""
+    images = [(drawing.file or enlarge(drawing.frames[-1]), f"seed {drawing.seed}") for drawing in drawings if drawing.frames]
+    strip = [(enlarge(frame), f"scale {number}") for number, frame in enumerate(drawings[0].frames, 1)]
+    return images, strip, [[enlarge(frame) for frame in drawing.frames] for drawing in drawings]
+
+
+def _draw_tab(actions: PageActions, settings: dict, drawn: gr.State) -> tuple[tuple, gr.Textbox]:
+    prompt = gr.Textbox(label="What to draw", placeholder="a red circle above a blue square", lines=2, max_lines=6)
+    with gr.Row():
+        number = gr.Slider(1, actions.engine.settings.max_drawings, 1, step=1, label="Images")
+        draw, stop = gr.Button("Draw", variant="primary"), gr.Button("Stop", variant="stop")
+    with gr.Row():
+        with gr.Column():
+            current = gr.Image(label="Image", type="pil", format="png", interactive=False, elem_classes="crisp", elem_id="current")
+            scale = gr.Slider(1, actions.num_scales, actions.num_scales, step=1, label="Scale, coarse to fine", elem_id="scale")
+            edit = gr.Button("Edit this image")
+        with gr.Column():
+            images = gr.Gallery(label="Images", columns=4, format="png", elem_classes="crisp", elem_id="images", interactive=False)
+            strip = gr.Gallery(label="Scales", columns=5, format="png", elem_classes="crisp", elem_id="strip", interactive=False)
+    frames, selected = gr.State([]), gr.State(0)
+
+    def drawing(request: gr.Request, prompt: str, number: int, files: list, *values: Any) -> Iterator[tuple]:
+        try:
+            for drawings in actions.draw(request.session_hash or "", prompt, int(number), chosen(values)):
+                done = [drawing.file for drawing in drawings if drawing.file]
+                shown, strip_, frames_ = _shown(drawings)
+                yield frames_[0][-1] if frames_[0] else None, shown, strip_, frames_, 0, max(1, len(frames_[0])), [*done, *files]
+        except ApiError as error:
+            raise _told(error) from error
+
+    outputs = [current, images, strip, frames, selected, scale, drawn]
+    inputs = [prompt, number, drawn, *settings.values()]
+    running = gr.on([draw.click, prompt.submit], drawing, inputs, outputs, api_name="draw", show_progress="minimal")
+    _stop_by(stop, actions, [running], "stop")
+
+    def scrubbed(scale: int, frames: list, selected: int) -> Image.Image | None:
+        of_one = frames[selected] if selected < len(frames) else []
+        return of_one[min(int(scale), len(of_one)) - 1] if of_one else None
+
+    def picked(frames: list, event: gr.SelectData) -> tuple:
+        of_one = frames[event.index] if event.index < len(frames) else []
+        return (
+            of_one[-1] if of_one else None,
+            [(frame, f"scale {number}") for number, frame in enumerate(of_one, 1)],
+            event.index,
+            max(1, len(of_one)),
+        )
+
+    scale.release(scrubbed, [scale, frames, selected], current, api_name="scrub", show_progress="hidden")
+    images.select(picked, [frames], [current, strip, selected, scale], api_visibility="private")
+    return (edit, current), prompt
+
+
+def _stop_by(button: gr.Button, actions: PageActions, running: list, name: str | None) -> None:
+    """Lets a button end what its session has running, at once."""
+
+    def stop(request: gr.Request) -> None:
+        actions.stop(request.session_hash or "")
+
+    button.click(stop, None, None, cancels=running, queue=False, api_name=name, api_visibility="public" if name else "private")
+
+
+def _edit_tab(actions: PageActions, settings: dict, drawn: gr.State) -> gr.ImageEditor:
+    gr.Markdown("Drop an image, or take one that was drawn, and paint over what is to change. Without paint the model reads the image instead.")
+    with gr.Row():
+        with gr.Column():
+            brush = gr.Brush(default_size=40, colors=["#ffffff"], color_mode="fixed")
+            editor = gr.ImageEditor(
+                label="Image", type="pil", image_mode="RGBA", format="png", brush=brush, layers=False, transforms=(), elem_id="editor"
+            )
+            prompt = gr.Textbox(label="What to draw there", lines=2)
+            with gr.Row():
+                edit, stop = gr.Button("Draw there", variant="primary"), gr.Button("Stop", variant="stop")
+        with gr.Column():
+            result = gr.Image(label="Edited", type="filepath", format="png", interactive=False, elem_classes="crisp", elem_id="edited")
+            strip = gr.Gallery(label="Scales", columns=5, format="png", elem_classes="crisp", interactive=False)
+
+    def editing(request: gr.Request, painted: dict | None, prompt: str, files: list, *values: Any) -> Iterator[tuple]:
+        image, area = painted_area(painted)
+        try:
+            for drawings in actions.edit(request.session_hash or "", image, area, prompt, chosen(values)):
+                shown, strip_, _ = _shown(drawings)
+                done = [drawing.file for drawing in drawings if drawing.file]
+                yield shown[0][0] if shown else None, strip_, [*done, *files]
+        except ApiError as error:
+            raise _told(error) from error
+
+    running = edit.click(editing, [editor, prompt, drawn, *settings.values()], [result, strip, drawn], api_name="edit", show_progress="minimal")
+    _stop_by(stop, actions, [running], None)
+    return editor
+
+
+def painted_area(painted: dict | None) -> tuple[Image.Image | None, Image.Image | None]:
+    """The image under an editor's paint, and where the paint is, "L"."""
+    if not painted or painted.get("background") is None:
+        return None, None
+    image = painted["background"].convert("RGB")
+    area = Image.new("L", image.size)
+    for layer in painted.get("layers") or []:
+        paint = layer.convert("RGBA").getchannel("A").resize(image.size, Image.Resampling.NEAREST)
+        area = ImageChops.lighter(area, paint)
+    return image, area
+
+
+def _chat_tab(actions: PageActions, settings: dict, drawn: gr.State) -> None:
+    talk = gr.Chatbot(label="Chat", height=480, elem_classes="crisp", elem_id="talk", buttons=["copy"])
+    messages = gr.State([])  # as OpenAI has them
+    box = gr.MultimodalTextbox(
+        placeholder="Say something; add images by the clip", file_types=["image"], file_count="multiple", show_label=False
+    )
+    with gr.Row():
+        draws = gr.Checkbox(True, label="May draw")
+        limit = actions.engine.settings.max_tokens
+        max_tokens = gr.Slider(2, limit, min(256, limit), step=1, label="Longest answer, in tokens")
+        stop, clear = gr.Button("Stop", variant="stop"), gr.Button("New chat")
+
+    def answering(
+        request: gr.Request, said: dict, talk: list, messages: list, draws: bool, max_tokens: int, files: list, *values: Any
+    ) -> Iterator[tuple]:
+        text, images = said.get("text") or "", list(said.get("files") or [])
+        asked = [*messages, message_of_user(text, images)]
+        shown = [*talk, *({"role": "user", "content": {"path": file}} for file in images)]
+        shown += [{"role": "user", "content": text}] if text.strip() else []
+        yield shown, messages, {"text": "", "files": []}, files
+        try:
+            parts: list = []
+            for parts in actions.chat(request.session_hash or "", asked, draws, int(max_tokens), chosen(values)):
+                answer = [{"role": "assistant", "content": part if isinstance(part, str) else {"path": str(part)}} for part in parts]
+                new = [str(part) for part in parts if isinstance(part, Path)]
+                yield [*shown, *answer], [*asked, message_of_model(parts)], gr.skip(), [*new, *files]
+        except ApiError as error:
+            raise _told(error) from error
+
+    inputs = [box, talk, messages, draws, max_tokens, drawn, *settings.values()]
+    running = box.submit(answering, inputs, [talk, messages, box, drawn], api_name="chat")
+    _stop_by(stop, actions, [running], None)
+    clear.click(lambda: ([], []), None, [talk, messages], api_visibility="private")
+
+
+def _gallery_tab(settings: dict, drawn: gr.State, prompt: gr.Textbox) -> None:
+    gr.Markdown("What was drawn on this page. Each PNG says what it was drawn from: drop one below to have its prompt and settings back.")
+    gallery = gr.Gallery(label="Drawn", columns=6, format="png", elem_classes="crisp", interactive=False)
+    drawn.change(lambda files: files, drawn, gallery, api_visibility="private")
+    file = gr.File(label="Restore the settings of a PNG", file_types=[".png"])
+
+    def restoring(file: str | None, *values: Any) -> tuple:
+        if file is None:
+            return ("", *values)
+        try:
+            facts = restored(file)
+        except ApiError as error:
+            raise _told(error) from error
+        unset = {"guidance_type": _OWN_WAY, "guidance_scale": 0, "negative_prompt": ""}
+        unset.update(image_temperature=-0.05, image_top_k=-1, image_top_p=-0.01)
+        restored_values = [facts.get(name, unset.get(name, value)) for name, value in zip(SETTINGS, values)]
+        return (facts.get("prompt", ""), *restored_values, False)
+
+    file.upload(restoring, [file, *settings.values()], [prompt, *settings.values()], api_name="restore")
+
+
+__all__ = ["build_page", "chosen", "look", "painted_area"]
