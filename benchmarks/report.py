@@ -3,9 +3,9 @@
 import statistics
 
 from .cases import CASES
+from .costs import Cost
 from .floors import floor_seconds
 from .host import HOST
-from .costs import Cost
 from .peers import PEERS
 
 # What is asked of each case of a medium size: its share of the floor at least. Batches are judged by an image's price, memory by its least.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, check_device, hide_bars_of_small, train_extra
+from .options import Device, check_device, hide_bars_of_small, needs_extra
 
 tokenizer = typer.Typer(help="Train and evaluate image tokenizers.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,7 +28,7 @@ def train(
       vargpt tokenizer train tokenizer/shapes --train_data ./my-images --output_dir ./my-tokenizer
       vargpt tokenizer train my.yaml --resume_from_checkpoint true
     """
-    with train_extra("Training needs"):
+    with needs_extra("Training needs"):
         from ..training.image_tokenizer.script import train as run
     run(config, context.args)
 
@@ -60,7 +60,7 @@ def evaluate(
     """
     hide_bars_of_small(model)
     device = check_device(device)
-    with train_extra("Evaluating needs"):
+    with needs_extra("Evaluating needs"):
         from ..training.image_tokenizer.images import ImageSource
         from ..training.image_tokenizer.report import evaluate_on
     report = evaluate_on(
