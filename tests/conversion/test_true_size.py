@@ -15,7 +15,7 @@ from vargpt_hf.conversion.assembly import assemble
 from vargpt_hf.conversion.checkpoint import open_checkpoint
 from vargpt_hf.conversion.convert import FORMATS, read_released_config
 from vargpt_hf.conversion.formats.vargpt_v1 import NAMES as WHOLE_NAMES
-from vargpt_hf.conversion.formats.vargpt_v1 import adapt, config_of
+from vargpt_hf.conversion.formats.vargpt_v1 import adapt, config_of, stored_as
 from vargpt_hf.conversion.renaming import Part
 
 SHARDS = 4
@@ -26,7 +26,7 @@ def released_shapes(config: VargptConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of the released tensors of a model of these sizes, by their names."""
     with torch.device("meta"):
         ours = VargptForConditionalGeneration(config).state_dict()
-    table, shapes, width = Part({}, WHOLE_NAMES), {}, config.visual_decoder_config.hidden_size
+    table, shapes, width = Part({}, WHOLE_NAMES, stored_as=stored_as), {}, config.visual_decoder_config.hidden_size
     for name, tensor in ours.items():
         released, shape = table.released(name), tuple(tensor.shape)
         if released.endswith("mat_qkv.weight"):
