@@ -60,7 +60,9 @@ def evaluate(
     """
     hide_bars_of_small(model)
     device = check_device(device)
-    with needs_extra("Evaluating needs"):
+    with needs_extra("Evaluating needs", "train,evaluate"):
+        import torchmetrics  # noqa: F401, used far inside
+
         from ..training.image_tokenizer.images import ImageSource
         from ..training.image_tokenizer.report import evaluate_on
     report = evaluate_on(
