@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-pytest.importorskip("lmms_eval", reason="lmms-eval is not a dependency; CI installs it for a step of its own")
+pytest.importorskip("lmms_eval", reason="lmms-eval is not a dependency: lmms_eval.txt beside this file says how to install it")
 
 from datasets import Dataset, DatasetDict  # noqa: E402
 from lmms_eval.api.model import lmms  # noqa: E402
