@@ -140,6 +140,13 @@ READERS = {
         plain_tokens=QWEN,
         needs_torchvision=True,
     ),
+    "qwen3_vl": Reader(
+        "Qwen3VLProcessor",
+        lambda: {**_qwen(), "video_processor": transformers.Qwen3VLVideoProcessor(**PATCHES)},
+        image="<|image_pad|>",
+        plain_tokens=QWEN,
+        needs_torchvision=True,
+    ),
     "internvl": Reader(
         "InternVLProcessor",
         lambda: {
@@ -170,14 +177,17 @@ READERS = {
 }
 
 
-def make_reader_tokenizer(reader: Reader | None = None) -> PreTrainedTokenizerFast:
-    """Words and special tokens; ids 60 to 63 are those of an image that is read and of images to draw, 59 of videos, as in `tiny_config`."""
+def make_reader_tokenizer(reader: Reader | None = None, draws: bool = True) -> PreTrainedTokenizerFast:
+    """Words and special tokens; ids 60 to 63 are those of an image that is read and of images to draw, 59 of videos, as in `tiny_config`.
+
+    One that does not draw ends before those of images to draw.
+    """
     tokens, others = ({}, ()) if reader is None else (reader.tokens, reader.plain_tokens)
     placeholder = "<image>" if reader is None else tokens.get("image_token", reader.image)
-    ids = {59: "<video>", 60: placeholder, **dict(zip((61, 63, 62), DRAWN_TOKENS))}
+    ids = {59: "<video>", 60: placeholder, **(dict(zip((61, 63, 62), DRAWN_TOKENS)) if draws else {})}
     special = [token for token in dict.fromkeys(["<pad>", "<s>", "</s>", "<unk>", *tokens.values(), *others]) if token not in ids.values()]
     names = iter([*special, *WORDS, "\n", *(f"w{number}" for number in range(64))])
-    vocabulary = {ids.get(index) or next(names): index for index in range(64)}
+    vocabulary = {ids.get(index) or next(names): index for index in range(64 if draws else 61)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
@@ -185,9 +195,9 @@ def make_reader_tokenizer(reader: Reader | None = None) -> PreTrainedTokenizerFa
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=[*special, *ids.values()], **named)
 
 
-def make_reader(family: str) -> ProcessorMixin:
+def make_reader(family: str, draws: bool = True) -> ProcessorMixin:
     """The library's processor of a family, small."""
     reader = READERS[family]
     image = f"<|vision_start|>{reader.image}<|vision_end|>" if QWEN == reader.plain_tokens else reader.image
     template = READER_TEMPLATE.replace("IMAGE", repr(image))
-    return getattr(transformers, reader.name)(tokenizer=make_reader_tokenizer(reader), chat_template=template, **reader.make())
+    return getattr(transformers, reader.name)(tokenizer=make_reader_tokenizer(reader, draws), chat_template=template, **reader.make())

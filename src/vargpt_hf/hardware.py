@@ -15,6 +15,7 @@ import torch
 _PROBE_SECONDS = 0.05  # that a measurement may take
 _SIDES = (64, 4096)  # of matrices: from a fraction of a millisecond on any device to what fills a GPU
 _COMPARED_SIDE = 256  # of those that formats are compared with: large enough for units to tell, and 15 ms where there are none
+_ROOM = 0.9  # of a machine's memory, for weights
 _AS_FAST = 0.75  # of float32's rate: formats without units reach 0.6 of it at most, those with units 0.85 at least
 
 
@@ -116,14 +117,26 @@ def is_fast(device: str | torch.device, dtype: torch.dtype) -> bool:
     return speed_over_float32(dtype) >= _AS_FAST
 
 
-def loading_dtype(dtype: str, stored: torch.dtype | None, device: str | torch.device) -> str:
+def loading_dtype(dtype: str, stored: torch.dtype | None, device: str | torch.device, parameters: int = 0) -> str:
     """The number format to load weights in: the one asked for; for "auto", float32 where the device has no units for the stored one.
 
     Args:
         dtype: "auto", or a format by its name.
         stored: `config.dtype`; None where the configuration does not say, which leaves "auto" to Transformers.
+        parameters: of the model. Where so many in float32 have no room in this machine's memory, "mixed" takes the place of float32: weights
+            as they are stored, computed with in float32 (`vargpt_hf.inference.mixed`). Without a number, float32 has room.
     """
-    return "float32" if dtype == "auto" and stored is not None and not is_fast(device, stored) else dtype
+    if dtype != "auto" or stored is None or is_fast(device, stored):
+        return dtype
+    return "mixed" if torch.device(device).type == "cpu" and 4 * parameters > _ROOM * machine_memory() else "float32"
+
+
+def machine_memory() -> float:
+    """Bytes of this machine's memory; infinite where the system does not tell."""
+    names = getattr(os, "sysconf_names", {})
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= names.keys():
+        return math.inf
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def slowness(device: str | torch.device, dtype: torch.dtype) -> str | None:

@@ -201,9 +201,14 @@ def test_command(sources, tmp_path):
     result = CliRunner().invoke(app, ["compose", *arguments, str(tmp_path / "start"), "--scales", "1,2,3,4", "--dtype", "float16"])
     assert result.exit_code == 0, result.output
     assert VargptForConditionalGeneration.from_pretrained(tmp_path / "start").dtype == torch.float16
-    for wrong in (arguments[:4], [*arguments, "--llava", "x"], []):
-        result = CliRunner().invoke(app, ["compose", *wrong, str(tmp_path / "other")])
-        assert "Give either --llava, --var and --vqvae" in str(result.exception or result.output) and result.exit_code
+    wrong = {
+        "Give one image tokenizer": arguments[:4],
+        "--llava .VARGPT v1. goes with": [*arguments, "--llava", "x"],
+        "Give one model that": [],
+    }
+    for message, given in wrong.items():
+        result = CliRunner().invoke(app, ["compose", *given, str(tmp_path / "other")])
+        assert re.search(message, str(result.exception or result.output)) and result.exit_code
 
 
 # ---- what is refused

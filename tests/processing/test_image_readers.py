@@ -232,6 +232,15 @@ def test_text_only(tmp_path):
         processor(text="a", images=drawn_images()[0])
 
 
+def test_an_empty_turn_of_a_text_only_model():
+    """As training has it, where a prompt is dropped."""
+    processor, chat = text_only(chat_template=TEXT_TEMPLATE), [{"role": "user", "content": ""}]
+    rendered = processor.apply_chat_template(chat, add_generation_prompt=True)
+    assert rendered == "<s>user :  . <s>assistant : "
+    out = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert out["input_ids"] == processor(text=rendered)["input_ids"]
+
+
 def test_our_template_without_images():
     rendered = text_only().apply_chat_template([{"role": "user", "content": "a"}, {"role": "assistant", "content": [{"type": "output_image"}]}])
     assert rendered == f"USER: a ASSISTANT:{DRAWING}</s>"

@@ -35,7 +35,7 @@ def run_ranks(folder: Path, body: str, *arguments: object, world_size: int = 2, 
     program.write_text(PROGRAM.format(body=body, world_size=world_size))
     environment = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
     # Not all of sys.path: remote code that a test has loaded adds Transformers' folder of modules to it.
-    paths = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    paths = os.pathsep.join(filter(None, [*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH")]))
     environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     ranks, outputs = [], [folder / f"rank_{rank}.txt" for rank in range(world_size)]
     for rank, output in enumerate(outputs):

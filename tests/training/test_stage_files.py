@@ -19,7 +19,9 @@ def test_stages_of_the_package_are_found_by_name_from_anywhere(tmp_path, monkeyp
         assert read_stage(find_stage(name))["lora_preset"] == "draw"
     Path("lora").write_text("stage: mine")
     assert read_stage(find_stage("lora")) == {"stage": "mine"}  # what lies there comes first
-    with pytest.raises(ValueError, match="There is no file loro: .* comes with the package: lora, paper/stage1, .*, tiny/stage3"):
+    with pytest.raises(
+        ValueError, match="There is no file loro: .* comes with the package: any_vlm/both_ways, .*, lora, paper/stage1, .*, tiny/stage3"
+    ):
         find_stage("loro")
     with pytest.raises(ValueError, match="is a folder"):
         find_stage(tmp_path)

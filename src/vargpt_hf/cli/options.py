@@ -12,19 +12,21 @@ import typer
 from ..tiny import TINY_FOLDER, TINY_NAME
 
 if TYPE_CHECKING:
-    import torch
-
+    from ..modeling.configuration_vargpt import VargptConfig
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
     from ..processing.processing_vargpt import VargptProcessor
 
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Folder or Hub id of a VARGPT; the vargpt-tiny of this package by default.")]
-DTYPE_HELP = 'Number format of the weights: "auto" (as stored, where the device has units for it), "float32", "bfloat16", "float16".'
+DTYPE_HELP = (
+    'Number format of the weights: "auto" (as stored, where the device has units for it), "float32", "bfloat16", "float16", or "mixed" (as '
+    "stored, computed with in float32)."
+)
 Device = Annotated[str, typer.Option(help='Where to run: "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one.')]
 DType = Annotated[str, typer.Option("--dtype", help=DTYPE_HELP)]
 Seed = Annotated[int, typer.Option(help="Seed of everything random; the same seed gives the same result.")]
 Scales = Annotated[str | None, typer.Option(help="Side lengths of the scales, such as 1,2,3,4, where they are not VAR's own ten.")]
 StoredDType = Annotated[str | None, typer.Option("--dtype", help="Number format to store, such as bfloat16; as in the source by default.")]
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "mixed")
 _SMALL = 2**30  # bytes of weights that load before a bar could be read
 
 
@@ -62,15 +64,14 @@ def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple
     """
     model, dtype = check_model(model, dtype, device)
     # torch and Transformers take seconds to import: `vargpt --help` should not wait for them.
-    import torch
-
-    from .. import VargptForConditionalGeneration, VargptProcessor
+    from .. import VargptProcessor
     from ..hardware import keep_freed_memory
+    from ..inference.mixed import load_to_infer
 
     device = check_device(device)
     if device == "cpu":
         keep_freed_memory()
-    loaded = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+    loaded = load_to_infer(model, dtype)
     processor = VargptProcessor.from_pretrained(model)
     processor.check_fits(loaded.config)
     return loaded.to(device).eval(), processor
@@ -106,20 +107,24 @@ def check_model(model: str | None, dtype: str, device: str = "auto") -> tuple[st
             f"{model} holds a model of type {config.model_type!r}, not a VARGPT; a checkpoint in the released format is converted "
             "by `vargpt convert`."
         )
-    return model, _fitting(dtype, config.dtype, device)
+    return model, _fitting(dtype, config, device)
 
 
-def _fitting(dtype: str, stored: "torch.dtype | None", device: str) -> str:
+def _fitting(dtype: str, config: "VargptConfig", device: str) -> str:
     """The number format to load in; says in one line where that is not the stored one, or is slow on the device."""
+    if dtype == "mixed":
+        return dtype
     import torch
 
     from ..hardware import loading_dtype, slowness
 
-    device = check_device(device)
+    device, stored = check_device(device), config.dtype
+    found = loading_dtype(dtype, stored, device, config.least_parameters())
     asked = stored if dtype == "auto" else getattr(torch, dtype)
     if asked is not None and (cost := slowness(device, asked)) is not None:
-        typer.echo(f"Loading in float32: {cost}." if dtype == "auto" else f"--dtype {dtype}: {cost}; give float32, or leave it out.", err=True)
-    return loading_dtype(dtype, stored, device)
+        chosen = "Loading in float32" if found == "float32" else "Computing in float32, with weights as stored, for which alone there is room"
+        typer.echo(f"{chosen}: {cost}." if dtype == "auto" else f"--dtype {dtype}: {cost}; give float32, or leave it out.", err=True)
+    return found
 
 
 def check_device(device: str) -> str:

@@ -55,13 +55,14 @@ def assemble(
         if not renamed:
             unread.append(released)
         for name, adapted in part.adapt(renamed, tensor) if renamed else ():
+            wanted = torch.float32 if kept_exact.search(name) else adapted.dtype if part.keeps_dtype else dtype
             if name not in expected:
                 unexpected.append(f"{released} ({file})")
             elif name in loaded:
                 twice.append(f"{released} ({file}), which is {origin[name]} again")
             elif adapted.shape != expected[name]:
                 misshapen.append(f"{released} ({file}): {name} is {tuple(adapted.shape)}, not {tuple(expected[name])}")
-            elif fault := fault_of(adapted, wanted := torch.float32 if kept_exact.search(name) else dtype):
+            elif fault := fault_of(adapted, wanted):
                 faulty.append(f"{released} ({file}) is {fault}")
             else:
                 adapted = adapted.to(wanted)

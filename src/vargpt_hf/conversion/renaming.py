@@ -64,6 +64,7 @@ class Part(NamedTuple):
         prefix: put before the names that the table gives.
         adapt: our tensors of a released one under its new name, by default the tensor as it is.
         stored_as: the name that the table has for a tensor of ours where `adapt` splits one; by default the same.
+        keeps_dtype: whether the tensors stay in their own number formats.
     """
 
     tensors: dict[str, SourceTensor]
@@ -71,6 +72,7 @@ class Part(NamedTuple):
     prefix: str = ""
     adapt: Adapt = lambda name, tensor: [(name, tensor)]
     stored_as: Callable[[str], str] = lambda name: name
+    keeps_dtype: bool = False
 
     def ours(self, released: str) -> str | None:
         """Our name of a released tensor, None where nothing reads it; KeyError where the table has none."""

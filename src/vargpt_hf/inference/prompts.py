@@ -27,6 +27,7 @@ from ..modeling.settings_vargpt import check_room, check_settings, image_tokens,
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
 from .drawing import answer, prompt_inputs
+from .mixed import load_to_infer
 
 MANIFEST = "draw.manifest"
 RESULTS = "results.jsonl"
@@ -199,7 +200,7 @@ def draw_prompts(
     if world_size > 1 and num_processes > 1:
         raise ValueError(f"A launcher has started {world_size} processes already; leave num_processes at 1, not {num_processes}.")
     device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model, trust_remote_code=False)
-    dtype = loading_dtype(dtype, config.dtype, device)
+    dtype = loading_dtype(dtype, config.dtype, device, config.least_parameters())
     check_settings(settings, config.text_config.vocab_size)  # before the folder is claimed for them
     processor = VargptProcessor.from_pretrained(model)
     processor.check_fits(config)
@@ -270,7 +271,7 @@ def _load(model: str, device: str, dtype: str, local_rank: int, number: int) -> 
     device = device_of(device, local_rank + number)
     if str(device) == "cpu":
         keep_freed_memory()
-    vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype)
+    vargpt = load_to_infer(model, dtype)
     _loaded.update(model=vargpt.to(device).eval(), processor=VargptProcessor.from_pretrained(model))
 
 

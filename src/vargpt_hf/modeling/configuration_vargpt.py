@@ -275,7 +275,7 @@ def _check_misplaced(fields: dict, vlm_config: dict | PreTrainedConfig | None) -
             raise ValueError(f"`vlm_config.model_type` is {model_type!r}, which is none that Transformers {transformers.__version__} knows.")
         kind = CONFIG_MAPPING[model_type]
     own = {"image_token_id"} | kind.__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
-    for name in sorted(own & fields.keys()):
+    for name in sorted(own & fields.keys() - {"use_cache"}):  # which trainers write into any configuration
         raise ValueError(f"`{name}` belongs into `vlm_config`, the configuration of the model that reads.")
 
 

@@ -155,13 +155,17 @@ class VargptPipeline(AnyToAnyPipeline):
 
 
 class VargptImageTextPipeline(ImageTextToTextPipeline):
-    """The stock image-text-to-text pipeline, which writes and never draws; answers to chats do not begin with the template's space."""
+    """The stock image-text-to-text pipeline, which writes and never draws.
+
+    Answers to chats do not begin with the space that our own templates write; with the template of another model they are what it says.
+    """
 
     def _forward(self, model_inputs, generate_kwargs: dict | None = None) -> dict[str, Any]:
         return super()._forward(model_inputs, {**(generate_kwargs or {}), "generation_mode": "text"})
 
     def postprocess(self, model_outputs: dict, *args, **kwargs) -> list[dict[str, Any]]:
-        return _without_first_spaces(super().postprocess(model_outputs, *args, **kwargs))
+        records = super().postprocess(model_outputs, *args, **kwargs)
+        return _without_first_spaces(records) if "output_image" in str(self.processor.chat_template) else records
 
 
 class AnyToAnyOfAll(AnyToAnyPipeline):

@@ -7,6 +7,7 @@ import os
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .adapters_vargpt import VargptAdapterMixin
 from .base_modeling_vargpt import VargptBaseModel
@@ -42,12 +43,14 @@ class VargptPreTrainedModel(VargptAdapterMixin, VargptBaseModel):
     _can_compile_fullgraph = True
 
     def post_init(self) -> None:
-        """As in Transformers; of the layers that may not be split it keeps those that there are.
+        """As in Transformers; of the layers that may not be split it keeps those that there are, and adds those that parts do not name.
 
-        A part may name layers of its other half, as CLIP's vision tower does: FSDP, which shards by these names, would not find them.
+        A part may name layers of its other half, as CLIP's vision tower does: FSDP, which shards by these names, would not find them. Or
+        it may name less than its layers, as SmolVLM's tower does, and FSDP would keep most of it whole.
         """
         super().post_init()
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}
+        self._no_split_modules |= {type(module).__name__ for module in self.modules() if isinstance(module, GradientCheckpointingLayer)}
 
     @property
     def is_gradient_checkpointing(self) -> bool:

@@ -221,9 +221,16 @@ def drawings_as_text(chat: list[dict], tokens: str) -> list[dict]:
     return [{**message, "content": [text if part["type"] == "output_image" else part for part in message["content"]]} for message in chat]
 
 
+class PlainText(str):
+    """The text of a turn, true also where it is empty: Transformers would put a list of no parts in place of a content that is false."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
 def only_texts(chat: list[dict]) -> list[dict]:
     """The checked conversation for the template of a model of texts, whose contents are plain texts."""
-    return [{**message, "content": "".join(part["text"] for part in message["content"])} for message in chat]
+    return [{**message, "content": PlainText("".join(part["text"] for part in message["content"]))} for message in chat]
 
 
 def refuse_images(chats: list[list[dict]]) -> None:

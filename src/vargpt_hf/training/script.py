@@ -22,6 +22,7 @@ from ..tiny import TINY_FOLDER, TINY_NAME
 from .collator import VargptDataCollator
 from .data import DataSource, add_lengths, mix_pairs, mix_rows, names_of, sources_of
 from .forecast import StepTimer, describe_plan, num_steps
+from .formats import loading_options, widen_trained
 from .guards import last_complete_checkpoint, remove_half_checkpoints
 from .preference import VargptDPOConfig, VargptDPOTrainer
 from .progress import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
@@ -177,6 +178,7 @@ def make_trainer(
         processing_class=processor,
         source_names=names_of(sources) if len(sources) > 1 else (),
     )
+    widen_trained(trainer.model, training)
     if not training.disable_tqdm:
         trainer.pop_callback(ProgressCallback)
         trainer.add_callback(LossProgressCallback)
@@ -190,13 +192,15 @@ def _make_preference_trainer(
     eval_rows = mix_pairs(sources_of(script.eval_data), training.seed) if script.eval_data else None
     model = with_adapters(load_model(model_config, script.image_budget), script, model_config)
     apply_stage(model, script.stage, modules_of(script, model))
-    return VargptDPOTrainer(
+    trainer = VargptDPOTrainer(
         model,
         args=training,
         train_dataset=mix_pairs(sources, training.seed),
         eval_dataset=eval_rows,
         processing_class=load_processor(model_config, script.image_budget),
     )
+    widen_trained(trainer.model, training)
+    return trainer
 
 
 def _print_plan(
@@ -239,12 +243,13 @@ def _sampler(trainer: VargptSFTTrainer, script: PreferenceArguments) -> SampleCa
 def load_model(model_config: ModelConfig, image_budget: str | None = None) -> VargptForConditionalGeneration:
     """The model of a folder or Hub id, drawing images of a budget; of a folder with an adapter, its base with the adapter merged into it."""
     path, revision = model_config.model_name_or_path, model_config.model_revision
-    options = {"dtype": model_config.dtype or "float32", "attn_implementation": model_config.attn_implementation}
     has_adapter = (Path(path) / _ADAPTER).is_file()
     base = PeftConfig.from_pretrained(path).base_model_name_or_path if has_adapter else path
-    options |= {} if has_adapter else {"revision": revision}
+    options = {} if has_adapter else {"revision": revision}
+    config = VargptConfig.from_pretrained(base, **options)
+    options |= loading_options(model_config, config)
     if image_budget is not None:
-        options["config"] = with_image_budget(VargptConfig.from_pretrained(base, revision=options.get("revision")), image_budget)
+        options["config"] = with_image_budget(config, image_budget)
     model = VargptForConditionalGeneration.from_pretrained(base, **options)
     return PeftModel.from_pretrained(model, path).merge_and_unload() if has_adapter else model
 
@@ -356,8 +361,13 @@ def _check(script: PreferenceArguments, training: VargptSFTConfig | VargptDPOCon
                 "`lora_preset` says where adapters go: it needs `use_peft: true`, and neither `train_modules`, nor `lora_target_modules`, nor "
                 "`lora_modules_to_save`."
             )
-    if model_config.load_in_4bit or model_config.load_in_8bit:
-        raise ValueError("load_in_4bit and load_in_8bit are not supported.")
+    if (model_config.load_in_4bit or model_config.load_in_8bit) and (
+        not model_config.use_peft or (Path(model_config.model_name_or_path) / _ADAPTER).is_file()
+    ):
+        raise ValueError(
+            "load_in_4bit and load_in_8bit quantize a frozen language model: they need `use_peft: true`, and a model without an adapter of its "
+            "own, which cannot be merged into quantized weights."
+        )
     for pattern in script.train_modules or ():
         try:
             re.compile(pattern)
