@@ -9,6 +9,7 @@ import torch
 from transformers.models.auto import modeling_auto
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptModel, VargptVQConfig, VargptVQModel
+from vargpt_hf.modeling.bsq_vargpt import VargptBSQConfig, VargptBSQModel
 from vargpt_hf.testing import tiny_config
 
 from ... import test_modeling_common
@@ -18,9 +19,27 @@ from ...test_modeling_common import ModelTesterMixin
 from ...test_training_mixin import TrainingTesterMixin
 
 # The common tests look up by these names which class has which head.
-modeling_auto.MODEL_MAPPING_NAMES.update({"vargpt": "VargptModel", "vargpt_vq": "VargptVQModel"})
+modeling_auto.MODEL_MAPPING_NAMES.update({"vargpt": "VargptModel", "vargpt_vq": "VargptVQModel", "vargpt_bsq": "VargptBSQModel"})
 modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES["vargpt"] = "VargptForConditionalGeneration"
 
+BSQ = {
+    "model_type": "vargpt_bsq",
+    "schedules": [[1, 2, 4]],
+    "latent_channels": 6,
+    "base_channels": 8,
+    "channel_multipliers": (1, 1, 2),
+    "num_res_blocks": 1,
+    "norm_num_groups": 4,
+    "max_flip_rate": 0.0,  # what the common tests compare must not be drawn anew
+}
+INFINITY = {
+    "model_type": "vargpt_infinity_decoder",
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "unconditional_context_size": 16,
+    "reference_grids": [[8, 8]],
+}
 # Low ids, which stay in vocabularies that the common tests make smaller.
 IMAGE, START, END, PLACEHOLDER = 3, 4, 5, 6
 
@@ -74,13 +93,14 @@ class VargptModelTester:
 
     def prepare_config_and_inputs_for_common(self) -> tuple[VargptConfig, dict[str, torch.Tensor]]:
         config = self.get_config()
+        tokenizer = config.image_tokenizer_config
         input_ids = torch.tensor([self.row() for _ in range(self.batch_size)])
         return config, {
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),
             "pixel_values": torch.rand(self.batch_size, self.num_channels, self.image_size, self.image_size),
             "output_image_codes": torch.randint(
-                config.image_tokenizer_config.codebook_size, (self.batch_size, config.schedules[0].num_positions)
+                tokenizer.num_classes**tokenizer.num_symbols, (self.batch_size, config.schedules[0].num_positions)
             ),
         }
 
@@ -172,3 +192,29 @@ class VargptVQModelTest(ModelTesterMixin, unittest.TestCase):
     @unittest.skip("reads pixels, has no token embeddings")
     def test_model_get_set_embeddings(self):
         pass
+
+
+class VargptInfinityModelTester(VargptModelTester):
+    """The same with the parts of VARGPT v1.1 that draw."""
+
+    def get_config(self, **kwargs) -> VargptConfig:
+        return super().get_config(image_tokenizer_config=BSQ, visual_decoder_config=INFINITY, **kwargs)
+
+
+class VargptInfinityModelTest(VargptModelTest):
+    def setUp(self):
+        self.model_tester = VargptInfinityModelTester(self)
+        self.config_tester = ConfigTester(self, config_class=VargptConfig, has_text_modality=False)
+
+
+class VargptBSQModelTester(VargptVQModelTester):
+    def get_config(self) -> VargptBSQConfig:
+        return VargptBSQConfig(**{name: value for name, value in BSQ.items() if name != "model_type"})
+
+
+class VargptBSQModelTest(VargptVQModelTest):
+    all_model_classes = (VargptBSQModel,)
+
+    def setUp(self):
+        self.model_tester = VargptBSQModelTester(self)
+        self.config_tester = ConfigTester(self, config_class=VargptBSQConfig, has_text_modality=False, common_properties=[])
