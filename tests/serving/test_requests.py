@@ -135,7 +135,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from([GENERATE, CHAT]), body=st.dictionaries(fields, values, max_size=4))
 def test_whatever_comes_is_answered_or_refused_but_never_a_fault(address, path, body):
     status, _, answered = ask(address, path, {"prompt" if path == GENERATE else "messages": None, **body, "stream": False})
