@@ -10,6 +10,7 @@ from PIL import Image
 from served import PROMPT
 
 from vargpt_hf.inference.drawing import answer
+from vargpt_hf.serving.app import listen
 from vargpt_hf.serving.errors import ApiError
 from vargpt_hf.serving.image_files import facts_of
 from vargpt_hf.serving.page_actions import PageActions, enlarge, enlarged_times, message_of_model, message_of_user, restored
@@ -132,7 +133,9 @@ def page(actions):
     from vargpt_hf.serving.page import build_page, look
 
     built = build_page(actions)
-    built.launch(server_name="127.0.0.1", server_port=0, quiet=True, prevent_thread_lock=True, **look())
+    with listen("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    built.launch(server_name="127.0.0.1", server_port=port, quiet=True, prevent_thread_lock=True, **look())
     yield built.local_url
     built.close()
 
