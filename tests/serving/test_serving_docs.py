@@ -1,7 +1,9 @@
 """docs/serving.md tells the truth: its commands and its code run, asking a server of these tests in place of the one that it starts."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +21,7 @@ def test_the_page_s_commands_and_code_run(address, tmp_path, monkeypatch):
     assert first == "vargpt serve --port 8000\n" and commands
     monkeypatch.chdir(tmp_path)
     Image.effect_noise((48, 48), 64).convert("RGB").save("scene.png")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     half = Image.new("L", (48, 48))
     half.paste(255, (24, 0, 48, 48))
     half.save("mask.png")
