@@ -104,7 +104,7 @@ def judge(folder: Path, number: int) -> None:
     import torch
 
     from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-    from vargpt_hf.evaluation.report import draw_rows, drawing_figures
+    from vargpt_hf.evaluation.shapes_and_digits import draw_rows, drawing_figures
     from vargpt_hf.tiny import TINY_FOLDER
     from vargpt_hf.tiny.digits import load_split
     from vargpt_hf.tiny.judges import DigitJudge

@@ -15,7 +15,7 @@ from ..restartable import write_whole
 from .report import table
 
 TABLE = "paper_understanding.md"
-_SOURCE = "arXiv 2504.02949, tables 2 and 3, which repeat those of arXiv 2501.12327"
+_SOURCE = "arXiv 2504.02949, tables 2 and 3"
 _INSTALL = 'pip install lmms-eval "filelock<4" (in an environment of its own: it does not run with filelock 4)'
 
 
