@@ -61,7 +61,7 @@ def test_a_row_does_not_depend_on_its_neighbours(model, guidance, mode, cache_im
     output = assert_rows_equal_single_calls(
         model, output_image_guidance_type=guidance, generation_mode=mode, cache_implementation=cache_implementation
     )
-    assert len(output.output_images) == {"auto": 2, "text": 0, "image": 5}[mode]
+    assert len(output.output_images) == {"auto": 2, "text": 0, "image": 5, "text_image": 5}[mode]
 
 
 def test_images_stand_in_the_sequences(model):

@@ -190,8 +190,10 @@ def test_a_client_that_goes_away_frees_its_place(tiny, stream, monkeypatch):
     with serving(*tiny, max_waiting=1) as (service, address):
         gate = threading.Event()
         monkeypatch.setattr(service.engine, "_answer", lambda batch, answer=service.engine._answer: (gate.wait(30), answer(batch)))
-        running, waiting = (send(address, GENERATE, {"prompt": PROMPT, "stream": stream}) for _ in range(2))
-        until(lambda: service.engine.num_waiting == 1 and service.engine._running)
+        running = send(address, GENERATE, {"prompt": PROMPT, "stream": stream})
+        until(lambda: service.engine._running)  # else the other one would find the only place to wait taken
+        waiting = send(address, GENERATE, {"prompt": PROMPT, "stream": stream})
+        until(lambda: service.engine.num_waiting == 1)
         full = ask(address, GENERATE, {"prompt": PROMPT})
         assert full[0] == 429 and int(full[1]["retry-after"]) >= 1 and full[2]["error"]["type"] == "rate_limit_error"
         for connection in (waiting, running):

@@ -17,7 +17,7 @@ from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.stages import apply_stage
 from vargpt_hf.training.targets import CountsTargets
-from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer, both_losses
+from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 # Eight rows of unequal lengths. Those that a trainer can weigh which counts no codes have as many codes for each text target.
 ALIKE = [row(["image"] * (index % 2) + [f"draw {'very ' * index}noise"], ["output_image", "so"], 10 * index) for index in range(8)]
@@ -78,7 +78,7 @@ def gradient(base: str, out: str, case: str, accumulated: int, processes: int) -
         **options,
     )
     rows = Dataset.from_list(CASES[case], features=ROW_FEATURES)
-    trainer(model, args, data_collator=VargptDataCollator(processor), train_dataset=rows, processing_class=processor, **more).train()
+    trainer(model, args, data_collator=VargptDataCollator(processor), train_dataset=rows, processing_class=processor).train()
     return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
 
 

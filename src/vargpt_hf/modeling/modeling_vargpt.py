@@ -186,11 +186,6 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
                 "SFTTrainer trains so unless vargpt_hf.training.targets.CountsTargets stands before it among a subclass's bases; "
                 "VargptSFTTrainer trains both."
             )
-        if images is not None and self.training and not scores_images:
-            logger.warning_once(
-                "Images to draw were given to the inner model, which scores none of them: nothing about drawing is learned from this. TRL's "
-                "SFTTrainer trains so unless it is given `compute_loss_func=vargpt_hf.training.trainer.both_losses`; VargptSFTTrainer trains both."
-            )
         outputs = self._read(input_ids, inputs_embeds, drawn, embeds, attention_mask, position_ids, past_key_values, reading)
         if images is not None:
             images.hidden_states = outputs.last_hidden_state[drawn]

@@ -4,6 +4,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.processing_utils import ProcessorMixin
+
 from .chat_vargpt import (
     assistant_spans,
     carried_drawings,
@@ -17,8 +19,8 @@ from .chat_vargpt import (
 from .errors_vargpt import in_words
 
 
-class VargptChatProcessingMixin:
-    """`apply_chat_template` with images to draw; stands before Transformers' own processor among the bases of [`VargptProcessor`]."""
+class VargptChatProcessingMixin(ProcessorMixin):
+    """`apply_chat_template` with images to draw, for [`VargptProcessor`]."""
 
     def apply_chat_template(self, conversation: list, chat_template: str | None = None, **kwargs: Any) -> Any:
         """Renders one conversation or a batch; with `tokenize=True` also processes the images that it carries.

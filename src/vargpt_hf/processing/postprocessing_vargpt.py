@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers.processing_utils import ProcessorMixin
 
 
-class VargptPostProcessingMixin:
+class VargptPostProcessingMixin(ProcessorMixin):
     """Methods of [`VargptProcessor`] on what `generate` returned."""
 
     def post_process_multimodal_output(

@@ -49,7 +49,7 @@ from .reader_vargpt import PREFIX_READERS, build_reader, reader_settings
 TEXT_INPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "offset_mapping", "text_replacement_offsets"}
 
 
-class VargptProcessor(VargptChatProcessingMixin, VargptPostProcessingMixin, ProcessorMixin):
+class VargptProcessor(VargptChatProcessingMixin, VargptPostProcessingMixin):
     """Joins the processor of the backbone with what is drawn.
 
     Args:

@@ -233,20 +233,6 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, SFTTrainer):
         return {**figures, "num_tokens": self._total_train_tokens}
 
 
-def both_losses(outputs: Any, labels: torch.LongTensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-    """The model's loss for trainers that score text by themselves, as TRL's `SFTTrainer` does: its `compute_loss_func`.
-
-    Args:
-        outputs: of the model, for one batch.
-        labels: its text targets, (B, T), -100 where a token is none.
-        num_items_in_batch: text targets of the whole accumulated batch; this batch then weighs its share of them, images included, which
-            is exact where all parts have as many codes for each text target.
-    """
-    if num_items_in_batch is None:
-        return outputs.loss
-    return outputs.loss * (labels[:, 1:] != IGNORE_INDEX).sum() / num_items_in_batch
-
-
 def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
     """Forward hook: ties a loss to the trained parameters, with gradients of zero, where a batch does not reach any.
 
