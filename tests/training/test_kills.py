@@ -15,7 +15,7 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("streaming", [False, True], ids=["ahead", "streaming"])
 def test_runs_killed_many_times_end_as_if_they_never_were(base, tmp_path, streaming, seed):
-    """5 kills in 5, by SIGKILL at any moment, through more than one pass over the data."""
+    """3 kills in 3, by SIGKILL at any moment, through more than one pass over the data."""
     model = VargptForConditionalGeneration.from_pretrained(base)
     model.config.visual_decoder_config.drop_path_rate = model.config.visual_decoder_config.condition_dropout = 0.2
     model.save_pretrained(tmp_path / "base")
@@ -23,7 +23,7 @@ def test_runs_killed_many_times_end_as_if_they_never_were(base, tmp_path, stream
     folders = [tmp_path / name for name in ("straight", "killed")]
     for folder in folders:
         stage_file(folder, tmp_path / "base", streaming, max_steps=24, save_steps=1)
-    command = [sys.executable, Path(__file__).with_name("killing.py"), *folders, "5", str(2 * seed + streaming)]
+    command = [sys.executable, Path(__file__).with_name("killing.py"), *folders, "3", str(2 * seed + streaming)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800)
-    assert done.returncode == 0 and "survived 5 kills" in done.stdout, done.stdout
+    assert done.returncode == 0 and "survived 3 kills" in done.stdout, done.stdout
