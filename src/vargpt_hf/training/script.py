@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
@@ -301,6 +301,29 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Preference
     if method not in METHODS:
         raise ValueError(f"{config}: `method` is {method!r}; it must be one of {', '.join(METHODS)}.")
     groups = (*METHODS[method], ModelConfig)
+    required = ("stage", "train_data", "model_name_or_path", "output_dir")
+    parsed = parse_groups(groups, config, given, overrides, required, lambda: get_stage(stage).schedule)
+    if parsed[2].model_name_or_path == TINY_NAME and not Path(TINY_NAME).exists():
+        parsed[2].model_name_or_path = str(TINY_FOLDER)
+    _check(*parsed)
+    return tuple(parsed)
+
+
+def parse_groups(
+    groups: Sequence[type], config: Path, given: dict, overrides: Sequence[str], required: Sequence[str], schedule: Callable[[], dict] = dict
+) -> list:
+    """One object for each group of arguments, of a file's values and the command line's.
+
+    Args:
+        given: what the file says.
+        overrides: the command line's, which replace it.
+        required: arguments that one of the two must give.
+        schedule: gives values of what neither says, in place of the groups' own; asked once all that is required is there.
+
+    Raises:
+        ValueError: unknown keys, values of the wrong form, or something required that is missing.
+    """
+    overrides = list(overrides)
     hints = {name: hint for group in groups for name, hint in get_type_hints(group).items()} | {"env": dict}
     refuse_unknown([key for key in given if key not in hints], hints, config)
     check_form(given, {**hints, "train_data": str | list, "eval_data": str | list | None}, config)
@@ -308,20 +331,17 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Preference
     try:
         parser.set_defaults_with_config(**given)
         values, _ = parser.parse_known_args(overrides)
-        for key in ("stage", "train_data", "model_name_or_path", "output_dir"):
+        for key in required:
             if not getattr(values, key):
                 raise ValueError(f"{config} has no `{key}`.")
-        parser.set_defaults_with_config(**get_stage(stage).schedule)  # which the file's own values, set next, replace
+        parser.set_defaults_with_config(**schedule())  # which the file's own values, set next, replace
         *parsed, unknown = parser.parse_args_and_config(["--config", str(config), *overrides], return_remaining_strings=True)
     except (TypeError, KeyError, AttributeError) as error:  # of the libraries' own checks, which take the form for granted
         raise ValueError(f"{config}: a value has the wrong form: {error}.") from error
     refuse_unknown([str(part).removeprefix("--").split("=")[0] for part in unknown if str(part).startswith("--")], hints, "command line")
     if unknown:
         raise ValueError(f"command line: {' '.join(map(str, unknown))} belongs to no --key.")
-    if parsed[2].model_name_or_path == TINY_NAME and not Path(TINY_NAME).exists():
-        parsed[2].model_name_or_path = str(TINY_FOLDER)
-    _check(*parsed)
-    return tuple(parsed)
+    return parsed
 
 
 class CommandParser(TrlParser):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_type_hints
 
 import torch
 from transformers import ProgressCallback, set_seed
@@ -11,8 +10,8 @@ from ...hardware import keep_freed_memory
 from ...modeling.image_tokenizer_vargpt import VargptImageTokenizer
 from ..data import sources_of
 from ..guards import remove_half_checkpoints
-from ..script import CommandParser, resume_point
-from ..stage_files import check_form, find_file, only_writer, read_stage, refuse_unknown
+from ..script import parse_groups, resume_point
+from ..stage_files import find_file, only_writer, read_stage
 from .arguments import ImageTokenizerArguments, ImageTokenizerTrainingConfig
 from .forecast import cost_of
 from .images import Images, ImageSource, read_images, stream_mixture
@@ -55,22 +54,7 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[ImageToken
     """
     config = find_file(config, "tokenizer")
     given = read_stage(config)
-    hints = {name: hint for group in GROUPS for name, hint in get_type_hints(group).items()} | {"env": dict}
-    refuse_unknown([key for key in given if key not in hints], hints, config)
-    check_form(given, {**hints, "train_data": str | list, "eval_data": str | list | None}, config)
-    parser = CommandParser(GROUPS, allow_abbrev=False)
-    try:
-        parser.set_defaults_with_config(**given)
-        values, _ = parser.parse_known_args(list(overrides))
-        for key in ("train_data", "output_dir"):
-            if not getattr(values, key):
-                raise ValueError(f"{config} has no `{key}`.")
-        script, training, unknown = parser.parse_args_and_config(["--config", str(config), *overrides], return_remaining_strings=True)
-    except (TypeError, KeyError, AttributeError) as error:  # of the libraries' own checks, which take the form for granted
-        raise ValueError(f"{config}: a value has the wrong form: {error}.") from error
-    refuse_unknown([str(part).removeprefix("--").split("=")[0] for part in unknown if str(part).startswith("--")], hints, "command line")
-    if unknown:
-        raise ValueError(f"command line: {' '.join(map(str, unknown))} belongs to no --key.")
+    script, training = parse_groups(GROUPS, config, given, overrides, required=("train_data", "output_dir"))
     _check(script, training, config)
     return script, training
 
