@@ -201,7 +201,7 @@ def fit_projector(projector: VargptProjector, inputs: torch.Tensor, wanted: floa
 
 
 def _last_norm(decoder: nn.Module) -> nn.Module:
-    """The norm after a language model's last layer; what changes nothing where it has none that can be told by its form."""
+    """The norm after a language model's last layer, or an identity where no such norm can be recognized."""
     width = decoder.get_input_embeddings().weight.shape[1]
     norms = [child for child in decoder.children() if (own := list(child.parameters())) and all(weight.shape == (width,) for weight in own)]
     return norms[-1] if norms else nn.Identity()

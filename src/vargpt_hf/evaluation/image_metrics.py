@@ -235,7 +235,7 @@ def compare_sets(
 
 
 class _Given(torch.nn.Module):
-    """A network in torchmetrics' sense that hands on the features that it is given."""
+    """A feature network for torchmetrics that returns its input, which are features already."""
 
     def __init__(self, num_features: int):
         super().__init__()
