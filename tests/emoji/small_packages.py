@@ -25,7 +25,7 @@ ENTRIES = (
     ("1F34E", "red apple", ["apple", "food", "fruit", "red"], 4, 42, "red"),
     ("1F34B", "lemon", ["citrus", "food", "fruit"], 4, 42, "yellow"),
     ("1F352", "cherries", ["berries", "food", "fruit"], 4, 42, "crimson"),
-    ("1F697", "automobile", ["car", "vehicle"], 5, 54, "red"),
+    ("1F697", "automobile", ["car", "vehicle"], 5, 54, "teal"),
     ("1F6F4", "kick scooter", ["kick", "scooter", "vehicle"], 5, 54, "blue"),
     ("1F68C", "bus", ["school", "vehicle"], 5, 54, "orange"),
     ("2602-FE0F", "umbrella", ["clothing", "rain"], 5, 59, "purple"),

@@ -86,7 +86,7 @@ def _text(text: str) -> Part:
     return {"type": "text", "text": text}
 
 
-def _scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(), kind: str | None = None) -> tuple[Scene, str]:
+def scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(), kind: str | None = None) -> tuple[Scene, str]:
     """A scene and its words; what they do not say is drawn in one way: large, on white, placed by `ARRANGEMENTS`."""
     kind = _choice(rng, KINDS) if kind is None else kind
     says_background, says_size = rng.random() < _SHARE_BACKGROUND_SAID, rng.random() < _SHARE_SIZE_SAID
@@ -104,14 +104,14 @@ def _scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(),
 
 
 def _draw(rng: np.random.Generator, split: str) -> Row:
-    scene, words = _scene_to_draw(rng)
+    scene, words = scene_to_draw(rng)
     return _row([_text(_choice(rng, _DRAW_WORDINGS).format(words))], [DRAWING], _truth(scene), drawings=[render(scene)])
 
 
 def _draw_unseen(rng: np.random.Generator, split: str) -> Row:
     if split != "test":
         raise ValueError("The held-out pairs of colour and shape are for the test split alone.")
-    scene, words = _scene_to_draw(rng, HELD_OUT_PAIRS, kind="single")
+    scene, words = scene_to_draw(rng, HELD_OUT_PAIRS, kind="single")
     return _row([_text(_choice(rng, _DRAW_WORDINGS).format(words))], [DRAWING], _truth(scene), drawings=[render(scene)])
 
 
@@ -122,7 +122,7 @@ def _draw_digit(rng: np.random.Generator, split: str) -> Row:
 
 
 def _draw_and_say(rng: np.random.Generator, split: str) -> Row:
-    scene, words = _scene_to_draw(rng)
+    scene, words = scene_to_draw(rng)
     user = _text(f"draw {words} and say what you drew")
     return _row([user], [DRAWING, _text(words)], {**_truth(scene), "answer": words}, drawings=[render(scene)])
 
@@ -143,7 +143,7 @@ def _read_digit(rng: np.random.Generator, split: str) -> Row:
 def _ask(rng: np.random.Generator, split: str) -> Row:
     """One question about an image; in training several, since each further one costs little beside the image."""
     scene = sample_scene(rng, _choice(rng, KINDS))
-    questions = _questions(rng, scene)
+    questions = questions_about(rng, scene)
     chosen = [questions[index] for index in rng.permutation(len(questions))[: 1 if split == "test" else _QUESTIONS_IN_TRAINING]]
     messages = []
     for _, question, answer in chosen:
@@ -156,11 +156,11 @@ def _ask(rng: np.random.Generator, split: str) -> Row:
 def _look_up(rng: np.random.Generator, split: str) -> Row:
     """A question about one of several things: it has to be found first, which is slower to learn than all else that `_ask` asks."""
     scene = sample_scene(rng, _choice(rng, ("list", "relation")))
-    asks, question, answer = _choice(rng, [asked for asked in _questions(rng, scene) if asked[0] not in _ABOUT_THE_WHOLE])
+    asks, question, answer = _choice(rng, [asked for asked in questions_about(rng, scene) if asked[0] not in _ABOUT_THE_WHOLE])
     return _row([IMAGE, _text(question)], [_text(answer)], {"asks": asks, "answer": answer}, images=[render(scene)])
 
 
-def _questions(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str, str]]:
+def questions_about(rng: np.random.Generator, scene: Scene) -> list[tuple[str, str, str]]:
     """Everything that can be asked about a scene and has one right answer: (kind, question, answer)."""
     objects = scene.objects
     questions = [

@@ -161,14 +161,23 @@ def sample_scene(
             return Scene(objects, background, kind, relation)
 
 
-def render(scene: Scene) -> Image.Image:
-    """The scene as a 48 x 48 RGB image with smooth edges."""
+def render(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:
+    """The scene as a square RGB image with smooth edges.
+
+    Args:
+        size: side of the image, pixels, a divisor of 192; everything in it grows with it.
+
+    Raises:
+        ValueError: another size.
+    """
     side = IMAGE_SIZE * SUPERSAMPLING
+    if size < 1 or side % size:
+        raise ValueError(f"`size` must divide {side}, got {size}.")
     image = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     draw = ImageDraw.Draw(image)
     for item in scene.objects:
         _draw_object(draw, item)
-    return image.reduce(SUPERSAMPLING)
+    return image.reduce(side // size)
 
 
 def _draw_object(draw: ImageDraw.ImageDraw, item: SceneObject) -> None:

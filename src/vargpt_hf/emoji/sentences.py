@@ -1,0 +1,301 @@
+"""What is said about things and scenes: what to draw, and questions with the one right answer of each."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from .kinds import GROUP_WORDS, KIND_WORDS, article, by_tags, color_of, drawable, short_names
+from .pictures import LOOKS, Concept, Pair, Pictures
+from .scenes import ONE, PLACES, THREE, Scene, opposite
+from .split import held_out_pairs
+from .wordings import BY_TAGS, DRAW, IN_A_LOOK, PAIRED, SAY, question, spoken
+from .wordings import THREE as THREE_WORDINGS
+
+NUMBERS = ("zero", "one", "two", "three")
+DEFAULT_LOOKS = ("flat", "cartoon", "3d")  # in the first of these that training shows, a thing is drawn where no look is said
+_SHARE_LOOK_SAID = 0.5  # of what is not called by its name
+_SHARE_COLOR_SAID = 0.3  # where it has one
+_CAPITALS = 0.4  # share of "3D" among "3d"
+_MOST_OF_TAGS = 4  # concepts that tags in a sentence may stand for
+_BARE, _DEFINITE = 0.2, 0.15  # shares of things said as "turtle" and "the turtle"
+_SAME_GROUP = 0.5  # share of wrong things in a question that are of the same group as the right one
+
+Asked = tuple[str, str, str]  # kind of question, question, answer
+
+
+@dataclass(frozen=True)
+class Source:
+    """What rows are made of.
+
+    Args:
+        pictures: all of them.
+        which: concepts that are shown: "things" or "all".
+    """
+
+    pictures: Pictures
+    which: str = "things"
+    concepts: tuple[Concept, ...] = field(init=False)
+    seen: dict[str, tuple[str, ...]] = field(init=False)
+    unseen: dict[str, tuple[str, ...]] = field(init=False)
+    drawable: dict[str, tuple[str, ...]] = field(init=False)
+    short: dict[str, tuple[str, ...]] = field(init=False)
+    tagged: dict[str, frozenset[str]] = field(init=False)
+
+    def __post_init__(self):
+        concepts, held_out = self.pictures.of(self.which), held_out_pairs()
+        kept_out, seen = (
+            {look: tuple(c.code for c in concepts if ((c.code, look) in held_out) is kept) for look in LOOKS} for kept in (True, False)
+        )
+        if not all(len(codes) >= 3 for codes in seen.values()):
+            raise ValueError(f"The packages have too few concepts that training may show: {len(concepts)}; three in each look are needed.")
+        made = {
+            "concepts": concepts,
+            "seen": seen,
+            "unseen": kept_out,
+            "drawable": drawable(concepts),
+            "short": short_names(concepts),
+            "tagged": by_tags(concepts),
+        }
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
+
+    def default_look(self, code: str) -> str:
+        """The look in which a thing is drawn where none is said."""
+        return next(look for look in DEFAULT_LOOKS if (code, look) not in held_out_pairs())
+
+    def pair(self, rng: np.random.Generator, unseen: bool = False) -> Pair:
+        """Any (code, look) of training, or any that is kept out, all alike likely.
+
+        Raises:
+            ValueError: none is kept out.
+        """
+        codes = self.unseen if unseen else self.seen
+        total = sum(map(len, codes.values()))
+        if not total:
+            raise ValueError("The packages have no pair that is kept out of training.")
+        index = int(rng.integers(total))
+        for look in LOOKS:
+            if index < len(codes[look]):
+                return codes[look][index], look
+            index -= len(codes[look])
+        raise AssertionError
+
+    def name(self, code: str) -> str:
+        """Of a concept."""
+        return self.pictures.by_code[code].name
+
+
+@lru_cache(maxsize=8192)
+def _color(pictures: Pictures, code: str, look: str) -> str | None:
+    return color_of(pictures.picture(code, look))
+
+
+def said(rng: np.random.Generator, name: str) -> str:
+    """A name as it stands in a sentence: "a turtle", "the turtle", "turtle"."""
+    kind = rng.random()
+    return name if kind < _BARE else f"the {name}" if kind < _BARE + _DEFINITE else article(name)
+
+
+def in_look(rng: np.random.Generator, source: Source, code: str, look: str, held_out: bool = False) -> str:
+    """A thing in a look: "a turtle in the flat look", "a flat turtle", "a green turtle, flat style"."""
+    name = _with_color(rng, source, code, look)
+    return _looking(rng, said(rng, name), look, held_out, article(f"{_look_word(rng, look)} {name}"))
+
+
+def _looking(rng: np.random.Generator, things: str, look: str, held_out: bool = False, adjective: str | None = None) -> str:
+    """Things with their look; `adjective` says both in one, where that can be said."""
+    template = IN_A_LOOK.choose(rng, held_out)
+    while "{adjective}" in template and adjective is None:
+        template = IN_A_LOOK.choose(rng, held_out)
+    return template.format(a=things, look=_look_word(rng, look), adjective=adjective)
+
+
+def _look_word(rng: np.random.Generator, look: str) -> str:
+    return look.upper() if look == "3d" and rng.random() < _CAPITALS else look
+
+
+def _with_color(rng: np.random.Generator, source: Source, code: str, look: str) -> str:
+    color, name = _color(source.pictures, code, look), source.name(code)
+    return f"{color} {name}" if color and color not in name.split() and rng.random() < _SHARE_COLOR_SAID else name
+
+
+def any_look(rng: np.random.Generator, source: Source, code: str) -> str:
+    """A thing with nothing said of its look; of its color, what is true in the look in which it is then drawn."""
+    return said(rng, _with_color(rng, source, code, source.default_look(code)))
+
+
+def by_words(rng: np.random.Generator, source: Source, held_out: bool = False) -> tuple[str, tuple[str, ...], Pair, str | None]:
+    """Something that is not called by its name, but by a shorter one, its kind, its use or its tags.
+
+    Returns:
+        What is said of it; the codes of all that it may be; the (code, look) to draw; the look, where it is said.
+    """
+    kind = rng.random()
+    if kind < 0.35:
+        words, codes = _one_of(rng, source.drawable)
+    elif kind < 0.65 and source.short:
+        return _by_short_name(rng, source, held_out)
+    else:
+        words, codes = _by_tags(rng, source, held_out)
+    code, look, told = _drawn_as(rng, source, codes)
+    return (words if told is None else _looking(rng, words, look, held_out)), codes, (code, look), told
+
+
+def _one_of(rng: np.random.Generator, named: dict[str, tuple[str, ...]]) -> tuple[str, tuple[str, ...]]:
+    words = list(named)[int(rng.integers(len(named)))]
+    return words, named[words]
+
+
+def _drawn_as(rng: np.random.Generator, source: Source, codes: Sequence[str]) -> tuple[str, str, str | None]:
+    """One of the concepts, the look to draw it in, and that look once more where it is to be said."""
+    code = codes[int(rng.integers(len(codes)))]
+    if rng.random() < _SHARE_LOOK_SAID:
+        looks = [look for look in LOOKS if (code, look) not in held_out_pairs()]
+        look = looks[int(rng.integers(len(looks)))]
+        return code, look, look
+    return code, source.default_look(code), None
+
+
+def _by_short_name(rng: np.random.Generator, source: Source, held_out: bool) -> tuple[str, tuple[str, ...], Pair, str | None]:
+    """ "a scooter", "a red scooter": of a color only what has it in the look in which it is drawn."""
+    word, codes = _one_of(rng, source.short)
+    code, look, told = _drawn_as(rng, source, codes)
+    color = _color(source.pictures, code, look)
+    if color is not None and rng.random() < _SHARE_COLOR_SAID:
+        word = f"{color} {word}"
+        codes = tuple(other for other in codes if _color(source.pictures, other, told or source.default_look(other)) == color)
+    thing = said(rng, word)
+    return (thing if told is None else _looking(rng, thing, look, held_out)), codes, (code, look), told
+
+
+def _by_tags(rng: np.random.Generator, source: Source, held_out: bool) -> tuple[str, tuple[str, ...]]:
+    while True:
+        concept = source.concepts[int(rng.integers(len(source.concepts)))]
+        tags = [concept.tags[index] for index in rng.permutation(len(concept.tags))[: int(rng.integers(1, 4))]]
+        codes = frozenset.intersection(*(source.tagged[tag] for tag in tags)) if tags else frozenset()
+        if 0 < len(codes) <= _MOST_OF_TAGS:
+            return BY_TAGS.choose(rng, held_out).format(tags=_listed(tags)), tuple(sorted(codes))
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def of_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> str:
+    """What a scene of two or three things shows, with its look: "a turtle left of a frog in the flat look"."""
+    names = [said(rng, source.name(code)) for code in scene.codes]
+    wordings = THREE_WORDINGS if scene.layout == THREE else PAIRED[scene.layout]
+    words = wordings.choose(rng, held_out).format(**dict(zip("abc", names)))
+    return _looking(rng, words, scene.look, held_out)
+
+
+def to_draw(rng: np.random.Generator, thing: str, held_out: bool = False, say: bool = False) -> str:
+    """A request to draw something, and with `say` to say what it is."""
+    return spoken(rng, (SAY if say else DRAW).choose(rng, held_out).format(thing=thing), ".")
+
+
+def description(source: Source, scene: Scene) -> str:
+    """A scene in the one way in which answers say it: "a turtle left of a frog", "a turtle, a frog and a bus"."""
+    names = [article(source.name(code)) for code in scene.codes]
+    if scene.relation is None:
+        return _listed(names)
+    first, second, relation = *names, scene.relation
+    if relation in ("right of", "below"):
+        first, second, relation = second, first, opposite(relation)
+    return f"{first} {relation} {second}"
+
+
+def about_one(rng: np.random.Generator, source: Source, code: str, look: str, held_out: bool = False) -> list[Asked]:
+    """What can be asked about a picture of one thing."""
+    concept = source.pictures.by_code[code]
+    asked = [
+        ("name", question(rng, "name", held_out), concept.name),
+        ("look", question(rng, "look", held_out), look),
+        ("group", question(rng, "group", held_out), GROUP_WORDS[concept.group]),
+        ("describe", question(rng, "describe", held_out), article(concept.name)),
+        ("count", question(rng, "count", held_out), NUMBERS[1]),
+        _is_it(rng, source, "is it", (code,), source.concepts, held_out),
+    ]
+    if concept.subgroup in KIND_WORDS:
+        asked.append(("kind", question(rng, "kind", held_out), KIND_WORDS[concept.subgroup]))
+    if (color := _color(source.pictures, code, look)) is not None:
+        asked.append(("color", question(rng, "color", held_out), color))
+    return asked
+
+
+def _is_it(
+    rng: np.random.Generator, source: Source, kind: str, shown: Iterable[str], concepts: Sequence[Concept], held_out: bool = False
+) -> Asked:
+    """Whether something is there; half of the times it is."""
+    shown = tuple(shown)
+    code = shown[int(rng.integers(len(shown)))]
+    right = rng.random() < 0.5
+    if not right:
+        group, same = source.pictures.by_code[code].group, rng.random() < _SAME_GROUP
+        others = [c.code for c in concepts if c.code not in shown]
+        near = [other for other in others if source.pictures.by_code[other].group == group] if same else []
+        code = (near or others)[int(rng.integers(len(near or others)))]
+    return kind, question(rng, kind, held_out, a=article(source.name(code))), "yes" if right else "no"
+
+
+def about_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
+    """What can be asked about a picture of two or three things."""
+    places = {code: PLACES[box] for code, box in zip(scene.codes, scene.boxes)}
+    asked = [
+        ("count", question(rng, "count", held_out), NUMBERS[len(scene.codes)]),
+        ("look", question(rng, "look", held_out), scene.look),
+        ("describe", question(rng, "describe", held_out), description(source, scene)),
+        _is_it(rng, source, "is there", scene.codes, source.concepts, held_out),
+    ]
+    asked += [("where", question(rng, "where", held_out, a=source.name(code)), place) for code, place in places.items()]
+    if scene.relation is not None:
+        asked += _about_relation(rng, source, scene.codes, scene.relation, held_out)
+    return asked
+
+
+def _about_relation(rng: np.random.Generator, source: Source, codes: Sequence[str], relation: str, held_out: bool) -> list[Asked]:
+    """What stands there, and whether something stands so: half of the times it does, whichever thing is named first."""
+    first, second = map(source.name, codes)
+    if rng.random() < 0.5:
+        first, second, relation = second, first, opposite(relation)
+    right = rng.random() < 0.5
+    told = relation if right else opposite(relation)
+    return [
+        ("what is", question(rng, "what is", held_out, relation, b=second), article(first)),
+        ("yes or no", question(rng, "yes or no", held_out, told, a=first, b=second), "yes" if right else "no"),
+    ]
+
+
+def sample_scene(rng: np.random.Generator, source: Source, layout: str, unseen: bool = False) -> Scene:
+    """A scene of different things in one look, all of training, or one of them (`unseen`) of a pair that is kept out.
+
+    Raises:
+        ValueError: no pair is kept out.
+    """
+    code, look = source.pair(rng, unseen)
+    codes, number = [code], {ONE: 1, THREE: 3}.get(layout, 2)
+    while len(codes) < number:
+        other = source.seen[look][int(rng.integers(len(source.seen[look])))]
+        if other not in codes:
+            codes.append(other)
+    return Scene(tuple(codes[index] for index in rng.permutation(number)), look, layout)
+
+
+__all__ = [
+    "DEFAULT_LOOKS",
+    "NUMBERS",
+    "Asked",
+    "Source",
+    "about_one",
+    "about_scene",
+    "any_look",
+    "by_words",
+    "description",
+    "in_look",
+    "of_scene",
+    "said",
+    "sample_scene",
+    "to_draw",
+]
