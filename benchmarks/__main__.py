@@ -4,6 +4,9 @@ import argparse
 import json
 import os
 import platform
+import statistics
+import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -34,13 +37,24 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("the paper's size needs a GPU: give --device cuda")
     results = run(options)
     options.output.write_text(json.dumps(results, indent=1) + "\n")
+    options.output.with_suffix(".partial.json").unlink(missing_ok=True)
     print(tables(results))
+
+
+def told(measure: Callable[..., dict], done: list[dict], file: Path, **what) -> dict:
+    """A measurement, told as soon as it is done and kept in a file, so that a run that is stopped has lost nothing but its tables."""
+    result = measure(**what)
+    done.append({"what": what, **result})
+    file.write_text(json.dumps(done, indent=1) + "\n")
+    seconds = f": {statistics.median(result['seconds']):.3g} s" if "seconds" in result else ""
+    print(" ".join(str(value) for value in what.values()) + seconds, file=sys.stderr, flush=True)
+    return result
 
 
 def run(options: argparse.Namespace) -> dict:
     """All figures of a run. The machine's own are taken before and after, and the better ones count."""
     results = {"machine": machine(options.device), "threads": options.threads, "torch": torch.__version__, "floors": {}}
-    measure = partial(measured, options.threads, options.tries)
+    measure = partial(told, partial(measured, options.threads, options.tries), [], options.output.with_suffix(".partial.json"))
     on_device = partial(measure, device=options.device)
     before = [on_device(kind="floors", dtype=dtype) for dtype in options.dtypes]
     results["cases"] = {

@@ -61,7 +61,9 @@ def processing() -> tuple[float, float]:
     """Seconds of making a batch of 16 rows, each with an image to read and one to draw, and of resizing their images alone."""
     from transformers import AutoTokenizer
 
-    from vargpt_hf import VargptImageProcessor, VargptProcessor
+    from vargpt_hf import VargptConfig, VargptProcessor
+    from vargpt_hf.processing import VargptCLIPImageProcessor
+    from vargpt_hf.processing.reader_vargpt import llava_settings
     from vargpt_hf.tiny import TINY_FOLDER
     from vargpt_hf.training.collator import VargptDataCollator
 
@@ -72,7 +74,10 @@ def processing() -> tuple[float, float]:
         {"role": "assistant", "content": [{"type": "text", "text": "a red circle"}, {"type": "output_image"}]},
     ]
     rows = [{"messages": chat, "images": [one], "output_images": [other]} for one, other in zip(images[:ROWS], images[ROWS:])]
-    processor = VargptProcessor(VargptImageProcessor(), AutoTokenizer.from_pretrained(TINY_FOLDER))
+    vlm_config = VargptConfig.v1().vlm_config
+    side = vlm_config.vision_config.image_size
+    image_processor = VargptCLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    processor = VargptProcessor(image_processor, AutoTokenizer.from_pretrained(TINY_FOLDER), reader=llava_settings(vlm_config))
     collator = VargptDataCollator(processor)
 
     def resize() -> None:

@@ -10,10 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import __main__ as command
 from benchmarks import cases as cases_module
 from benchmarks import measure as measure_module
+from benchmarks import sizes as sizes_module
 from benchmarks.cases import CASES
 from benchmarks.costs import Costs
 from benchmarks.floors import bandwidths, floor_seconds, matrix_rates
-from benchmarks.host import HOST, importing
+from benchmarks.host import HOST, importing, loading, processing
 from benchmarks.measure import measure
 from benchmarks.peers import PEERS, emu3, janus
 from benchmarks.sizes import IMAGE_TOKENS, config_of, model_of
@@ -80,6 +81,12 @@ def test_importing_is_timed():
     assert all(seconds >= 0 for seconds in importing())
 
 
+@pytest.mark.parametrize("work", [loading, processing])
+def test_what_happens_around_the_model_is_timed(monkeypatch, work):
+    monkeypatch.setitem(sizes_module.CONFIGS, "medium", sizes_module.CONFIGS["micro"])
+    assert all(seconds > 0 for seconds in work())
+
+
 def test_tables_and_json_hold_all(tmp_path, capsys, monkeypatch):
     def measured(threads, tries, kind, **what):
         if kind == "floors":
@@ -95,6 +102,25 @@ def test_tables_and_json_hold_all(tmp_path, capsys, monkeypatch):
     for title in [case.title for case in CASES.values()] + [title for title, *_ in (*PEERS.values(), *HOST.values())]:
         assert title in table
     assert "| 1 | 0.25 | 0.25 | ≥ 0.55 | 1 |" in table.replace("|  |", "|")  # 5e8 operations at 2e9 a second, in a second
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_run_that_is_stopped_keeps_what_it_measured(tmp_path, capsys, monkeypatch):
+    def measured(threads, tries, kind, **what):
+        if kind == "floors":
+            return {"rates": {}, "bandwidths": {}}
+        if what["name"] == "decode":
+            raise KeyboardInterrupt
+        return {"seconds": [1.5, 0.5, 2.5]}
+
+    monkeypatch.setattr(command, "measured", measured)
+    names = ["--sizes", "micro", "--dtypes", "float32", "--cases", "encode", "decode"]
+    with pytest.raises(KeyboardInterrupt):
+        command.main([*names, "--output", str(tmp_path / "results.json")])
+    (file,) = tmp_path.iterdir()
+    kept = json.loads(file.read_text())
+    assert [result["what"]["kind"] for result in kept] == ["floors", "case"] and kept[1]["seconds"] == [1.5, 0.5, 2.5]
+    assert "encode micro float32" in capsys.readouterr().err
 
 
 def test_a_slow_case_is_not_judged_by_its_first_calls(monkeypatch):
