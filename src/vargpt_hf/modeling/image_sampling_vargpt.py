@@ -46,10 +46,10 @@ class VargptScoresCheck(LogitsProcessor):
 
 def check_logits(logits: torch.Tensor, what: str) -> None:
     """Raises a ValueError if logits (N, l, K, V), of which `what` says whose they are, are NaN or infinite."""
-    wrong = ~logits.isfinite()
-    if wrong.any():
-        image, position = wrong.flatten(2).any(-1).nonzero()[0].tolist()
-        raise ValueError(f"{what} are NaN or infinite, first in image {image} at position {position}. {_CAUSES}")
+    if torch.stack(logits.aminmax()).isfinite().all():  # NaN where any is; one pass over what has megabytes, where looking at each takes five
+        return
+    image, position = (~logits.isfinite()).flatten(2).any(-1).nonzero()[0].tolist()
+    raise ValueError(f"{what} are NaN or infinite, first in image {image} at position {position}. {_CAUSES}")
 
 
 class Guidance:
