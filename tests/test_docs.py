@@ -21,6 +21,7 @@ README = DOCS["README.md"]
 # Pages whose blocks another test runs.
 RUN_ELSEWHERE = {
     "any_vlm.md": "tests/examples/test_any_vlm_page.py",
+    "emoji.md": "tests/emoji/test_emoji_page.py",
     "image_tokenizer.md": "tests/training/image_tokenizer/test_tokenizer_command.py",
     "serving.md": "tests/serving/test_serving_docs.py",
     "tour.md": "tests/hub/test_tour.py",

@@ -9,10 +9,18 @@ from PIL import Image, ImageDraw
 
 from vargpt_hf.emoji.packages import CARTOON, FLAT, PACKAGES, ROUND, WORDS, Package
 
-GROUPS = {"0": "smileys-emotion", "1": "people-body", "3": "animals-nature", "4": "food-drink", "5": "travel-places", "9": "flags"}
+GROUPS = {
+    "0": "smileys-emotion",
+    "1": "people-body",
+    "3": "animals-nature",
+    "4": "food-drink",
+    "5": "travel-places",
+    "8": "symbols",
+    "9": "flags",
+}
 SUBGROUPS = {
     "1": "face-smiling", "20": "person-role", "37": "animal-reptile", "34": "animal-mammal", "42": "food-fruit",
-    "54": "transport-ground", "59": "sky-weather", "98": "country-flag",
+    "54": "transport-ground", "59": "sky-weather", "96": "geometric", "98": "country-flag",
 }  # fmt: skip
 # Hexcode, label, tags, group, subgroup, color of its pictures.
 ENTRIES = (
@@ -29,10 +37,11 @@ ENTRIES = (
     ("1F6F4", "kick scooter", ["kick", "scooter", "vehicle"], 5, 54, "blue"),
     ("1F68C", "bus", ["school", "vehicle"], 5, 54, "orange"),
     ("2602-FE0F", "umbrella", ["clothing", "rain"], 5, 59, "purple"),
+    ("1F534", "red circle", ["circle", "red"], 8, 96, "red"),
     ("1F469-200D-1F33E", "only in one package", ["nowhere"], 5, 59, "black"),
     ("1F1EB-1F1F7", "flag: France", ["FR"], 9, 98, "blue"),
 )  # fmt: skip
-CONCEPTS = [entry for entry in ENTRIES if entry[1] not in ("man farmer", "only in one package", "flag: France")]
+CONCEPTS = [entry for entry in ENTRIES if entry[1] not in ("man farmer", "only in one package", "flag: France", "red circle")]
 BOXES = {"cartoon": (6, 6, 58, 58), "flat": (12, 12, 52, 52), "3d": (12, 60, 244, 196)}
 
 

@@ -125,7 +125,10 @@ def test_tasks_of_tests_are_refused_in_training(packages, task):
     [
         ({"mixture": {"paint": 1.0}}, "no task paint; the tasks are draw, draw_unseen"),
         ({"mixture": {"draw": 0.0}}, "one must be positive"),
-        ({"mixture": {"draw": -1.0, "read": 3.0}}, "must not be negative"),
+        ({"mixture": {"draw": -1.0, "read": 3.0}}, "must be finite and not negative"),
+        ({"mixture": {"draw": float("inf")}}, "must be finite"),
+        ({"mixture": {"draw": float("nan")}}, "must be finite"),
+        ({"count": -1}, "`count` must not be negative, got -1"),
         ({"mixture": {}}, "one must be positive"),
         ({"split": "dev"}, 'must be "train" or "test"'),
         ({"wordings": "other"}, 'must be "trained", or "held out"'),

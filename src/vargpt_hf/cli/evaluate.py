@@ -21,7 +21,7 @@ def evaluate(
         tuple[Path, Path] | None, typer.Option(help="Instead of measuring, compare two reports of the same data, sample by sample.")
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of drawn images, for suites that look at some.")] = None,
-    references: Annotated[Path | None, typer.Option(help="Folder of real images, or of the originals of edits.")] = None,
+    references: Annotated[Path | None, typer.Option(help="Folder of real images, originals of edits, or packages of emoji.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompts of a judged benchmark, as it publishes them.")] = None,
     features: Annotated[str | None, typer.Option(help="Network of FID: folder of a vision model, or Inception's file of weights.")] = None,
     classes: Annotated[str | None, typer.Option(help="Network of IS: folder of an image classifier, or Inception's file of weights.")] = None,
@@ -44,6 +44,7 @@ def evaluate(
     Examples:
       vargpt evaluate
       vargpt evaluate --model runs/tiny/stage3 --number 200 -o report
+      vargpt evaluate --suite emoji --model runs/emoji/stage3 --references data/emoji -o report
       vargpt evaluate --suite sets --images drawn --references real --features ./dinov2-large -o report
       vargpt evaluate --suite wise --images wise --prompts data --judge http://localhost:8000/v1 -o report
       vargpt evaluate --compare report other_report

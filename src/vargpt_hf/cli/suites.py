@@ -52,6 +52,22 @@ def shapes_and_digits(asked: Asked) -> None:
     begun.finish(result, asked.output, **made, generate=of_generation(vargpt, {"max_new_tokens": 2}), device=vargpt.device)
 
 
+def emoji(asked: Asked) -> None:
+    """The suite of vargpt-emoji: drawings by the nearest real picture, answers."""
+    with needs_extra("The judges need", "evaluate"):
+        import sklearn  # noqa: F401
+    begun = _begin(asked)
+    from ..emoji.pictures import read_pictures
+    from ..evaluation.emoji import Judges, evaluate
+    from ..evaluation.provenance import of_generation, of_model, of_prompts
+
+    judges = Judges(read_pictures(asked.references), device=check_device(asked.device))
+    vargpt, processor = load(asked.model, asked.device, asked.dtype)
+    result = evaluate(vargpt, processor, asked.references, asked.number, asked.seed, asked.batch_size, judges=judges)
+    made = {"model": of_model(vargpt, *model_folder(asked.model)), "prompts": of_prompts(processor)}
+    begun.finish(result, asked.output, **made, generate=of_generation(vargpt, {"max_new_tokens": 2}), device=vargpt.device)
+
+
 def sets(asked: Asked) -> None:
     """Two folders of images: FID, KID, precision, recall; IS."""
     with needs_extra("Metrics of sets need", "evaluate"):
@@ -127,6 +143,7 @@ def paper_understanding(asked: Asked) -> None:
 # Each with the options that it cannot do without.
 SUITES: dict[str, tuple[Callable[[Asked], None], tuple[str, ...]]] = {
     "shapes-and-digits": (shapes_and_digits, ()),
+    "emoji": (emoji, ("references",)),
     "sets": (sets, ("images", "references", "features")),
     "pairs": (pairs, ("images", "references")),
     "prompts": (prompts, ("images", "clip")),

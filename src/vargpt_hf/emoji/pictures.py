@@ -1,7 +1,8 @@
 """Concepts (a turtle, a kick scooter, …) with their words, and a picture of each in three looks: 64×64 RGB on white.
 
-A concept is here when all three packages draw it. Left out are the flags of countries and regions, and people that are told apart only by
-parts joined to them (gender, profession, family); skin tones are never concepts of their own.
+A concept is here when all three packages draw it. Left out are the flags of countries and regions; plain shapes ("red circle"), which scenes
+of shapes draw otherwise; and people that are told apart only by parts joined to them (gender, profession, family). Skin tones are never
+concepts of their own.
 """
 
 import io
@@ -12,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .packages import CARTOON, FLAT, ROUND, WORDS, code_of, read_files
 
@@ -25,7 +26,7 @@ THING_GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "
 WHICH = ("things", "all")
 _SOURCES = {"cartoon": (CARTOON, "img/google/64/", ".png"), "flat": (FLAT, "img/twitter/64/", ".png"), "3d": (ROUND, "assets/", ".webp")}
 _NAMES, _GROUPS = "en/data.json", "meta/groups.json"
-_FLAGS = ("country-flag", "subdivision-flag")
+_LEFT_OUT = ("country-flag", "subdivision-flag", "geometric")
 _JOINER = "200d"
 _DECODED = 8192  # pictures that are kept: all of them
 
@@ -100,14 +101,13 @@ class Pictures:
     def _decode(self, code: str, look: str) -> Image.Image:
         try:
             drawn = Image.open(io.BytesIO(self._files[look][code])).convert("RGBA")
-        except (UnidentifiedImageError, OSError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"The file of {code} in the {look} look is no image that Pillow reads: {error}.") from error
         white = Image.new("RGBA", drawn.size, "white")
         whole = Image.alpha_composite(white, drawn).convert("RGB")
         return whole if whole.width == whole.height == PICTURE_SIZE else whole.resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
 
 
-@lru_cache(maxsize=2)
 def read_pictures(folder: str | Path) -> Pictures:
     """The pictures of the packages in a folder; see `packages.fetch`. Pictures are decoded when they are first asked for.
 
@@ -115,6 +115,11 @@ def read_pictures(folder: str | Path) -> Pictures:
         OSError: a package that is not there.
         ValueError: a package that is another one or is broken.
     """
+    return _read(Path(folder).resolve())
+
+
+@lru_cache(maxsize=2)
+def _read(folder: Path) -> Pictures:
     files = {}
     for look, (package, inside, ending) in _SOURCES.items():
         read = read_files(folder, package, lambda name, start=inside, end=ending: name.startswith(start) and name.endswith(end))
@@ -134,11 +139,11 @@ def read_pictures(folder: str | Path) -> Pictures:
 
 
 def _concepts(entries: list[dict[str, Any]], meta: dict[str, Any]) -> Iterator[Concept]:
-    """What emojibase lists, in Unicode's order, less flags of countries and people of joined parts."""
+    """What emojibase lists, in Unicode's order, less what is left out."""
     groups, subgroups = meta["groups"], meta["subgroups"]
     for entry in sorted((entry for entry in entries if "group" in entry), key=lambda entry: entry["order"]):
         code, group, subgroup = code_of(entry["hexcode"]), groups[str(entry["group"])], subgroups[str(entry["subgroup"])]
-        if subgroup in _FLAGS or (group == "people-body" and _JOINER in code.split("-")):
+        if subgroup in _LEFT_OUT or (group == "people-body" and _JOINER in code.split("-")):
             continue
         name = plain(entry["label"])
         tags = tuple(dict.fromkeys(tag for tag in map(plain, entry.get("tags", ())) if tag and tag != name))

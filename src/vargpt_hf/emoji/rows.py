@@ -286,7 +286,7 @@ def rows(
         wordings: "trained", or "held out" ones, for tests.
 
     Raises:
-        ValueError: an unknown task, split or set of wordings, no positive weight, or wordings of tests in training.
+        ValueError: an unknown task, split or set of wordings, no positive weight, a negative count, or wordings of tests in training.
         OSError: packages that cannot be read.
     """
     if unknown := set(mixture) - set(TASKS):
@@ -296,22 +296,24 @@ def rows(
     if wordings not in WORDINGS or (wordings == "held out" and split == "train"):
         raise ValueError(f'`wordings` must be "trained", or "held out" in the split "test", got {wordings!r} in {split!r}.')
     names, weights = list(mixture), np.array(list(mixture.values()), dtype=np.float64)
-    if not weights.sum() > 0 or (weights < 0).any():
-        raise ValueError(f"Weights must not be negative and one must be positive, got {mixture}.")
+    if not 0 < weights.sum() < np.inf or (weights < 0).any():
+        raise ValueError(f"Weights must be finite and not negative, and one must be positive, got {mixture}.")
+    if count < 0:
+        raise ValueError(f"`count` must not be negative, got {count}.")
     rng = np.random.default_rng([seed, split == "test", WORDINGS.index(wordings)])
-    writer = Writer(_source(str(folder), which), rng, split, wordings)
+    writer = Writer(_source(Path(folder), which), rng, split, wordings)
     for index in rng.choice(len(names), size=count, p=weights / weights.sum()):
         yield TASKS[names[index]](writer)
 
 
 @lru_cache(maxsize=4)
-def _source(folder: str, which: str) -> Source:
+def _source(folder: Path, which: str) -> Source:
     return Source(read_pictures(folder), which)
 
 
 def distinct_drawings(mixture: dict[str, float], folder: str | Path, which: str = "things") -> int | None:
     """How many different pictures the drawings of a mixture can show in training; None where there is no end to them, as of scenes."""
-    source, found = _source(str(folder), which), set()
+    source, found = _source(Path(folder), which), set()
     for task in (task for task, weight in mixture.items() if weight and task.startswith("draw")):
         if task in ("draw", "draw_by_words"):
             found.update((code, look) for look, codes in source.seen.items() for code in codes)
