@@ -12,7 +12,7 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(1, 6))])
 @pytest.mark.parametrize("streaming", [False, True], ids=["ahead", "streaming"])
 def test_runs_killed_many_times_end_as_if_they_never_were(base, tmp_path, streaming, seed):
     """3 kills in 3, by SIGKILL at any moment, through more than one pass over the data."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import toy_v11
 import yaml
 from backbone_configs import backbone_config, reading_inputs
 from datasets import Dataset
 from micro import ROWS, row, write_config
 from peft import get_peft_model
-from toy_v11 import write_toy_v11_folder
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.modeling.bsq_vargpt import VargptBSQConfig, VargptBSQModel
@@ -33,22 +33,8 @@ from vargpt_hf.training.stages import STAGES, apply_stage
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 BITS = 32
-TOKENIZER = {
-    "schedules": [[1, 2, 4]],
-    "latent_channels": BITS,
-    "base_channels": 8,
-    "channel_multipliers": (1, 1, 2),
-    "num_res_blocks": 1,
-    "norm_num_groups": 4,
-}
-DECODER = {
-    "model_type": "vargpt_infinity_decoder",
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "unconditional_context_size": 16,
-    "reference_grids": [[8, 8]],
-}
+TOKENIZER = {**toy_v11.TOKENIZER, "schedules": [[1, 2, 4]], "latent_channels": BITS}
+DECODER = {**toy_v11.DECODER, "reference_grids": [[8, 8]]}
 MIXED = ROWS[1:5]  # one that reads, two that draw, one that reads and draws
 V1_1_STAGES = [name for name in STAGES if name.startswith("v1_1")]
 
@@ -57,7 +43,7 @@ V1_1_STAGES = [name for name in STAGES if name.startswith("v1_1")]
 def base(tmp_path_factory):
     """A folder with a micro model of v1.1's parts that draw, and a reader that the processor knows."""
     texts = (part.get("text", "") for entry in ROWS for message in entry["messages"] for part in message["content"])
-    return write_toy_v11_folder(tmp_path_factory.mktemp("base_v11"), texts, TOKENIZER, {**DECODER, "condition_dropout": 0.0})
+    return toy_v11.write_toy_v11_folder(tmp_path_factory.mktemp("base_v11"), texts, TOKENIZER, {**DECODER, "condition_dropout": 0.0})
 
 
 @pytest.fixture(scope="module")
