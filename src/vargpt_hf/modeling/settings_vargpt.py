@@ -29,6 +29,7 @@ IMAGE_GENERATION_DEFAULTS = {
 MAX_GUIDANCE_SCALE = 100.0
 # Below it, scores over the temperature leave the range of float32, or all but say what greedy decoding says.
 MIN_TEMPERATURE = 1e-5
+MAX_TEMPERATURE = 1e6  # all is equally likely long before; beyond float32 it makes NaN of what is ruled out
 
 # Whole numbers with their smallest value, real numbers with their range, switches, and token ids: one, or several.
 _INTEGERS: dict[str, int] = {
@@ -38,7 +39,8 @@ _INTEGERS: dict[str, int] = {
 _NUMBERS = {
     "output_image_guidance_scale": (0.0, MAX_GUIDANCE_SCALE),
     **dict.fromkeys(("output_image_top_p", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"), (0.0, 1.0)),
-    **dict.fromkeys(("output_image_temperature", "temperature", "repetition_penalty", "max_time"), (0.0, math.inf)),
+    **dict.fromkeys(("output_image_temperature", "temperature"), (0.0, MAX_TEMPERATURE)),
+    **dict.fromkeys(("repetition_penalty", "max_time"), (0.0, math.inf)),
     "length_penalty": (-math.inf, math.inf),
 }
 _SWITCHES = ("output_image_guidance_ramp", "do_sample", "use_cache", "return_dict_in_generate", "output_scores", "output_logits")
