@@ -141,7 +141,41 @@ def test_freed_memory_is_kept():
     assert 5 * int(done["kept"]) < int(done["default"])
 
 
+THREADS = """
+import sys, threading
+from pathlib import Path
+import numpy
+from vargpt_hf.hardware import keep_freed_memory, share_freed_memory
+assert sys.argv[1] != "shared" or share_freed_memory()
+keep_freed_memory()
+pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+before = pages()
+alive, turn = threading.Barrier(6), threading.Lock()
+def work():
+    alive.wait()
+    with turn:
+        numpy.ones(2**25, numpy.uint8)
+    alive.wait()
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(pages() - before)
+"""
+
+
+def test_freed_memory_is_shared_by_threads():
+    """Six threads that hold 32 MiB one after the other take the room of one; under the default settings each keeps its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = {
+        kind: subprocess.run([sys.executable, "-c", THREADS, kind], env=environment, capture_output=True, text=True, check=True).stdout
+        for kind in ("shared", "default")
+    }
+    assert 3 * int(done["shared"]) < int(done["default"])
+
+
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "LD_PRELOAD", "GLIBC_TUNABLES"])
 def test_an_allocator_that_was_chosen_is_left_alone(monkeypatch, name):
     monkeypatch.setenv(name, "")
-    assert not hardware.keep_freed_memory()
+    assert not hardware.keep_freed_memory() and not hardware.share_freed_memory()

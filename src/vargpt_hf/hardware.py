@@ -20,7 +20,7 @@ _AS_FAST = 0.75  # of float32's rate: formats without units reach 0.6 of it at m
 
 
 # mallopt's parameters, as glibc's malloc.h numbers them.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
@@ -32,11 +32,27 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether anything was set.
     """
+    return _set_malloc((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def share_freed_memory() -> bool:
+    """Lets each thread of this process take what any other has freed, where glibc would keep it for the one that had it.
+
+    For servers, whose many threads hold large images now and then: together they then keep what the most of them needed at once.
+
+    Returns:
+        Whether anything was set; the same is left alone as by [`keep_freed_memory`].
+    """
+    return _set_malloc((_M_ARENA_MAX, 1))
+
+
+def _set_malloc(*settings: tuple[int, int]) -> bool:
+    """Sets parameters of glibc's allocator where nobody else has; whether it did."""
     chosen = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ or "LD_PRELOAD" in os.environ
     if chosen or not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    return mallopt is not None and all(mallopt(name, value) for name, value in settings)
 
 
 def product_rate(device: str | torch.device, dtype: torch.dtype) -> float:

@@ -1,18 +1,24 @@
-"""A server of vargpt-tiny in a thread of the tests, and what they ask it with."""
+"""A server of vargpt-tiny in a thread of the tests, commands in processes of their own, and what the tests ask them with."""
 
 import base64
 import io
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
-import uvicorn
+import pytest
 from PIL import Image
 
-from vargpt_hf.serving.app import Service, create_app, listen
+from vargpt_hf.serving.app import Service, listen, server_of
 from vargpt_hf.serving.settings import ServerSettings
 
 PROMPT = "a red circle above a blue square"
@@ -23,7 +29,7 @@ def serving(model, processor, **limits):
     """A server with these settings: (its service, its address)."""
     service = Service(model, processor, "vargpt-tiny", ServerSettings(**limits))
     with listen("localhost", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(create_app(service), log_level="warning"))
+        server = server_of(service, "warning")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         until(lambda: server.started)
@@ -31,6 +37,29 @@ def serving(model, processor, **limits):
         server.should_exit = True
         thread.join(timeout=30)
         assert not thread.is_alive()
+
+
+def started(command, says, **environment):
+    """A command in a process of its own, and the address that it prints: what the pattern `says` finds in one of its lines."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let what they start in the background ignore it
+    )
+    said = ""
+    for line in process.stdout:
+        if found := re.search(says, line):
+            return process, found[1]
+        said += line
+    pytest.fail(said)
+
+
+def vargpt(*arguments, **environment):
+    """A `vargpt` command that prints an address: (process, address)."""
+    return started([Path(sys.executable).with_name("vargpt"), *map(str, arguments)], r" at (http://[\w.]+:\d+)", **environment)
 
 
 def until(true, seconds=30):

@@ -63,10 +63,12 @@ def serve(
         shutdown_seconds=shutdown_seconds,
     )
     try:
+        from ..hardware import share_freed_memory
         from ..serving.app import Service, listen, run
     except ImportError as error:
         raise _missing(error) from error
     listening = listen(host, port)
+    share_freed_memory()
     vargpt, processor = load(model, device, dtype)
     service = Service(vargpt, processor, name or short_name(model), settings)
     typer.echo(f"Serving {service.name} at http://{host}:{listening.getsockname()[1]}/v1")

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from .. import __version__
 from . import chat_api, images_api
 from .bodies import ChatBody, ImageBody, RequestBody
+from .connections import ImpatientProtocol
 from .engine import Engine
 from .errors import ApiError, install_handlers
 from .guard import Guard
@@ -152,6 +153,24 @@ def listen(host: str, port: int) -> socket.socket:
         raise OSError(f"Nobody can listen at {host}:{port}: {error.strerror or error}. Give another --host or --port.") from error
 
 
+def server_of(service: Service, log_level: str = "info") -> uvicorn.Server:
+    """uvicorn's server of a service, with the limits that its settings name.
+
+    Args:
+        log_level: of uvicorn, such as "warning".
+    """
+    config = uvicorn.Config(
+        create_app(service),
+        http=ImpatientProtocol,
+        ws="none",
+        log_level=log_level,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=int(service.settings.shutdown_seconds),
+        server_header=False,
+    )
+    return _Server(config, service.engine)
+
+
 def run(service: Service, listening: socket.socket, log_level: str = "info") -> None:
     """Serves until a signal ends it; what runs then is finished first, within the settings' time.
 
@@ -159,15 +178,8 @@ def run(service: Service, listening: socket.socket, log_level: str = "info") -> 
         listening: from [`listen`].
         log_level: of uvicorn, such as "warning".
     """
-    config = uvicorn.Config(
-        create_app(service),
-        log_level=log_level,
-        limit_concurrency=_MOST_CONNECTIONS,
-        timeout_graceful_shutdown=int(service.settings.shutdown_seconds),
-        server_header=False,
-    )
     with listening:
-        _Server(config, service.engine).run(sockets=[listening])
+        server_of(service, log_level).run(sockets=[listening])
 
 
-__all__ = ["Service", "create_app", "listen", "run"]
+__all__ = ["Service", "create_app", "listen", "run", "server_of"]

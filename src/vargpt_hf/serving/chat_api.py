@@ -14,7 +14,7 @@ from starlette.background import BackgroundTask
 
 from .bodies import ChatBody, check_limits, parse
 from .chats import image_entry, message_of
-from .errors import ApiError
+from .errors import CLIENT_LEFT, ApiError
 from .image_files import data_url, encode
 from .jobs import Drawn, Failed, Finished, Job, Text
 from .reading import read_json
@@ -22,8 +22,6 @@ from .tickets import Ticket, failure
 
 if TYPE_CHECKING:
     from .app import Service
-
-_CLIENT_LEFT = 499
 
 
 async def completions(request: Request, service: "Service") -> Response:
@@ -41,7 +39,7 @@ async def completions(request: Request, service: "Service") -> Response:
     async with ticket:
         ends = await ticket.finished(request)
     if ends is None:
-        return Response(status_code=_CLIENT_LEFT)
+        return Response(status_code=CLIENT_LEFT)
     choices = []
     for index, (job, end) in enumerate(zip(jobs, ends)):
         urls = [await _url(service, body, job, part) for part in end.parts if isinstance(part, Image.Image)]

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 _LOG = logging.getLogger("vargpt_hf.serving")
+CLIENT_LEFT = 499  # as nginx says it in its log; no client is told
 _TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "server_error"}
 
 
@@ -31,9 +32,9 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
     def body(self) -> dict:
-        """The JSON object that a client gets."""
+        """The JSON object that a client gets, whatever of its request the message repeats."""
         kind = _TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": _encodable(self.message), "type": kind, "param": _encodable(self.param), "code": self.code}}
 
     def response(self) -> JSONResponse:
         """The whole answer."""
@@ -41,6 +42,11 @@ class ApiError(Exception):
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body(), self.status, headers)
+
+
+def _encodable(text: str | None) -> str | None:
+    """A text without the halves of characters that JSON may bring in, and UTF-8 cannot take out."""
+    return None if text is None else text.encode(errors="replace").decode()
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -64,4 +70,4 @@ def install_handlers(app: FastAPI) -> None:
         return ApiError(500, "The server has a fault; its log says which.").response()
 
 
-__all__ = ["ApiError", "install_handlers"]
+__all__ = ["CLIENT_LEFT", "ApiError", "install_handlers"]

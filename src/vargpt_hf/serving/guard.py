@@ -1,5 +1,7 @@
 """What every request passes: the key, the size of its body, and the clock."""
 
+import asyncio
+import contextlib
 import hmac
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 _OPEN = ("/health", "/images/")  # without a key: the name of an image is its key
 _DRAINED_BODIES = 4  # how much more of a body than it may have is read, so that the client comes to read the answer
+_SECONDS_TO_DRAIN = 10
 _UNKNOWN = "other"  # whatever else strangers ask for must not fill the metrics
 
 
@@ -58,7 +61,8 @@ class Guard:
         elif length.isdecimal() and int(length) > limit:
             error = _too_large(limit)
         if error is not None:
-            await _drain(receive, _DRAINED_BODIES * limit)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_drain(receive, _DRAINED_BODIES * limit), _SECONDS_TO_DRAIN)
             await error.response()(scope, receive, send)
             return
         seen = 0

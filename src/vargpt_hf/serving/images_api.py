@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.background import BackgroundTask
 
 from .bodies import ImageBody, check_limits, parse
-from .errors import ApiError
+from .errors import CLIENT_LEFT, ApiError
 from .image_files import base64_of, encode
 from .jobs import Drawn, Edit, Failed, Finished, Job, Partial
 from .reading import RequestImages, bytes_of, read_form, read_json
@@ -20,8 +20,6 @@ from .tickets import Ticket, failure
 
 if TYPE_CHECKING:
     from .app import Service
-
-_CLIENT_LEFT = 499
 
 
 async def generations(request: Request, service: "Service") -> Response:
@@ -79,7 +77,7 @@ async def _answer(request: Request, service: "Service", body: ImageBody, jobs: l
     async with ticket:
         ends = await ticket.finished(request)
     if ends is None:
-        return Response(status_code=_CLIENT_LEFT)
+        return Response(status_code=CLIENT_LEFT)
     drawn = [next(part for part in end.parts if isinstance(part, Image.Image)) for end in ends]
     files = await asyncio.gather(*(_file(service, body, job, whole(image)) for job, image in zip(jobs, drawn)))
     data = []

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from ..inference.drawing import prompt_inputs
 from ..modeling.image_sampling_vargpt import redrawn_positions
-from ..modeling.settings_vargpt import check_room, check_settings, image_tokens, user_turn
+from ..modeling.settings_vargpt import check_room, check_settings, image_tokens, max_positions, user_turn
 from .bodies import ChatBody, ImageBody, RequestBody
 from .chats import read_chat
 from .errors import ApiError
@@ -79,6 +79,9 @@ class Preparer:
         Raises:
             ApiError: 400 or 413 for what cannot be answered.
         """
+        if len(body.messages) > (room := max_positions(self.config)):  # each takes a token at least, and time to be turned into some
+            message = f"There are {len(body.messages):,} messages, and the model has room for {int(room)} tokens: leave out old ones."
+            raise ApiError(400, message, "invalid_value", "messages")
         images = RequestImages(self.settings)
         chat, texts = read_chat(body.messages, images)
         self._check_texts([*texts, body.negative_prompt or ""])

@@ -9,9 +9,10 @@ from typing import Any
 from fastapi import Request
 from PIL import Image
 from starlette.datastructures import FormData, UploadFile
+from starlette.requests import ClientDisconnect
 
 from ..processing.image_loading_vargpt import bytes_of_base64, check_image, open_image, read_url, to_rgb
-from .errors import ApiError
+from .errors import CLIENT_LEFT, ApiError
 from .settings import MIB, ServerSettings
 
 _SMALL_BODY = MIB  # bytes
@@ -28,13 +29,23 @@ class Gate:
 
     @asynccontextmanager
     async def enter(self, request: Request) -> AsyncIterator[None]:
-        """Around reading and preparing a request."""
+        """Around reading and preparing a request.
+
+        Raises:
+            ApiError: 503 where the places stay taken, as by clients that send slowly.
+        """
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) <= _SMALL_BODY:
             yield
             return
-        async with self._places:
+        try:
+            await asyncio.wait_for(self._places.acquire(), _SECONDS_TO_READ)
+        except asyncio.TimeoutError as error:
+            raise ApiError(503, "Too many large requests are being read: try again later.", "busy", retry_after=10) from error
+        try:
             yield
+        finally:
+            self._places.release()
 
 
 async def read_json(request: Request) -> Any:
@@ -73,6 +84,8 @@ async def _in_time(reading: Any) -> Any:
         return await asyncio.wait_for(reading, _SECONDS_TO_READ)
     except asyncio.TimeoutError as error:
         raise ApiError(408, f"The body has not arrived within {_SECONDS_TO_READ} s.") from error
+    except ClientDisconnect as error:
+        raise ApiError(CLIENT_LEFT, "The client went away before its request was whole.") from error
 
 
 class RequestImages:
