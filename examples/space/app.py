@@ -7,7 +7,7 @@ import os
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.hardware import default_device
-from vargpt_hf.serving.page import build_page, look
+from vargpt_hf.serving.page import build_page, launching
 from vargpt_hf.serving.page_actions import PageActions
 from vargpt_hf.serving.settings import ServerSettings
 from vargpt_hf.tiny import TINY_FOLDER, TINY_NAME
@@ -18,9 +18,10 @@ model = (
 )
 processor = VargptProcessor.from_pretrained(name)
 title = TINY_NAME if name == str(TINY_FOLDER) else name.rpartition("/")[2]
-actions = PageActions(model, processor, title, ServerSettings(max_drawings=4, max_tokens=512, max_seconds=120))
+settings = ServerSettings(max_drawings=4, max_tokens=512, max_seconds=120)
+actions = PageActions(model, processor, title, settings)
 actions.engine.start()
 demo = build_page(actions)
 
 if __name__ == "__main__":
-    demo.launch(**look())
+    demo.launch(**launching(settings))

@@ -27,3 +27,7 @@ def client(address):
     """OpenAI's own client of that server; it tries nothing twice."""
     with OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60) as client:
         yield client
+
+
+def pytest_addoption(parser):
+    parser.addoption("--screenshots", metavar="FOLDER", help="where test_browser.py writes the screenshots of docs/demo.md")

@@ -129,13 +129,13 @@ def test_errors_are_sentences(actions, scene):
 @pytest.fixture(scope="module")
 def page(actions):
     """Its address."""
-    pytest.importorskip("gradio", reason="an extra of its own, which does not run beside the newest Pillow")
-    from vargpt_hf.serving.page import build_page, look
+    pytest.importorskip("gradio", reason='an extra of its own: pip install "vargpt-hf[demo]"')
+    from vargpt_hf.serving.page import build_page, launching
 
     built = build_page(actions)
     with listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
-    built.launch(server_name="127.0.0.1", server_port=port, quiet=True, prevent_thread_lock=True, **look())
+    built.launch(server_name="127.0.0.1", server_port=port, quiet=True, prevent_thread_lock=True, **launching(actions.engine.settings))
     yield built.local_url
     built.close()
 
@@ -147,7 +147,7 @@ def visitor(page):
     return Client(page, verbose=False)
 
 
-SET = [5, "48x48", "", "the model's own", 0, -0.05, -1, -0.01, False]  # the settings of the page, the seed not rolled
+SET = [5, "48x48", "", "the model's own", "", "", "", "", False]  # the settings of the page, the seed not rolled
 
 
 def test_gradio_s_client_draws(visitor, tiny):
@@ -165,7 +165,7 @@ def test_gradio_s_client_restores(visitor, actions):
 
     (drawing,) = last(actions.draw("me", PROMPT, 1, {"seed": 77, "guidance_scale": 2}))
     prompt, seed, _, _, _, scale, *_, rolls = visitor.predict(handle_file(drawing.file), *SET, api_name="/restore")
-    assert (prompt, seed, scale, rolls) == (PROMPT, 77, 2, False)
+    assert (prompt, seed, scale, rolls) == (PROMPT, 77, "2.0", False)
 
 
 def test_gradio_s_client_edits(visitor, scene, tmp_path):
@@ -189,4 +189,6 @@ def test_gradio_s_client_chats_and_hears_of_errors(visitor):
     assert talk[-1]["content"][0]["text"] == "i can draw shapes and digits and answer questions about pictures"
     with pytest.raises(AppError, match="The prompt is empty."):
         visitor.predict(" ", 1, *SET, api_name="/draw")
+    with pytest.raises(AppError, match="Top-k is 'many': give a number, or nothing for the model's own."):
+        visitor.predict(PROMPT, 1, *SET[:6], "many", *SET[7:], api_name="/draw")
     visitor.predict(api_name="/stop")

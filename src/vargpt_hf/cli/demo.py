@@ -1,6 +1,7 @@
 """`vargpt demo`: a page on which one draws, edits and chats."""
 
 import os
+import threading
 from typing import Annotated
 
 import typer
@@ -37,7 +38,8 @@ def demo(
     key = os.environ.get(KEY_VARIABLE)
     settings = ServerSettings(host=host, port=port, api_key=key, max_drawings=max_drawings, max_tokens=max_tokens, max_waiting=4 * max_waiting)
     try:
-        from ..serving.page import build_page, look
+        from ..hardware import share_freed_memory
+        from ..serving.page import build_page, launching
         from ..serving.page_actions import PageActions
     except ImportError as error:
         raise _missing(error) from error
@@ -45,18 +47,27 @@ def demo(
 
     with listen(host, port) as free:  # a taken port is said before the model is loaded
         port = free.getsockname()[1]
+    share_freed_memory()
     vargpt, processor = load(model, device, dtype)
     actions = PageActions(vargpt, processor, short_name(model), settings)
     actions.engine.start()
+    page = build_page(actions, max_waiting)
     try:
-        page = build_page(actions, max_waiting)
         auth = None if key is None else ("vargpt", key)
         page.launch(
-            server_name=host, server_port=port, share=share, inbrowser=browser, auth=auth, quiet=True, prevent_thread_lock=True, **look()
+            server_name=host,
+            server_port=port,
+            share=share,
+            inbrowser=browser,
+            auth=auth,
+            quiet=True,
+            prevent_thread_lock=True,
+            **launching(settings),
         )
         typer.echo(f"The page is at {page.share_url or page.local_url}")
-        page.block_thread()
+        threading.Event().wait()  # for an interrupt
     finally:
+        page.close(verbose=False)
         actions.engine.close()
 
 

@@ -8,25 +8,43 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image, ImageChops
 
+from ..modeling.image_sampling_vargpt import GUIDANCE_TYPES
 from .errors import ApiError
 from .page_actions import SETTINGS, Drawing, PageActions, enlarge, message_of_model, message_of_user, restored
 
 if TYPE_CHECKING:
     from gradio.components import Component
 
+    from .settings import ServerSettings
+
 TITLE = "VARGPT: one model that understands images and draws them"
 _OWN_WAY = "the model's own"
-_GUIDANCE = [_OWN_WAY, "none", "prompt", "noise", "scale"]
 _FILES_SECONDS = (3600, 24 * 3600)  # between looks for old files, and their age
-# Small images are shown with their pixels as squares, large ones are not enlarged that far; on a phone rows become columns by themselves.
-_STYLE = (
-    ".crisp img { image-rendering: pixelated; } .gradio-container { max-width: 1100px !important; margin: auto; } footer { display: none; }"
-)
+# Pixels of small images are shown as squares, and the images as large as there is room; on a phone rows become columns by themselves.
+_STYLE = """
+.gradio-container { width: 100% !important; max-width: 1100px !important; box-sizing: border-box; margin: auto; }
+.crisp img { image-rendering: pixelated; object-fit: contain !important; }
+.crisp .grid-wrap { padding-top: 2.5rem; }
+#edited img { width: 100%; min-height: 256px; }
+#talk .message img { width: 240px; }
+"""
+_PAINT = ("#e6007a", 0.6)  # to be seen on whatever the image shows
+_NUMBERS = {
+    "guidance_scale": ("Strength of guidance", float),
+    "image_temperature": ("Temperature; 0 takes the likeliest", float),
+    "image_top_k": ("Top-k; 0 takes all", int),
+    "image_top_p": ("Top-p; 0 takes all", float),
+}
 
 
-def look() -> dict[str, Any]:
-    """Arguments of `launch` for how the page looks: fonts of the reader's own machine, light or dark as that is."""
-    return {"theme": gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]), "css": _STYLE}
+def launching(settings: "ServerSettings") -> dict[str, Any]:
+    """Arguments of `launch`: fonts of the reader's own machine, light or dark as that is, and files no larger than the server takes."""
+    return {
+        "theme": gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        "css": _STYLE,
+        "max_file_size": settings.max_body_bytes,
+        "footer_links": [],
+    }
 
 
 def build_page(actions: PageActions, max_waiting: int = 20) -> gr.Blocks:
@@ -61,13 +79,11 @@ def _settings(actions: PageActions) -> dict[str, "Component"]:
             rolls = gr.Checkbox(True, label="Roll anew each time")
             size = gr.Dropdown(actions.sizes, value=actions.sizes[0], label="Size", visible=len(actions.sizes) > 1)
         with gr.Row():
-            guidance_type = gr.Dropdown(_GUIDANCE, value=_OWN_WAY, label="Guidance")
-            guidance_scale = gr.Slider(0, 20, 0, step=0.1, label="Strength of guidance; 0: the model's own")
+            guidance_type = gr.Dropdown([_OWN_WAY, *GUIDANCE_TYPES], value=_OWN_WAY, label="Guidance")
+            guidance_scale = _number("guidance_scale")
             negative_prompt = gr.Textbox("", label="What not to draw")
         with gr.Row():
-            image_temperature = gr.Slider(-0.05, 2, -0.05, step=0.05, label="Temperature; below 0: the model's own")
-            image_top_k = gr.Slider(-1, 4096, -1, step=1, label="Top-k; -1: the model's own, 0: all")
-            image_top_p = gr.Slider(-0.01, 1, -0.01, step=0.01, label="Top-p; below 0: the model's own, 0: all")
+            image_temperature, image_top_k, image_top_p = map(_number, ("image_temperature", "image_top_k", "image_top_p"))
     dice.click(_roll, None, seed, api_visibility="private")
     settings = {
         **{"seed": seed, "size": size, "negative_prompt": negative_prompt, "guidance_type": guidance_type, "guidance_scale": guidance_scale},
@@ -77,21 +93,32 @@ def _settings(actions: PageActions) -> dict[str, "Component"]:
     return {**settings, "rolls": rolls}
 
 
+def _number(name: str) -> gr.Textbox:
+    """A field for a number that is the model's own where nothing is written; Gradio's own field for numbers shows 0 there."""
+    return gr.Textbox("", label=_NUMBERS[name][0], placeholder=_OWN_WAY, max_lines=1)
+
+
 def _roll() -> int:
     return secrets.randbelow(2**31)
 
 
 def chosen(values: tuple[Any, ...]) -> dict[str, Any]:
-    """The settings that are set, of the values of [`SETTINGS`] and whether the seed is rolled anew."""
+    """The settings that are set, of the values of [`SETTINGS`] and whether the seed is rolled anew.
+
+    Raises:
+        ApiError: 400 for a text that should be a number.
+    """
     *values, rolls = values
     given = dict(zip(SETTINGS, values))
     given["seed"] = None if rolls else given["seed"]
     given["guidance_type"] = None if given["guidance_type"] == _OWN_WAY else given["guidance_type"]
     given["negative_prompt"] = given["negative_prompt"] or None
-    given["guidance_scale"] = given["guidance_scale"] or None
-    for name in ("image_temperature", "image_top_k", "image_top_p"):
-        given[name] = given[name] if given[name] is not None and given[name] >= 0 else None
-    given["image_top_k"] = None if given["image_top_k"] is None else int(given["image_top_k"])
+    for name, (label, kind) in _NUMBERS.items():
+        text = str(given[name] or "").strip()
+        try:
+            given[name] = kind(text) if text else None
+        except ValueError as error:
+            raise ApiError(400, f"{label.partition(';')[0]} is {text[:40]!r}: give a number, or nothing for the model's own.") from error
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -103,7 +130,7 @@ def _told(error: ApiError) -> gr.Error:
 def _shown(drawings: list[Drawing]) -> tuple[list, list, list]:
     """The images so far, the film strip of the first, and frames of all."""
     images = [(drawing.file or enlarge(drawing.frames[-1]), f"seed {drawing.seed}") for drawing in drawings if drawing.frames]
-    strip = [(enlarge(frame), f"scale {number}") for number, frame in enumerate(drawings[0].frames, 1)]
+    strip = [enlarge(frame) for frame in drawings[0].frames]
     return images, strip, [[enlarge(frame) for frame in drawing.frames] for drawing in drawings]
 
 
@@ -118,8 +145,26 @@ def _draw_tab(actions: PageActions, settings: dict, drawn: gr.State) -> tuple[tu
             scale = gr.Slider(1, actions.num_scales, actions.num_scales, step=1, label="Scale, coarse to fine", elem_id="scale")
             edit = gr.Button("Edit this image")
         with gr.Column():
-            images = gr.Gallery(label="Images", columns=4, format="png", elem_classes="crisp", elem_id="images", interactive=False)
-            strip = gr.Gallery(label="Scales", columns=5, format="png", elem_classes="crisp", elem_id="strip", interactive=False)
+            images = gr.Gallery(
+                label="Images",
+                columns=3,
+                fit_columns=False,
+                height="auto",
+                format="png",
+                elem_classes="crisp",
+                elem_id="images",
+                interactive=False,
+            )
+            strip = gr.Gallery(
+                label="Scales",
+                columns=5,
+                fit_columns=False,
+                height="auto",
+                format="png",
+                elem_classes="crisp",
+                elem_id="strip",
+                interactive=False,
+            )
     frames, selected = gr.State([]), gr.State(0)
 
     def drawing(request: gr.Request, prompt: str, number: int, files: list, *values: Any) -> Iterator[tuple]:
@@ -144,7 +189,7 @@ def _draw_tab(actions: PageActions, settings: dict, drawn: gr.State) -> tuple[tu
         of_one = frames[event.index] if event.index < len(frames) else []
         return (
             of_one[-1] if of_one else None,
-            [(frame, f"scale {number}") for number, frame in enumerate(of_one, 1)],
+            of_one,
             event.index,
             max(1, len(of_one)),
         )
@@ -167,7 +212,7 @@ def _edit_tab(actions: PageActions, settings: dict, drawn: gr.State) -> gr.Image
     gr.Markdown("Drop an image, or take one that was drawn, and paint over what is to change. Without paint the model reads the image instead.")
     with gr.Row():
         with gr.Column():
-            brush = gr.Brush(default_size=40, colors=["#ffffff"], color_mode="fixed")
+            brush = gr.Brush(default_size=40, colors=[_PAINT], default_color=_PAINT, color_mode="fixed")
             editor = gr.ImageEditor(
                 label="Image", type="pil", image_mode="RGBA", format="png", brush=brush, layers=False, transforms=(), elem_id="editor"
             )
@@ -176,7 +221,9 @@ def _edit_tab(actions: PageActions, settings: dict, drawn: gr.State) -> gr.Image
                 edit, stop = gr.Button("Draw there", variant="primary"), gr.Button("Stop", variant="stop")
         with gr.Column():
             result = gr.Image(label="Edited", type="filepath", format="png", interactive=False, elem_classes="crisp", elem_id="edited")
-            strip = gr.Gallery(label="Scales", columns=5, format="png", elem_classes="crisp", interactive=False)
+            strip = gr.Gallery(
+                label="Scales", columns=5, fit_columns=False, height="auto", format="png", elem_classes="crisp", interactive=False
+            )
 
     def editing(request: gr.Request, painted: dict | None, prompt: str, files: list, *values: Any) -> Iterator[tuple]:
         image, area = painted_area(painted)
@@ -214,7 +261,7 @@ def _chat_tab(actions: PageActions, settings: dict, drawn: gr.State) -> None:
     with gr.Row():
         draws = gr.Checkbox(True, label="May draw")
         limit = actions.engine.settings.max_tokens
-        max_tokens = gr.Slider(2, limit, min(256, limit), step=1, label="Longest answer, in tokens")
+        max_tokens = gr.Slider(2, limit, min(256, limit), step=1, label="Tokens at most", min_width=240)
         stop, clear = gr.Button("Stop", variant="stop"), gr.Button("New chat")
 
     def answering(
@@ -253,12 +300,11 @@ def _gallery_tab(settings: dict, drawn: gr.State, prompt: gr.Textbox) -> None:
             facts = restored(file)
         except ApiError as error:
             raise _told(error) from error
-        unset = {"guidance_type": _OWN_WAY, "guidance_scale": 0, "negative_prompt": ""}
-        unset.update(image_temperature=-0.05, image_top_k=-1, image_top_p=-0.01)
+        unset = {"guidance_type": _OWN_WAY, "negative_prompt": "", **dict.fromkeys(_NUMBERS, "")}
         restored_values = [facts.get(name, unset.get(name, value)) for name, value in zip(SETTINGS, values)]
         return (facts.get("prompt", ""), *restored_values, False)
 
     file.upload(restoring, [file, *settings.values()], [prompt, *settings.values()], api_name="restore")
 
 
-__all__ = ["build_page", "chosen", "look", "painted_area"]
+__all__ = ["build_page", "chosen", "launching", "painted_area"]
