@@ -29,5 +29,7 @@ def on_page_markdown(markdown: str, **kwargs) -> str:
 
 
 def on_page_content(html: str, **kwargs) -> str:
-    """Docstrings name code as [`name`], which is no link on a page, and put a second colon before what is to stay as it is drawn."""
+    """Docstrings name code as [`name`], which is no link on a page, and types as (`name`), whose marks would be shown; they put a second
+    colon before what is to stay as it is drawn."""
+    html = re.sub(r"<code>`([^`<]*)`</code>", r"<code>\1</code>", html)
     return re.sub(r"\[(<code>[^<]*</code>)\]", r"\1", html).replace("::</p>", ":</p>")

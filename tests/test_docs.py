@@ -1,17 +1,23 @@
 """README and docs/ tell the truth: Python runs, commands take the options shown, links lead somewhere, the tree lists every file."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections import Counter
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
 from vargpt_hf.cli import app
 from vargpt_hf.modeling.configuration_vargpt import IMAGE_TOKENIZERS, VISUAL_DECODERS
 from vargpt_hf.modeling.image_sampling_vargpt import GUIDANCE_TYPES
+from vargpt_hf.tiny.shapes import Scene, SceneObject, render
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"README.md": ROOT, "CONTRIBUTING.md": ROOT}  # of pages outside of docs/
@@ -28,6 +34,28 @@ RUN_ELSEWHERE = {
 }
 # Blocks that cannot run offline, by page, with the word after their fence that says why.
 NOT_RUN = {"vargpt_v1_1.md": {"weights": 1}}
+# Pages whose commands are only parsed here, as `test_shell_commands_exist_and_take_these_options` does with all, and why that must do.
+COMMANDS_NOT_RUN = {
+    "CONTRIBUTING.md": "they run all tests; .ci/run does the same",
+    "README.md": ".ci/run runs those that install; tests/test_packaging.py trains",
+    "converting.md": "released weights of gigabytes; tests/conversion has small ones in their formats",
+    "evaluation.md": "minutes to hours, and data sets that are not here; tests/evaluation has small ones",
+    "lora.md": "README's command, which tests/test_packaging.py runs",
+    "multi_node.md": "several machines and GPUs; tests/training has several processes",
+    "notebooks.md": "stores them anew; tests/test_notebooks.py runs them",
+    "paper_scale.md": "released weights of gigabytes; tests/test_paper_scale.py runs the stages at a small size",
+    "releasing.md": "tests/test_packaging.py builds and checks; .ci/run installs",
+    "vargpt_v1_1.md": "released weights of gigabytes; tests/hub/test_v11_whole_way.py converts small ones",
+}
+COMMANDS_RUN_ELSEWHERE = {"demo.md": "tests/serving/test_page_processes.py"} | {
+    name: test for name, test in RUN_ELSEWHERE.items() if name != "tour.md"
+}
+# Blocks of other kinds than Python, bash and YAML: what is shown, and what reads it.
+OTHER_BLOCKS = {
+    "any_vlm.md": {"text": "what a command prints; the page's test reads it"},
+    "architecture.md": {"text": "a drawing of parts", "text tree": "test_the_tree_lists_every_file"},
+    "deploying.md": {"dockerfile": "tests/serving/test_serving_docs.py runs its last command", "text": "needs Docker"},
+}
 REPOSITORY = "https://github.com/vargpt-hf/vargpt-hf/blob/main/"
 TREE_ROOTS = ("src", "examples", "benchmarks")
 
@@ -77,10 +105,11 @@ def test_readme_s_quick_start_shows_what_it_says(tmp_path, monkeypatch, capsys):
 
 
 def shell_commands(text: str) -> list[list[str]]:
-    """The words of every command in blocks of bash; `&&` and the end of a line end a command."""
+    """The words of every command in blocks of bash, without variables set before it; `&&` and the end of a line end a command."""
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```$", text, flags=re.DOTALL | re.MULTILINE)
     lines = "".join(blocks).replace("\\\n", " ").replace("&&", "\n").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    commands = [list(dropwhile(re.compile(r"[A-Z_]+=").match, shlex.split(line, comments=True))) for line in lines]
+    return [words for words in commands if words]
 
 
 @pytest.mark.parametrize("page", [name for name, text in DOCS.items() if shell_commands(text)])
@@ -96,6 +125,38 @@ def test_shell_commands_exist_and_take_these_options(page):
             assert rest[0] in command.commands, " ".join(words)
             command, rest = command.commands[rest[0]], rest[1:]
         command.make_context(words[0], rest)
+
+
+@pytest.mark.parametrize("page", ["start.md", "asking.md"])
+def test_commands_run(page, tmp_path, monkeypatch):
+    """In one folder, which the page before it left an image in; what installs the package runs in .ci/run."""
+    monkeypatch.chdir(tmp_path)
+    if page == "asking.md":
+        render(Scene((SceneObject("circle", "red", "large", (0, 0)), SceneObject("square", "blue", "large", (1, 0))))).save("scene.png")
+    ran = [words[1:] for words in shell_commands(DOCS[page]) if words[0] == "vargpt"]
+    assert ran
+    for arguments in ran:
+        done = CliRunner().invoke(app, arguments, input="what can you do\n")
+        assert done.exit_code == 0, (arguments, done.output, done.exception)
+
+
+@pytest.mark.slow
+def test_the_prompts_page_s_commands_run(tmp_path):
+    (block,) = re.findall(r"^```bash\n(.*?)^```$", DOCS["prompts.md"], flags=re.DOTALL | re.MULTILINE)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+    assert len(list((tmp_path / "images").glob("*.png"))) == 2
+
+
+def test_every_block_is_run_or_listed_with_the_reason():
+    """Python's blocks have a list of their own, and those of YAML are read below."""
+    with_commands = {name for name, text in DOCS.items() if shell_commands(text)}
+    run = {"start.md", "asking.md", "prompts.md"} | COMMANDS_RUN_ELSEWHERE.keys()
+    assert with_commands == run | COMMANDS_NOT_RUN.keys() and not run & COMMANDS_NOT_RUN.keys()
+    assert all((ROOT / test).is_file() for test in COMMANDS_RUN_ELSEWHERE.values())
+    opened = {name: re.findall(r"^ *```(.*)\n(?:.*\n)*?^ *```$", text, flags=re.MULTILINE) for name, text in DOCS.items()}
+    other = {name: {kind for kind in kinds if kind.split()[:1] not in (["python"], ["bash"], ["yaml"])} for name, kinds in opened.items()}
+    assert {name: kinds for name, kinds in other.items() if kinds} == {name: set(kinds) for name, kinds in OTHER_BLOCKS.items()}
 
 
 @pytest.mark.parametrize("page", [name for name, text in DOCS.items() if "```yaml" in text])
