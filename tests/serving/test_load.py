@@ -162,7 +162,7 @@ def check_the_end(process, address):
     assert away[2]["error"]["message"] == "The server is shutting down." and away[1]["retry-after"] == "10"
 
 
-@pytest.mark.parametrize("seconds", [30, pytest.param(300, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("seconds", [pytest.param(30, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.thorough)])
 def test_fifty_clients(seconds, capsys):
     """No answer but 200 and 429, and 400 for nonsense; memory stays where it is once the server has warmed up.
 
