@@ -37,7 +37,7 @@ def test_the_nearest_picture_of_a_picture_is_itself(pictures, kind):
     judge = ThingJudge(pictures, pixel_features if kind == "pixels" else judging.network_features(SmallNetwork()))
     pairs = judge.pairs[::2]
     changes = [lambda image: image, lambda image: image.resize((128, 128))]
-    if kind == "pixels":  # the network tells the blots of these packages apart, but not blurred ones
+    if kind == "pixels":  # the network takes a blurred disc of gold for one of yellow
         changes.append(lambda image: image.filter(ImageFilter.GaussianBlur(1)))
     for changed in changes:
         found = judge.nearest([changed(pictures.picture(*pair)) for pair in pairs])
@@ -45,6 +45,11 @@ def test_the_nearest_picture_of_a_picture_is_itself(pictures, kind):
     chosen = [pair for pair in judge.pairs if pair not in pairs]
     assert all(row[0] in chosen for row in judge.nearest([pictures.picture(*pairs[0])], pairs=chosen, top=1))
     assert judge.nearest([]) == []
+
+
+def test_a_network_without_levels_is_refused():
+    with pytest.raises(ValueError, match="A Linear has no levels of features: take 'efficientnet-lite0'"):
+        judging.network_features(torch.nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

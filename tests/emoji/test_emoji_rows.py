@@ -201,7 +201,7 @@ def test_answers_follow_from_the_scene(packages, source):
         assert len(set(scene.codes)) == len(scene.codes) == len(LAYOUTS[layout])
     for row in made(packages, {"read_scene": 1.0, "read_relation": 2.0}, 400):
         truth, (question,) = json.loads(row["truth"]), said_by(row)
-        shown = _things_of(row["images"][0], pictures)
+        question, shown = question.lower(), _things_of(row["images"][0], pictures)
         if truth["asks"] == "where":
             (code,) = [code for code in shown if re.search(rf"\bthe {pictures.by_code[code].name}\b", question)]
             assert scenes.PLACES[shown[code]] == truth["answer"]
@@ -210,8 +210,22 @@ def test_answers_follow_from_the_scene(packages, source):
         elif truth["asks"] == "is there":
             there = any(article(pictures.by_code[code].name) in question for code in shown)
             assert there == (truth["answer"] == "yes"), question
-        elif truth["asks"] == "what is":
-            assert truth["answer"] in {article(pictures.by_code[code].name) for code in shown}
+        elif truth["asks"] in ("what is", "yes or no"):
+            at = {pictures.by_code[code].name: shown[code] for code in shown}
+            named = sorted((name for name in at if f"the {name}" in question), key=question.index)
+            first = truth["answer"].removeprefix("a ").removeprefix("an ") if truth["asks"] == "what is" else named[0]
+            assert (truth["answer"] == "no") != _stands(at[first], re.search(_RELATION, question)[0], at[named[-1]]), question
+
+
+_RELATION = "left of|right of|above|over|below|under"
+
+
+def _stands(first, relation, second):
+    """Whether a box stands so from another one."""
+    (x, y, _), (other_x, other_y, _) = first, second
+    up, down = y < other_y, y > other_y
+    sides = {"left of": x < other_x, "right of": x > other_x, "above": up, "over": up, "below": down, "under": down}
+    return sides[relation]
 
 
 @cache

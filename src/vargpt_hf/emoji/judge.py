@@ -22,33 +22,43 @@ if TYPE_CHECKING:
 
 Features = Callable[[Sequence[Image.Image]], torch.Tensor]  # images → (N, D), float32, on the CPU
 TOP = 5
-_NETWORK_SIDE = 128  # pixels that the network sees; at 64 its last grid would have four positions
+_LEVEL = -2  # of the five of a network: a grid of 4×4 positions of 64 pixels; see docs/emoji.md
 _PIXEL_SIDE = 16
 _BATCH = 64
 
 
 def network_features(network: torch.nn.Module, device: str = "cpu") -> Features:
-    """Features of a `PerceptualNetwork` such as EfficientNet-Lite0, trained on ImageNet: the mean over all positions of its last level.
+    """Features of a `PerceptualNetwork` such as EfficientNet-Lite0, trained on ImageNet: the last level but one, with its positions.
 
     Args:
         network: see `vargpt_hf.training.image_tokenizer.networks`.
         device: that computes.
+
+    Raises:
+        ValueError: a network that has no levels.
     """
+    from ..training.image_tokenizer.networks import SMALL, PerceptualNetwork
+
+    if not isinstance(network, PerceptualNetwork):
+        raise ValueError(f"A {type(network).__name__} has no levels of features: take {SMALL!r}, or a vision model of Transformers.")
     network = network.to(device)
 
     @torch.no_grad()
     def features(images: Sequence[Image.Image]) -> torch.Tensor:
         found = []
         for start in range(0, len(images), _BATCH):
-            large = [
-                image.convert("RGB").resize((_NETWORK_SIDE, _NETWORK_SIDE), Image.Resampling.BICUBIC)
-                for image in images[start : start + _BATCH]
-            ]
-            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in large])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-            found.append(network.pooled(pixels).float().cpu())
+            sized = [_at_64(image) for image in images[start : start + _BATCH]]
+            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in sized])).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            found.append(network.levels(pixels)[_LEVEL].flatten(1).float().cpu())
         return torch.cat(found)
 
     return features
+
+
+def _at_64(image: Image.Image) -> Image.Image:
+    image = image.convert("RGB")
+    size = (PICTURE_SIZE, PICTURE_SIZE)
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def pixel_features(images: Sequence[Image.Image]) -> torch.Tensor:
