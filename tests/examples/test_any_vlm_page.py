@@ -11,6 +11,8 @@ from transformers.utils import is_torchvision_available
 from typer.testing import CliRunner
 
 from vargpt_hf.cli import app
+from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.training.image_tokenizer.loading import load_image_tokenizer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "any_vlm.md").read_text()
@@ -38,7 +40,9 @@ def test_the_page_is_followed_word_for_word(family, tmp_path, monkeypatch, capsy
         if kind == "python":
             exec(compile(code, "any_vlm.md", "exec"), names)
             continue
-        for line in code.strip().splitlines():
+        for line in code.strip().replace("\\\n", " ").splitlines():
             run(line.replace("small_reader.py qwen3_vl", f"small_reader.py {family}"), monkeypatch)
+    trained, shipped = (load_image_tokenizer(folder).fingerprint() for folder in (tmp_path / "my-tokenizer", TINY_FOLDER))
+    assert load_image_tokenizer(tmp_path / "stage1").fingerprint() == trained != shipped
     assert names["before"]["generated_text"] and (tmp_path / "drawn.png").stat().st_size
     assert len(names["read"]) == 2 and re.search(r"loss of answers about images: \d\.\d+ before, \d\.\d+ after", capsys.readouterr().out)
