@@ -1,12 +1,15 @@
 """Frozen weights may be narrow or quantized; what is trained is float32."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from micro import write_config
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor, hardware
+from vargpt_hf.training.formats import loaded_whole
 from vargpt_hf.training.script import make_trainer, parse
 
 
@@ -67,3 +70,27 @@ def test_adapters_on_a_quantized_language_model(bits, base, tmp_path):
     assert found[-1] < found[0]
     trainer.save_model(tmp_path / "adapter")
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+
+
+class ZeRO3:
+    """Settings of DeepSpeed, as Transformers keeps them."""
+
+    def is_zero3(self):
+        return True
+
+
+def test_models_are_loaded_whole_where_deepspeed_would_shard_them():
+    """test_deepspeed.py trains so, where DeepSpeed is installed."""
+    settings = ZeRO3()
+    for given in (
+        {"deepspeed": "zero3.json", "hf_deepspeed_config": settings, "deepspeed_plugin": object()},
+        {"deepspeed": None, "deepspeed_plugin": SimpleNamespace(dschf=settings)},
+    ):
+        set_hf_deepspeed_config(settings)
+        with pytest.raises(OSError), loaded_whole(SimpleNamespace(**given)):
+            assert not is_deepspeed_zero3_enabled()
+            raise OSError
+        assert is_deepspeed_zero3_enabled()
+    unset_hf_deepspeed_config()
+    with loaded_whole(SimpleNamespace(deepspeed_plugin=None)):
+        assert not is_deepspeed_zero3_enabled()

@@ -95,6 +95,17 @@ def test_tensorboard(base, tmp_path, monkeypatch):
         assert [event.step for event in events.Scalars(name)] == [1, 2], name
 
 
+def test_trackio(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    pytest.importorskip("trackio", reason="Trackio is not a dependency: pip install trackio")
+    keys = {"report_to": ["trackio"], "project": "micro", "run_name": "one", "max_steps": 2, "logging_steps": 1, "save_strategy": "no"}
+    train(write_config(tmp_path, base, sample_prompts=[], **keys))
+    from trackio.sqlite_storage import SQLiteStorage
+
+    logged = [entry for entry in SQLiteStorage.get_logs("micro", "one") if "train/text_loss" in entry]
+    assert len(logged) == 2 and all(entry["train/output_image_loss"] > 0 for entry in logged)
+
+
 def test_the_page_names_tests_that_there_are():
     page = (ROOT / "docs" / "works_with.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("| ") and "`test_" in line]

@@ -1,10 +1,13 @@
-"""Number formats of the weights in training: what is frozen may take little room, what is trained is float32."""
+"""How weights are loaded for training: whole, what is frozen in formats that take little room, what is trained in float32."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import ModelConfig
 
 from ..hardware import default_device, loading_dtype
@@ -35,6 +38,24 @@ def loading_options(model_config: ModelConfig, config: VargptConfig) -> dict[str
     return options
 
 
+@contextmanager
+def loaded_whole(args: TrainingArguments) -> Iterator[None]:
+    """Within it models are loaded whole, where Transformers would shard each weight at once as DeepSpeed's stage 3 asks.
+
+    What a stage trains, and whose codes fit the image tokenizer, is read off whole weights; DeepSpeed shards them when training starts. Until
+    then they stay mapped from their files, which all processes of a machine share.
+    """
+    if args.deepspeed_plugin is None:
+        yield
+        return
+    kept = args.hf_deepspeed_config if args.deepspeed else args.deepspeed_plugin.dschf
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(kept)
+
+
 def widen_trained(model: nn.Module, args: TrainingArguments) -> int:
     """Holds trained weights in float32, where they were loaded in fewer bits and the computation is cast to bfloat16; returns how many.
 
@@ -52,4 +73,4 @@ def widen_trained(model: nn.Module, args: TrainingArguments) -> int:
     return sum(parameter.numel() for parameter in narrow)
 
 
-__all__ = ["loading_options", "widen_trained"]
+__all__ = ["loaded_whole", "loading_options", "widen_trained"]

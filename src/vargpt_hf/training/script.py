@@ -22,7 +22,7 @@ from ..tiny import TINY_FOLDER, TINY_NAME
 from .collator import VargptDataCollator
 from .data import DataSource, add_lengths, mix_pairs, mix_rows, names_of, sources_of
 from .forecast import StepTimer, describe_plan, num_steps
-from .formats import loading_options, widen_trained
+from .formats import loaded_whole, loading_options, widen_trained
 from .guards import last_complete_checkpoint, remove_half_checkpoints
 from .preference import VargptDPOConfig, VargptDPOTrainer
 from .progress import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
@@ -150,7 +150,8 @@ def make_trainer(
     if script.streaming:
         train_rows = train_rows.repeat(None)  # one endless pass, since a resumed run finds its position in the first pass alone
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
-    model, processor = load_model(model_config, script.image_budget), load_processor(model_config, script.image_budget)
+    with loaded_whole(training):
+        model, processor = load_model(model_config, script.image_budget), load_processor(model_config, script.image_budget)
     for name in LOSS_SETTINGS:
         if getattr(script, name) is not None:
             setattr(model.config, name, getattr(script, name))
@@ -190,7 +191,8 @@ def _make_preference_trainer(
 ) -> VargptDPOTrainer:
     """The trainer of pairs of answers; its reference is the model that it starts from."""
     eval_rows = mix_pairs(sources_of(script.eval_data), training.seed) if script.eval_data else None
-    model = with_adapters(load_model(model_config, script.image_budget), script, model_config)
+    with loaded_whole(training):
+        model = with_adapters(load_model(model_config, script.image_budget), script, model_config)
     apply_stage(model, script.stage, modules_of(script, model))
     trainer = VargptDPOTrainer(
         model,
