@@ -31,9 +31,9 @@ def drawings_and_answers(tiny, number):
 
 
 def distances(tiny, number):
-    """Drawings against the scenes that were asked for, seen through the model's own eyes."""
-    asked = list(rows({"draw": 1.0}, number, 5, "test"))
-    drawn, real = shapes_and_digits.draw_rows(*tiny, asked, 1, 50), [row["output_images"][0] for row in asked]
+    """Drawings against other scenes than those that were asked for, of the same kind, seen through the model's own eyes."""
+    asked, others = (list(rows({"draw": 1.0}, number, seed, "test")) for seed in (5, 6))
+    drawn, real = shapes_and_digits.draw_rows(*tiny, asked, 1, 50), [row["output_images"][0] for row in others]
     network = feature_network(TINY_FOLDER)
     return compare_sets(features_of(drawn, network), features_of(real, network), resamples=20)
 
