@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict  # noqa: E402
 from lmms_eval.api.model import lmms  # noqa: E402
 from lmms_eval.evaluator import simple_evaluate  # noqa: E402
 from lmms_eval.models import get_model  # noqa: E402
+from lmms_eval.tasks import TaskManager  # noqa: E402
 
 from vargpt_hf.evaluation.paper import PAPER  # noqa: E402
 from vargpt_hf.tiny.digits import digit_image, load_split  # noqa: E402
@@ -96,7 +97,13 @@ class Known(lmms):
     loglikelihood = generate_until_multi_round = None
 
 
-def evaluated(model, task, rows, tmp_path):
+@pytest.fixture(scope="module")
+def tasks():
+    """All tasks of lmms-eval, by name."""
+    return TaskManager()
+
+
+def evaluated(model, task, rows, tasks, tmp_path):
     """The papers' number of a model on local rows of a task."""
     benchmark = next(row for row in PAPER if row.task == task)
     split = {"pope_adv": "adversarial", "pope_pop": "popular", "pope_random": "random", "gqa": "testdev", "mmmu_val": "validation"}.get(
@@ -110,25 +117,28 @@ def evaluated(model, task, rows, tmp_path):
         "vqav2_val": "validation",
     }.get(task, "test")
     DatasetDict({split: Dataset.from_list(rows)}).save_to_disk(tmp_path / "rows")
-    local = {"task": task, "dataset_path": str(tmp_path / "rows"), "dataset_name": None, "dataset_kwargs": {"load_from_disk": True}}
+    local = {"dataset_path": str(tmp_path / "rows"), "dataset_name": None, "dataset_kwargs": {"load_from_disk": True}}
     if task == "gqa":
         local["process_docs"] = None  # which fetches the images from the Hub
-    results = simple_evaluate(model=model, tasks=[local], batch_size=1, log_samples=False, bootstrap_iters=0)["results"]
+    # By its name: lmms-eval takes a task that it is given as a dictionary for one of its older interface.
+    (tmp_path / "local.yaml").write_text(json.dumps({"include": tasks.task_index[task]["yaml_path"], "task": task, **local}))
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    results = simple_evaluate(model=model, tasks=[task], task_manager=manager, batch_size=1, log_samples=False, bootstrap_iters=0)["results"]
     metrics = {name.split(",")[0]: value for name, value in results[task].items()}
     return benchmark.scale * sum(metrics[name] for name in benchmark.metrics)
 
 
 @pytest.mark.parametrize("task", [row.task for row in PAPER])
-def test_tasks_score_what_is_known_beforehand(task, tmp_path, monkeypatch):
+def test_tasks_score_what_is_known_beforehand(task, tasks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows, right = rows_of(task)
     full = 200 if task == "mme" else 100
     wrong = {"yes": "no", "no": "yes", **{letter: LETTERS[(index + 1) % 4] for index, letter in enumerate(LETTERS)}}
-    assert evaluated(Known(right), task, rows, tmp_path / "right") == pytest.approx(full)
-    assert evaluated(Known([wrong.get(one, "another") for one in right]), task, rows, tmp_path / "wrong") == pytest.approx(0)
+    assert evaluated(Known(right), task, rows, tasks, tmp_path / "right") == pytest.approx(full)
+    assert evaluated(Known([wrong.get(one, "another") for one in right]), task, rows, tasks, tmp_path / "wrong") == pytest.approx(0)
     chance = {"yes": 50, "no": 50, **dict.fromkeys(LETTERS, 25)}.get(right[0], 100 / NUMBER)
     expected = 50 if task == "mme" else chance  # of each pair of questions one is right: accuracy 50, both right never
-    assert evaluated(Known([right[0]] * NUMBER), task, rows, tmp_path / "chance") == pytest.approx(expected)
+    assert evaluated(Known([right[0]] * NUMBER), task, rows, tasks, tmp_path / "chance") == pytest.approx(expected)
 
 
 DIGITS = """
