@@ -117,8 +117,8 @@ class VargptSimple(_Vargpt):
         """Not of this interface."""
         raise ValueError("Tasks of several rounds need the chat interface: leave out --force_simple.")
 
-    def loglikelihood(self, requests: list) -> list[tuple[float, bool]]:
-        """Losses of continuations, see `lmms_requests.losses`; requests without an image have (context, continuation) alone."""
+    def loglikelihood(self, requests: list) -> list[Any]:
+        """Losses of continuations, each as `_whole` hands it on, see `lmms_requests.losses`; requests without an image have (context, continuation) alone."""
         chats, continuations = [], []
         for request in requests:
             context, target, *rest = request.args
@@ -134,7 +134,16 @@ class VargptSimple(_Vargpt):
             some = losses(self.setup.model, self.setup.processor, [chats[index] for index in batch], [continuations[index] for index in batch])
             for index, one in zip(batch, some):
                 found[index] = one
-        return found
+        return [_whole(pair) for pair in found]
+
+
+def _whole(pair: tuple[float, bool]) -> Any:
+    """A loss, and whether its tokens are the likeliest ones, so that the task gets both: lmms-eval 0.7.3 makes a text of any bare pair."""
+    try:
+        from lmms_eval.api.instance import GenerationResult
+    except ImportError:  # older, which hands on what it is given
+        return pair
+    return GenerationResult(pair)
 
 
 __all__ = ["VargptChat", "VargptSimple"]
