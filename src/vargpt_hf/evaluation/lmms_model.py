@@ -118,7 +118,7 @@ class VargptSimple(_Vargpt):
         raise ValueError("Tasks of several rounds need the chat interface: leave out --force_simple.")
 
     def loglikelihood(self, requests: list) -> list[Any]:
-        """Losses of continuations, each as `_whole` hands it on, see `lmms_requests.losses`; requests without an image have (context, continuation) alone."""
+        """Losses of continuations, see `lmms_requests.losses` and `_whole`; requests without an image have (context, continuation) alone."""
         chats, continuations = [], []
         for request in requests:
             context, target, *rest = request.args
