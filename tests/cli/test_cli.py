@@ -160,7 +160,7 @@ def test_what_is_not_installed_is_named(package, extra, arguments):
         (["draw", "x", "--device", "cuda:63"], "--device is 'cuda:63', but "),
         (["draw", "x", "--device", "gpu"], "--device is 'gpu'; give"),
         (["ask", "scene.png", "x", "--device", "cuda:63"], "There is no file scene.png"),
-        (["info", "--model", "nothing"], "--model is 'nothing': there is no such folder, and from the Hub it cannot be read"),
+        (["info", "--model", "nothing"], "no such folder, and no model of that name comes with this package, which has vargpt-tiny"),
         (["info", "--model", "some/thing"], "--model is 'some/thing': there is no such folder, and from the Hub"),
         (["info", "--model", "a/b/c"], "--model is 'a/b/c', which is not a folder"),
         (["encode", "nothing", "codes"], "nothing"),
@@ -217,7 +217,7 @@ def test_convert(tmp_path):
 
 
 def test_help_has_examples():
-    for command in ("draw", "ask", "chat", "train", "encode", "compose", "convert", "card", "serve", "demo", "evaluate", "info"):
+    for command in ("draw", "ask", "chat", "train", "encode", "compose", "convert", "card", "serve", "demo", "evaluate", "info", "models"):
         output = run(command, "--help").output
         assert "Examples:" in output and f"vargpt {command}" in output
 

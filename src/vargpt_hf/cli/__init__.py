@@ -21,6 +21,7 @@ from .draw import draw
 from .encode import encode
 from .evaluate import evaluate
 from .info import info
+from .models import models
 from .serve import serve
 from .tokenizer import tokenizer
 from .train import train
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw, ask, chat, encode, compose, convert, card, serve, demo, evaluate, info):
+for command in (draw, ask, chat, encode, compose, convert, card, serve, demo, evaluate, info, models):
     app.command()(command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(data, name="data")

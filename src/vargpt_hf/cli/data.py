@@ -40,7 +40,7 @@ def check(
         from ..training.data_check import check_rows, draw_lengths
         from ..training.script import parse
     from ..processing.processing_vargpt import VargptProcessor
-    from ..tiny import TINY_FOLDER
+    from ..shipped import folder_of
 
     if Path(data).suffix in (".yaml", ".yml"):
         script, training, model_config = parse(data)
@@ -48,7 +48,7 @@ def check(
         model, max_length = model or model_config.model_name_or_path, max_length or training.max_length
     else:
         sources = [DataSource(data, split=split, images=images, task=task)]
-    processor = VargptProcessor.from_pretrained(model or TINY_FOLDER)
+    processor = VargptProcessor.from_pretrained(folder_of(model))
     report = None
     for source in sources:
         # As a stream: nothing is copied, and no fault can end it.

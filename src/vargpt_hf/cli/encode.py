@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..shipped import folder_of
 from .options import Model, check_device, hide_bars_of_small, needs_extra
 
 
@@ -28,16 +29,15 @@ def encode(
       vargpt encode ./my-images ./my-codes --model ./my-vargpt
       vargpt encode instruct.json ./codes --images ./imagenet --model ./my-vargpt --num-processes 8
     """
-    from ..tiny import TINY_FOLDER
-
-    hide_bars_of_small(model or str(TINY_FOLDER))
+    model = folder_of(model)
+    hide_bars_of_small(model)
     device = check_device(device)
     with needs_extra("Encoding needs"):
         from ..training.codes import encode_rows
         from ..training.data import load_rows
     encode_rows(
         load_rows(data, split, images=images, prompt=prompt),
-        model or TINY_FOLDER,
+        model,
         output,
         rows_per_shard=rows_per_shard,
         batch_size=batch_size,

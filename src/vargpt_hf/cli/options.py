@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..tiny import TINY_FOLDER, TINY_NAME
+from ..shipped import DEFAULT_NAME, folder_of, names, shipped_model
 
 if TYPE_CHECKING:
     from ..modeling.configuration_vargpt import VargptConfig
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
     from ..processing.processing_vargpt import VargptProcessor
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Folder or Hub id of a VARGPT; the vargpt-tiny of this package by default.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help=f"Folder or Hub id of a VARGPT, or a name that `vargpt models` lists; {DEFAULT_NAME} by default."),
+]
 DTYPE_HELP = (
     'Number format of the weights: "auto" (as stored, where the device has units for it), "float32", "bfloat16", "float16", or "mixed" (as '
     "stored, computed with in float32)."
@@ -41,9 +44,7 @@ def needs_extra(needs: str, extra: str = "train") -> Iterator[None]:
 
 def model_folder(model: str | None) -> tuple[str, str]:
     """What people call a model, and the folder or Hub id that it is loaded from."""
-    if model is None or model == TINY_NAME and not Path(model).exists():
-        return TINY_NAME, str(TINY_FOLDER)
-    return model, model
+    return model or DEFAULT_NAME, folder_of(model)
 
 
 def side_lengths(scales: str | None) -> tuple[int, ...] | None:
@@ -78,7 +79,7 @@ def load(model: str | None, device: str = "auto", dtype: str = "auto") -> "tuple
 
 
 def check_model(model: str | None, dtype: str, device: str = "auto") -> tuple[str, str]:
-    """Folder or Hub id of the model, and its number format; vargpt-tiny in float32 by default.
+    """Folder or Hub id of the model, and its number format; a model that comes with this package in float32 by default.
 
     "auto" is the format in which the weights are stored, or float32 where that would be slow on the device, which is then said in one line.
 
@@ -87,8 +88,13 @@ def check_model(model: str | None, dtype: str, device: str = "auto") -> tuple[st
     """
     if dtype not in DTYPES:
         raise ValueError(f"--dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
-    if model is None or model == TINY_NAME and not Path(model).exists():
-        model, dtype = str(TINY_FOLDER), "float32" if dtype == "auto" else dtype
+    if (shipped := shipped_model(model)) is not None:
+        model, dtype = str(shipped.folder), "float32" if dtype == "auto" else dtype  # so small that nothing else is faster
+    elif not Path(model).exists() and "/" not in model:
+        raise ValueError(
+            f"--model is {model!r}: there is no such folder, and no model of that name comes with this package, which has {names()}; a Hub id "
+            "has a slash."
+        )
     elif not Path(model).is_dir() and (model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).exists()):
         raise ValueError(f"--model is {model!r}, which is not a folder: give a folder with config.json, or a Hub id.")
     hide_bars_of_small(model)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..shipped import DEFAULT_NAME
 from .options import Device, DType, Model, load
 
 
@@ -77,9 +78,7 @@ def serve(
 
 def short_name(model: str | None) -> str:
     """What a model is called: the last part of its folder or Hub id."""
-    from ..tiny import TINY_NAME
-
-    return TINY_NAME if model is None else Path(model).resolve().name if Path(model).is_dir() else model.rpartition("/")[2]
+    return DEFAULT_NAME if model is None else Path(model).resolve().name if Path(model).is_dir() else model.rpartition("/")[2]
 
 
 def _missing(error: ImportError) -> ValueError:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..tiny import TINY_FOLDER, TINY_NAME
+from ..shipped import folder_of
 from .options import hide_bars_of_small, needs_extra
 
 
@@ -27,7 +27,7 @@ def train(
         from ..training.stage_files import find_stage, read_stage
 
     model = read_stage(find_stage(config)).get("model_name_or_path")  # what is wrong with the file is said at once
-    hide_bars_of_small(str(TINY_FOLDER) if model == TINY_NAME else str(model))
+    hide_bars_of_small(folder_of(model or ""))
     with needs_extra("Training needs"):
         from ..training.script import train as run
     run(config, context.args, dry_run)

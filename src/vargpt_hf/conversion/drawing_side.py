@@ -16,7 +16,7 @@ from ..modeling.infinity_decoder_vargpt import VargptInfinityDecoder
 from ..modeling.scales_vargpt import VAR_SIDES
 from ..modeling.var_decoder_vargpt import VargptVARDecoder
 from ..modeling.vq_vargpt import VargptVQModel
-from ..tiny import TINY_FOLDER, TINY_NAME
+from ..shipped import folder_of
 from .checkpoint import SourceTensor, open_checkpoint, open_part, said_of
 from .formats import infinity as infinity_format
 from .formats import var as var_format
@@ -99,7 +99,7 @@ def open_drawing_side(
         raise ValueError("--scales are the image tokenizer's own, where it comes as a folder: leave them out.")
     decoder = open_part(Path(var), var_format.DECODER_WRAPPERS) if var is not None else None
     if image_tokenizer is not None:
-        config, part = _open_folder(TINY_FOLDER if str(image_tokenizer) == TINY_NAME else Path(image_tokenizer))
+        config, part = _open_folder(Path(folder_of(image_tokenizer)))
     elif vqvae is not None:
         config, part = _open_vqvae(Path(vqvae), decoder, scales)
     else:

@@ -9,7 +9,7 @@ import torch
 
 from ..hardware import default_device, loading_dtype
 from ..modeling.settings_vargpt import GENERATION_MODES
-from ..tiny import TINY_FOLDER, TINY_NAME
+from ..shipped import DEFAULT_NAME, folder_of
 
 if TYPE_CHECKING:
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
@@ -41,7 +41,7 @@ class Setup:
 
 
 def load_setup(
-    pretrained: str | Path = TINY_FOLDER,
+    pretrained: str | Path = DEFAULT_NAME,
     dtype: str = "auto",
     device: str | None = None,
     batch_size: int | str = 1,
@@ -51,7 +51,7 @@ def load_setup(
     """Loads a model as lmms-eval's arguments say.
 
     Args:
-        pretrained: folder or Hub id; "vargpt-tiny" for the shipped one.
+        pretrained: folder or Hub id, or the name of a model that comes with this package.
         dtype: number format of the weights, such as "bfloat16"; "auto" as stored, or float32 where the device has no units for that.
         device: "cpu", "cuda:0", …; a GPU where there is one by default.
         batch_size: requests that are answered together.
@@ -75,7 +75,7 @@ def load_setup(
         raise ValueError(f"The batch size must be a whole number from 1, got {batch_size!r}.")
     if settings.get("generation_mode", "text") not in GENERATION_MODES:
         raise ValueError(f"generation_mode must be one of {GENERATION_MODES}, got {settings['generation_mode']!r}.")
-    folder = TINY_FOLDER if str(pretrained) == TINY_NAME and not Path(pretrained).exists() else pretrained
+    folder = folder_of(pretrained)
     device = device or default_device()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type != "vargpt":

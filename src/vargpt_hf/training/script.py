@@ -18,7 +18,7 @@ from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..peft import PRESETS, find_preset, lora_config
 from ..processing.processing_vargpt import VargptProcessor
-from ..tiny import TINY_FOLDER, TINY_NAME
+from ..shipped import folder_of
 from .collator import VargptDataCollator
 from .data import DataSource, add_lengths, mix_pairs, mix_rows, names_of, sources_of
 from .forecast import StepTimer, describe_plan, num_steps
@@ -305,8 +305,7 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[Preference
     groups = (*METHODS[method], ModelConfig)
     required = ("stage", "train_data", "model_name_or_path", "output_dir")
     parsed = parse_groups(groups, config, given, overrides, required, lambda: get_stage(stage).schedule)
-    if parsed[2].model_name_or_path == TINY_NAME and not Path(TINY_NAME).exists():
-        parsed[2].model_name_or_path = str(TINY_FOLDER)
+    parsed[2].model_name_or_path = folder_of(parsed[2].model_name_or_path)
     _check(*parsed)
     return tuple(parsed)
 

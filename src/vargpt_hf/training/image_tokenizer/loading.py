@@ -8,6 +8,7 @@ from transformers import AutoConfig
 from ...modeling.checkpoint_vargpt import headers_of, open_safetensors
 from ...modeling.configuration_vargpt import IMAGE_TOKENIZERS, VargptConfig
 from ...modeling.image_tokenizer_vargpt import VargptImageTokenizer
+from ...shipped import folder_of
 
 _PREFIX = "model.image_tokenizer."
 _FAMILY = "vargpt_"
@@ -42,12 +43,13 @@ def fresh_image_tokenizer(kind: str, fields: dict[str, Any] | None = None) -> Va
 
 
 def load_image_tokenizer(name: str | Path) -> VargptImageTokenizer:
-    """The image tokenizer of a folder or Hub id, in float32; of a VARGPT its image tokenizer alone is read.
+    """The image tokenizer of a folder or Hub id, in float32; of a VARGPT, also of one that comes with this package, it alone is read.
 
     Raises:
         ValueError: a model that neither is nor has an image tokenizer, or weights that are missing, unknown or of other shapes.
         OSError: a folder or Hub id that cannot be read, or a file that is cut short.
     """
+    name = folder_of(name)
     config, prefix = AutoConfig.from_pretrained(name, trust_remote_code=False), ""
     if isinstance(config, VargptConfig):
         config, prefix = config.image_tokenizer_config, _PREFIX

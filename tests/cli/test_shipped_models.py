@@ -1,0 +1,86 @@
+"""Models that come with the package: their short names in commands and training files, and `vargpt models`."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from vargpt_hf import shipped
+from vargpt_hf.cli import app
+from vargpt_hf.cli.options import check_model, model_folder
+from vargpt_hf.cli.serve import short_name
+from vargpt_hf.shipped import EMOJI_NAME, KNOWN, folder_of, shipped_models
+from vargpt_hf.tiny import TINY_FOLDER, TINY_NAME
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+@pytest.fixture
+def absent(monkeypatch, tmp_path):
+    """As in a version without the weights of the second model."""
+    monkeypatch.setitem(shipped.KNOWN, EMOJI_NAME, replace(KNOWN[EMOJI_NAME], folder=tmp_path / "absent"))
+
+
+@pytest.fixture
+def present(monkeypatch, tmp_path):
+    """As in a version with them; vargpt-tiny stands in."""
+    shutil.copytree(TINY_FOLDER, folder := tmp_path / "weights")
+    monkeypatch.setitem(shipped.KNOWN, EMOJI_NAME, replace(KNOWN[EMOJI_NAME], folder=folder))
+    return str(folder)
+
+
+def test_what_is_listed_is_there():
+    lines = run("models").output.splitlines()
+    assert re.split(r"\s{2,}", lines[0]) == ["name", "weights", "pixels", "draws", "license"]
+    tiny = re.split(r"\s{2,}", lines[1])
+    size = (TINY_FOLDER / "model.safetensors").stat().st_size / 1e6
+    assert tiny == [TINY_NAME, f"{size:.1f} MB", "48×48", "colored shapes, handwritten digits", "Apache-2.0", "(default)"]
+    assert [line.split()[0] for line in lines[1:]] == [model.name for model in shipped_models()]
+    assert all(model.weights.is_file() for model in shipped_models())
+
+
+def test_what_is_absent_is_neither_listed_nor_loaded(absent):
+    assert EMOJI_NAME not in run("models").output
+    message = f"The weights of {EMOJI_NAME} do not come with this version of vargpt-hf, but those of {TINY_NAME}."
+    stage = ["train", "lora", "--model_name_or_path", EMOJI_NAME, "--train_data", TINY_FOLDER, "--output_dir", "out"]
+    for arguments in (["draw", "a cat", "--model", EMOJI_NAME], ["info", "-m", EMOJI_NAME], stage):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            run(*arguments)
+
+
+def test_what_is_present_is_drawn_with_by_its_name(present, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert f"{EMOJI_NAME}  11.2 MB" in run("models").output
+    assert run("draw", "a red circle", "--model", EMOJI_NAME).exit_code == 0
+    assert Image.open("out.png").size == (48, 48)
+    assert check_model(EMOJI_NAME, "auto") == (present, "float32") and model_folder(EMOJI_NAME) == (EMOJI_NAME, present)
+    assert short_name(EMOJI_NAME) == EMOJI_NAME and short_name(None) == TINY_NAME == model_folder(None)[0]
+
+
+def test_training_takes_the_name(present, tmp_path, monkeypatch):
+    from vargpt_hf.training.image_tokenizer.loading import load_image_tokenizer
+    from vargpt_hf.training.script import parse
+
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    _, _, model = parse("lora", ["--model_name_or_path", EMOJI_NAME, "--train_data", "data", "--output_dir", "out"])
+    assert model.model_name_or_path == present
+    assert load_image_tokenizer(EMOJI_NAME).fingerprint() == load_image_tokenizer(TINY_FOLDER).fingerprint()
+
+
+def test_a_folder_of_that_name_is_meant_first(absent, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(EMOJI_NAME).mkdir()
+    assert folder_of(EMOJI_NAME) == EMOJI_NAME and folder_of("me/mine") == "me/mine" and folder_of(None) == str(TINY_FOLDER)
+
+
+def test_images_of_several_shapes_are_described(tmp_path):
+    config = '{"image_tokenizer_config": {"schedules": [[[1, 1], [4, 6]], [1, 2]], "channel_multipliers": [1, 1, 2, 2]}}'
+    (tmp_path / "config.json").write_text(config)
+    assert replace(KNOWN[EMOJI_NAME], folder=tmp_path).image_size == (32, 48)
