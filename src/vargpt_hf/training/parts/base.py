@@ -7,8 +7,8 @@ import torch
 from transformers import CLIPVisionModel, GenerationConfig, PreTrainedTokenizerFast
 
 from ...modeling.configuration_vargpt import VargptConfig
+from ...modeling.image_tokenizer_vargpt import VargptImageTokenizer
 from ...modeling.modeling_vargpt import VargptForConditionalGeneration
-from ...modeling.vq_vargpt import VargptVQModel
 from ...processing.chat_vargpt import (
     IMAGE_TOKEN,
     OUTPUT_IMAGE_END_TOKEN,
@@ -24,7 +24,7 @@ from ...processing.reader_vargpt import llava_settings
 def build_base(
     output_dir: str | Path,
     tokenizer: PreTrainedTokenizerFast,
-    image_tokenizer: VargptVQModel,
+    image_tokenizer: VargptImageTokenizer,
     vision_tower: CLIPVisionModel,
     text_config: dict[str, Any],
     visual_decoder_config: dict[str, Any],
@@ -35,7 +35,7 @@ def build_base(
 
     Args:
         text_config: of the language model, with its `model_type`; vocabulary and special tokens are the tokenizer's.
-        visual_decoder_config: of the visual decoder.
+        visual_decoder_config: of the visual decoder, VAR's unless it has another `model_type`.
         generation: settings for generation_config.json.
         seed: of the fresh weights.
     """

@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
+from ..guards import last_complete_checkpoint
+
 
 def pixels_of(rows: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
     """Collates rows `{"image": PIL picture}` of one size to pixels (B, 3, height, width) in [-1, 1]."""
@@ -53,6 +55,7 @@ def train_clip(
     output_dir: str | Path,
     test_pairs: Dataset | None = None,
     seed: int = 0,
+    resume: bool = False,
     **arguments,
 ) -> CLIPVisionModel:
     """Trains on rows `{"image", "text"}`, saves the vision tower and returns it.
@@ -60,6 +63,7 @@ def train_clip(
     Args:
         config: sizes of both towers.
         test_pairs: pairs whose retrieval accuracy is printed at the end.
+        resume: go on from the last complete checkpoint in `output_dir`, where there is one; `save_steps` makes some.
         arguments: of `TrainingArguments`, over the defaults here.
 
     Raises:
@@ -90,7 +94,7 @@ def train_clip(
         data_collator=collator,
         train_dataset=pairs,
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir) if resume else None)
     model.eval()
     if test_pairs is not None:
         print(f"retrieval accuracy among 100: {retrieval_accuracy(model, collator, test_pairs):.3f}")

