@@ -46,20 +46,26 @@ def stopped_once(tmp_path_factory):
     return folder, made(folder), said
 
 
-@pytest.fixture(scope="module")
-def stopped_twice(stopped_once):
-    """The same run, started again and stopped in stage 3."""
-    folder, *_ = stopped_once
-    _, said = run(folder, until="stage3")
+def goes_on(folder: Path, until: str) -> tuple[Path, dict[str, int], str]:
+    """The same run, started again and stopped once more: its folder, what it had finished by then, and what it said."""
+    _, said = run(folder, until)
     return folder, made(folder), said
 
 
 @pytest.fixture(scope="module")
+def stopped_twice(stopped_once):
+    return goes_on(stopped_once[0], until="stage2")
+
+
+@pytest.fixture(scope="module")
 def stopped_thrice(stopped_twice):
-    """The same run, started again and stopped before its model is evaluated."""
-    folder, *_ = stopped_twice
-    run(folder, until="vargpt-tiny/model.safetensors")
-    return folder, made(folder)
+    return goes_on(stopped_twice[0], until="stage3")
+
+
+@pytest.fixture(scope="module")
+def stopped_at_its_end(stopped_thrice):
+    """Before its model is evaluated."""
+    return goes_on(stopped_thrice[0], until="vargpt-tiny/model.safetensors")
 
 
 @pytest.mark.slow
@@ -72,22 +78,31 @@ def test_the_parts_are_trained(stopped_once):
         VargptProcessor.from_pretrained(folder / name)
 
 
-@pytest.mark.slow
-def test_a_stopped_run_goes_on(stopped_once, stopped_twice):
-    (_, before, _), (_, finished, said) = stopped_once, stopped_twice
-    assert {name: finished[name] for name in before} == before and {"stage1", "stage2"} <= set(finished), said[-3000:]
+def follows(before: tuple[Path, dict[str, int], str], after: tuple[Path, dict[str, int], str], stage: str) -> None:
+    """A run that was started again has finished one more stage, and done none again."""
+    (_, earlier, _), (_, finished, said) = before, after
+    assert {name: finished[name] for name in earlier} == earlier and stage in finished, said[-3000:]
     assert "image tokenizer:" not in said
 
 
 @pytest.mark.slow
-def test_the_last_stage_follows(stopped_twice, stopped_thrice):
-    (_, before, _), (_, finished) = stopped_twice, stopped_thrice
-    assert {name: finished[name] for name in before} == before and "stage3" in finished
+def test_a_stopped_run_goes_on(stopped_once, stopped_twice):
+    follows(stopped_once, stopped_twice, "stage1")
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_comes_to_its_end(stopped_thrice):
-    folder, before = stopped_thrice
+def test_the_next_stage_follows(stopped_twice, stopped_thrice):
+    follows(stopped_twice, stopped_thrice, "stage2")
+
+
+@pytest.mark.slow
+def test_the_last_stage_follows(stopped_thrice, stopped_at_its_end):
+    follows(stopped_thrice, stopped_at_its_end, "stage3")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_comes_to_its_end(stopped_at_its_end):
+    folder, before, _ = stopped_at_its_end
     code, said = run(folder)
     assert code == 0, said[-3000:]
     now = made(folder)

@@ -6,7 +6,13 @@ import json
 import os
 import re
 import threading
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@lru_cache(maxsize=64)  # every request names the commit, which depends on all bytes
+def digest(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
 
 
 class FakeHub:
@@ -58,7 +64,7 @@ class FakeHub:
 
     def revision(self, name):
         """A commit id that changes with the files."""
-        return hashlib.sha1(repr(sorted(self.repositories[name].items())).encode()).hexdigest()
+        return digest(repr(sorted((path, digest(data)) for path, data in self.repositories[name].items())).encode())
 
     def post(self, path, body):
         if path == "/api/repos/create":
@@ -83,7 +89,7 @@ class FakeHub:
             if found[2]:  # no repository here has folders
                 return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
             files = self.repositories[found[1]].items()
-            return 200, [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()} for name, data in files]
+            return 200, [{"type": "file", "path": name, "size": len(data), "oid": digest(data)} for name, data in files]
         if found := re.match(r"/api/models/([^/]+/[^/]+)", path):
             files = [{"rfilename": name} for name in self.repositories[found[1]]]
             return 200, {"id": found[1], "sha": self.revision(found[1]), "siblings": files, "tags": [], "private": False}
@@ -92,5 +98,5 @@ class FakeHub:
             commit = {"X-Repo-Commit": self.revision(found[1])}
             if data is None:
                 return 404, {"error": "Entry not found"}, {**commit, "X-Error-Code": "EntryNotFound"}
-            return 200, data, {**commit, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
+            return 200, data, {**commit, "ETag": f'"{digest(data)}"'}
         return 404, {"error": "Not found"}

@@ -99,11 +99,11 @@ def draw(page, seed=5):
     page.get_by_label("Seed", exact=True).fill(str(seed))
     page.get_by_label("Seed", exact=True).press("Tab")
     page.get_by_label("Roll anew each time").uncheck()
-    page.locator("button.label-wrap", has_text="Settings").click()
     page.get_by_label("What to draw", exact=True).fill(PROMPT)
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#strip img").nth(2).wait_for()
     page.locator("#images").get_by_text(f"seed {seed}").wait_for()
+    page.locator("button.label-wrap", has_text="Settings").click()  # only now: what is folded away at once may not have been taken over
     return image_of(page, "#current img")
 
 

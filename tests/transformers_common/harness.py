@@ -105,8 +105,8 @@ class Results:
         return tuple(sum(name.split(".")[0] == class_name for name in group) for group in (self.passed, self.failed, self.skipped))
 
 
-def run_suite(suite: str, words: list[str] = ()) -> Results:
-    """Runs a suite in a process of its own.
+def run_suite(suite: str, expression: str = "") -> Results:
+    """Runs a suite, or the tests that an expression as of pytest's `-k` names, in a process of its own.
 
     Raises:
         RuntimeError: if no sdist can be had, or if pytest could not run the tests.
@@ -116,8 +116,8 @@ def run_suite(suite: str, words: list[str] = ()) -> Results:
         folder = lay_out(suite, root)
         report = root / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", scratch, "--junitxml", str(report), str(folder)]
-        if words:
-            command += ["-k", " or ".join(words)]
+        if expression:
+            command += ["-k", expression]
         inherited = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
         path = os.pathsep.join([str(SUITES.parent.parent / "processing"), *inherited])
         environment = {**os.environ, "RUN_SLOW": "1", "TMPDIR": scratch, "PYTHONPATH": path}
@@ -144,7 +144,7 @@ def read_report(report: Path) -> Results:
 
 
 if __name__ == "__main__":
-    outcome = run_suite(sys.argv[1], sys.argv[2:])
+    outcome = run_suite(sys.argv[1], " or ".join(sys.argv[2:]))
     for name, message in outcome.skipped.items():
         print(f"SKIPPED {name}: {message}")
     for name, message in outcome.failed.items():
