@@ -2,6 +2,7 @@
 
 import re
 from fnmatch import fnmatch
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from harness import Results, run_suite
 
 SAME_SKIPS = {"VargptInfinityModelTest": "VargptModelTest", "VargptBSQModelTest": "VargptVQModelTest"}  # the same tests on other parts
+PARTS = ("VargptModelTest", "VargptInfinityModelTest", "not (VargptModelTest or VargptInfinityModelTest)")  # of about the same length
 PAGE = Path(__file__).parents[2] / "docs" / "transformers_common.md"
 
 
@@ -26,30 +28,23 @@ def _of_the_same(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def model_results():
-    """Of the whole model with VAR's decoder, which are half of the time."""
-    return run_suite("vargpt", "VargptModelTest")
+def results_of():
+    """Results of a part of the suite, which runs when it is first asked for."""
+    return cache(partial(run_suite, "vargpt"))
 
 
 @pytest.fixture(scope="module")
-def other_results():
-    return run_suite("vargpt", "not VargptModelTest")
-
-
-@pytest.fixture(scope="module")
-def results(model_results, other_results):
-    both = Results()
-    for part in (model_results, other_results):
-        both.passed += part.passed
-        both.failed |= part.failed
-        both.skipped |= part.skipped
-    return both
+def results(results_of):
+    parts = [results_of(part) for part in PARTS]
+    passed = [name for part in parts for name in part.passed]
+    return Results(passed, *({k: v for part in parts for k, v in getattr(part, kind).items()} for kind in ("failed", "skipped")))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["model_results", "other_results"])
-def test_nothing_fails(request, part):
-    results = request.getfixturevalue(part)
+@pytest.mark.parametrize("part", PARTS)
+def test_nothing_fails(results_of, part):
+    results = results_of(part)
+    assert results.passed
     report = "\n\n".join(f"{name}\n{message[-2000:]}" for name, message in results.failed.items())
     assert not results.failed, f"{len(results.failed)} of Transformers' common tests fail:\n{report}"
 
