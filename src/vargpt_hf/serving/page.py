@@ -134,6 +134,20 @@ def _shown(drawings: list[Drawing]) -> tuple[list, list, list]:
     return images, strip, [[enlarge(frame) for frame in drawing.frames] for drawing in drawings]
 
 
+def _gallery(label: str, columns: int, elem_id: str | None = None) -> gr.Gallery:
+    """Images side by side as large as there is room, the pixels of small ones as squares."""
+    return gr.Gallery(
+        label=label,
+        columns=columns,
+        fit_columns=False,
+        height="auto",
+        format="png",
+        elem_classes="crisp",
+        elem_id=elem_id,
+        interactive=False,
+    )
+
+
 def _draw_tab(actions: PageActions, settings: dict, drawn: gr.State) -> tuple[tuple, gr.Textbox]:
     prompt = gr.Textbox(label="What to draw", placeholder="a red circle above a blue square", lines=2, max_lines=6)
     with gr.Row():
@@ -145,26 +159,8 @@ def _draw_tab(actions: PageActions, settings: dict, drawn: gr.State) -> tuple[tu
             scale = gr.Slider(1, actions.num_scales, actions.num_scales, step=1, label="Scale, coarse to fine", elem_id="scale")
             edit = gr.Button("Edit this image")
         with gr.Column():
-            images = gr.Gallery(
-                label="Images",
-                columns=3,
-                fit_columns=False,
-                height="auto",
-                format="png",
-                elem_classes="crisp",
-                elem_id="images",
-                interactive=False,
-            )
-            strip = gr.Gallery(
-                label="Scales",
-                columns=5,
-                fit_columns=False,
-                height="auto",
-                format="png",
-                elem_classes="crisp",
-                elem_id="strip",
-                interactive=False,
-            )
+            images = _gallery("Images", 3, elem_id="images")
+            strip = _gallery("Scales", 5, elem_id="strip")
     frames, selected = gr.State([]), gr.State(0)
 
     def drawing(request: gr.Request, prompt: str, number: int, files: list, *values: Any) -> Iterator[tuple]:
@@ -221,9 +217,7 @@ def _edit_tab(actions: PageActions, settings: dict, drawn: gr.State) -> gr.Image
                 edit, stop = gr.Button("Draw there", variant="primary"), gr.Button("Stop", variant="stop")
         with gr.Column():
             result = gr.Image(label="Edited", type="filepath", format="png", interactive=False, elem_classes="crisp", elem_id="edited")
-            strip = gr.Gallery(
-                label="Scales", columns=5, fit_columns=False, height="auto", format="png", elem_classes="crisp", interactive=False
-            )
+            strip = _gallery("Scales", 5)
 
     def editing(request: gr.Request, painted: dict | None, prompt: str, files: list, *values: Any) -> Iterator[tuple]:
         image, area = painted_area(painted)
