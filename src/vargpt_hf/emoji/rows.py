@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..tiny.rows import DRAWING, IMAGE, Part, Row
 from . import scenes, shape_rows
 from .pictures import read_pictures
 from .scenes import ONE, RELATIONS, THREE, Scene, jittered
 from .sentences import Asked, Source, about_one, about_scene, any_look, by_words, description, in_look, of_scene, sample_scene, to_draw
 from .wordings import question, spoken
 
-Row = dict[str, Any]
-Part = dict[str, str]
-IMAGE, DRAWING = {"type": "image"}, {"type": "output_image"}
 WORDINGS = ("trained", "held out")
 _LAYOUTS = (*RELATIONS, *RELATIONS, "beside", "beside", THREE, THREE)  # of scenes, all alike likely
 _QUESTIONS_IN_TRAINING = 3  # about one image, which each further one costs little beside

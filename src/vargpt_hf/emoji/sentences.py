@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..tiny.rows import NUMBERS
 from .kinds import GROUP_WORDS, KIND_WORDS, article, by_tags, color_of, drawable, short_names
 from .pictures import LOOKS, Concept, Pair, Pictures
 from .scenes import ONE, PLACES, THREE, Scene, opposite
@@ -13,7 +14,6 @@ from .split import held_out_pairs
 from .wordings import BY_TAGS, DRAW, IN_A_LOOK, PAIRED, SAY, question, spoken
 from .wordings import THREE as THREE_WORDINGS
 
-NUMBERS = ("zero", "one", "two", "three")
 DEFAULT_LOOKS = ("flat", "cartoon", "3d")  # in the first of these that training shows, a thing is drawn where no look is said
 _SHARE_LOOK_SAID = 0.5  # of what is not called by its name
 _SHARE_COLOR_SAID = 0.3  # where it has one
@@ -285,7 +285,6 @@ def sample_scene(rng: np.random.Generator, source: Source, layout: str, unseen: 
 
 __all__ = [
     "DEFAULT_LOOKS",
-    "NUMBERS",
     "Asked",
     "Source",
     "about_one",

@@ -7,13 +7,12 @@ import numpy as np
 from PIL import Image
 
 from ..tiny.digits import sample_digit
-from ..tiny.rows import NUMBERS, questions_about, scene_to_draw
+from ..tiny.rows import ABOUT_THE_WHOLE, NUMBERS, questions_about, scene_to_draw
 from ..tiny.shapes import HELD_OUT_PAIRS, KINDS, Scene, sample_scene
 from ..tiny.shapes import render as render_at
 from .pictures import PICTURE_SIZE
 from .wordings import WRITE_DIGIT, question, spoken
 
-_OF_ONE_THING = ("count", "background", "describe")  # kinds of questions that do not look for one of several shapes
 # How vargpt-tiny asks → the kind of question here, with the names in it in order.
 _FORMS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"how many objects are there", "count", ()),
@@ -75,7 +74,7 @@ def asked_about_shapes(
         look_up: only what is asked about one of several shapes, which is slower to learn.
     """
     scene = sample_scene(rng, (("list", "relation") if look_up else KINDS)[int(rng.integers(2 if look_up else len(KINDS)))])
-    asked = [one for one in questions_about(rng, scene) if not look_up or one[0] not in _OF_ONE_THING]
+    asked = [one for one in questions_about(rng, scene) if not look_up or one[0] not in ABOUT_THE_WHOLE]
     return scene, [(f"shapes: {kind}", lambda words=words: reworded(rng, words, held_out), answer) for kind, words, answer in asked]
 
 

@@ -227,11 +227,11 @@ def table_of(name: str, judged: Judged, chance: Mapping[str, float]) -> list[lis
     """Rows of the table of a group of drawings."""
     found = []
     shares = [_shares(verdicts) for verdicts in (judged.drawn, judged.ceiling, judged.drawn_by_pixels, judged.ceiling_by_pixels)]
-    for what, value in shares[0].items():
+    for what in shares[0]:
         drawn, ceiling, by_pixels, ceiling_by_pixels = (of[what] for of in shares)
         of_ceiling = f"{drawn / ceiling:.1%}" if ceiling else ""
         guessed = f"{chance[what]:.2%}" if what in chance and name != "not named" else ""
-        found.append([name, what, f"{value:.1%}", f"{ceiling:.1%}", of_ceiling, guessed, f"{by_pixels:.1%}", f"{ceiling_by_pixels:.1%}"])
+        found.append([name, what, f"{drawn:.1%}", f"{ceiling:.1%}", of_ceiling, guessed, f"{by_pixels:.1%}", f"{ceiling_by_pixels:.1%}"])
     return found
 
 

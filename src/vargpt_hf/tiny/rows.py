@@ -42,7 +42,7 @@ _SMALL_TALK = (
 )
 _SHARE_SIZE_SAID, _SHARE_BACKGROUND_SAID, _SHARE_PLACE_SAID = 0.3, 0.2, 0.4
 _QUESTIONS_IN_TRAINING = 2
-_ABOUT_THE_WHOLE = ("count", "background", "describe")  # kinds of questions
+ABOUT_THE_WHOLE = ("count", "background", "describe")  # kinds of questions
 _DRAWN_BACKGROUNDS = ("white", "black")
 
 
@@ -156,7 +156,7 @@ def _ask(rng: np.random.Generator, split: str) -> Row:
 def _look_up(rng: np.random.Generator, split: str) -> Row:
     """A question about one of several things: it has to be found first, which is slower to learn than all else that `_ask` asks."""
     scene = sample_scene(rng, _choice(rng, ("list", "relation")))
-    asks, question, answer = _choice(rng, [asked for asked in questions_about(rng, scene) if asked[0] not in _ABOUT_THE_WHOLE])
+    asks, question, answer = _choice(rng, [asked for asked in questions_about(rng, scene) if asked[0] not in ABOUT_THE_WHOLE])
     return _row([IMAGE, _text(question)], [_text(answer)], {"asks": asks, "answer": answer}, images=[render(scene)])
 
 
