@@ -131,14 +131,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+def under_own_allocator(script: str, kind: str) -> int:
+    """The number that a script prints where nobody has set glibc's allocator."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    return int(subprocess.run([sys.executable, "-c", script, kind], env=environment, capture_output=True, text=True, check=True).stdout)
+
+
 def test_freed_memory_is_kept():
     """Large blocks that are freed and allocated again cause no new page faults; under the default settings they do every time."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    done = {
-        kind: subprocess.run([sys.executable, "-c", FAULTS, kind], env=environment, capture_output=True, text=True, check=True).stdout
-        for kind in ("kept", "default")
-    }
-    assert 5 * int(done["kept"]) < int(done["default"])
+    done = {kind: under_own_allocator(FAULTS, kind) for kind in ("kept", "default")}
+    assert 5 * done["kept"] < done["default"]
 
 
 THREADS = """
@@ -167,12 +169,8 @@ print(pages() - before)
 
 def test_freed_memory_is_shared_by_threads():
     """Six threads that hold 32 MiB one after the other take the room of one; under the default settings each keeps its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    done = {
-        kind: subprocess.run([sys.executable, "-c", THREADS, kind], env=environment, capture_output=True, text=True, check=True).stdout
-        for kind in ("shared", "default")
-    }
-    assert 3 * int(done["shared"]) < int(done["default"])
+    done = {kind: under_own_allocator(THREADS, kind) for kind in ("shared", "default")}
+    assert 3 * done["shared"] < done["default"]
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "LD_PRELOAD", "GLIBC_TUNABLES"])

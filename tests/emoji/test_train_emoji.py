@@ -1,14 +1,12 @@
 """The documented command that trains vargpt-emoji, with next to no data: every step runs, and a run that was stopped goes on."""
 
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from stopped_commands import run_until
 from transformers import AutoConfig
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
@@ -20,18 +18,8 @@ MOST_BYTES = 24_000_000
 
 def run(folder: Path, packages: Path, until: str | None = None) -> tuple[int, str]:
     """The command's exit code and what it said; stopped, with all that it has started, when a file or folder of its own is there."""
-    log = folder.parent / "log.txt"
-    with log.open("w") as file:
-        command = [sys.executable, EXAMPLE, folder, "--packages", packages, "--scale", "0"]
-        process = subprocess.Popen(command, start_new_session=True, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        while process.poll() is None and not (until and (folder / until).exists()):
-            time.sleep(0.02)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return process.returncode, log.read_text()
+    command = [sys.executable, EXAMPLE, folder, "--packages", packages, "--scale", "0"]
+    return run_until(command, folder.parent / "log.txt", until and folder / until, signal.SIGKILL)
 
 
 def made(folder: Path) -> dict[str, int]:

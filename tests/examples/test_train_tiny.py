@@ -1,16 +1,14 @@
 """The documented command that trains vargpt-tiny, with next to no data: every step runs and leaves what the next one needs."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from stopped_commands import run_until
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 
@@ -19,18 +17,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def run(folder: Path, until: str | None = None) -> tuple[int, str]:
     """The command's exit code and what it said; stopped, with all that it has started, when a folder of its own is there."""
-    log = folder.parent / "log.txt"
     command = [sys.executable, EXAMPLES / "train_tiny.py", folder, "--scale", "0", "--evaluate", "4"]
-    with log.open("w") as file:
-        process = subprocess.Popen(command, start_new_session=True, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        while process.poll() is None and not (until and (folder / until).exists()):
-            time.sleep(0.02)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-    return process.returncode, log.read_text()
+    return run_until(command, folder.parent / "log.txt", until and folder / until, signal.SIGTERM)
 
 
 def made(folder: Path) -> dict[str, int]:
