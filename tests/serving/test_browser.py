@@ -96,15 +96,26 @@ def keep(request):
 def draw(page, seed=5):
     """Draws the prompt from a seed; the image."""
     page.locator("button.label-wrap", has_text="Settings").click()
-    page.get_by_label("Seed", exact=True).fill(str(seed))
-    page.get_by_label("Seed", exact=True).press("Tab")
-    page.get_by_label("Roll anew each time").uncheck()
+    choose_seed(page, str(seed))
     page.get_by_label("What to draw", exact=True).fill(PROMPT)
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#strip img").nth(2).wait_for()
     page.locator("#images").get_by_text(f"seed {seed}").wait_for()
     page.locator("button.label-wrap", has_text="Settings").click()  # only now: what is folded away at once may not have been taken over
     return image_of(page, "#current img")
+
+
+def choose_seed(page, seed):
+    """Chooses until the page keeps it: Gradio builds what was folded away bit by bit, and overwrites what was chosen meanwhile."""
+    field, rolls = page.get_by_label("Seed", exact=True), page.get_by_label("Roll anew each time")
+    for _ in range(20):
+        field.fill(seed)
+        field.press("Tab")
+        rolls.uncheck()
+        page.wait_for_timeout(500)
+        if field.input_value() == seed and not rolls.is_checked():
+            return
+    raise AssertionError(f"the page does not keep seed {seed}")
 
 
 def image_of(page, where):
