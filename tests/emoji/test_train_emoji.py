@@ -6,20 +6,32 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from stopped_commands import run_until
 from transformers import AutoConfig
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.emoji.packages import PACKAGES
+from vargpt_hf.evaluation.report import read_report
 from vargpt_hf.inference.drawing import answer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_emoji.py"
 MOST_BYTES = 24_000_000
 
 
-def run(folder: Path, packages: Path, until: str | None = None) -> tuple[int, str]:
+def run(folder: Path, packages: Path, *options: object, until: str | None = None) -> tuple[int, str]:
     """The command's exit code and what it said; stopped, with all that it has started, when a file or folder of its own is there."""
-    command = [sys.executable, EXAMPLE, folder, "--packages", packages, "--scale", "0"]
+    command = [sys.executable, EXAMPLE, folder, "--packages", packages, "--scale", "0", "--evaluate", "2", *options]
     return run_until(command, folder.parent / "log.txt", until and folder / until, signal.SIGKILL)
+
+
+@pytest.fixture
+def example(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    import train_emoji
+
+    return train_emoji
 
 
 def made(folder: Path) -> dict[str, int]:
@@ -54,5 +66,34 @@ def test_a_run_that_was_killed_comes_to_its_end(stopped, packages):
     shipped = folder / "vargpt-emoji"
     assert (shipped / "model.safetensors").stat().st_size <= MOST_BYTES and AutoConfig.from_pretrained(shipped).dtype == torch.bfloat16
     model, processor = VargptForConditionalGeneration.from_pretrained(shipped, dtype="float32").eval(), VargptProcessor.from_pretrained(shipped)
+    card, metrics = (shipped / "README.md").read_text(), read_report(folder / "report")["metrics"]
+    assert (
+        all(package.credit in card for package in PACKAGES)
+        and "license: apache-2.0" in card
+        and "![a turtle in the flat look](drawn.png)" in card
+    )
+    assert {"seen: both", "kept out: both", "answers"} <= set(metrics) and "kept out: both" in card
     (image,) = answer(model, processor, ["a turtle in the flat look"], "image", seeds=[0]).images
-    assert image.size == (64, 64)
+    assert image.size == (64, 64) == Image.open(shipped / "drawn.png").size
+
+
+@pytest.mark.slow
+def test_a_second_seed_takes_the_parts_and_stops_early(stopped, packages, example, monkeypatch):
+    """Its first weights are others, and so is the order of its rows; it is no model to ship."""
+    (folder, _, _), called = stopped, []
+    again = folder.with_name("again")
+    options = ["--parts-of", folder, "--seed", "1", "--stop-at", "0.2"]
+    monkeypatch.setattr("sys.argv", [str(part) for part in ("train_emoji.py", again, "--packages", packages, "--scale", "0", *options)])
+    monkeypatch.setattr(example, "vargpt", lambda *arguments: called.append(arguments))
+    example.main()
+    assert called == [("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--seed", 2, "--stop_at", 0.2)]
+    assert all((again / name).is_symlink() for name in example.PARTS)
+    parts = [load_file(place / "base" / "model.safetensors") for place in (folder, again)]
+    same = {name.split(".")[1] for name, value in parts[0].items() if torch.equal(value, parts[1][name])}
+    other = {name.split(".")[1] for name, value in parts[0].items() if not torch.equal(value, parts[1][name])}
+    assert "image_tokenizer" in same - other and "visual_decoder" in other
+
+
+def test_parts_of_what_is_no_run_are_refused(tmp_path, example):
+    with pytest.raises(FileNotFoundError, match="has no data: --parts-of takes the folder of a run"):
+        example.link_parts(tmp_path, tmp_path / "again")

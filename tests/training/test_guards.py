@@ -46,6 +46,25 @@ def test_a_checkpoint_half_deleted_is_not_whole(finished, tmp_path, name):
     assert not is_whole(tmp_path / "checkpoint-4") and last_complete_checkpoint(tmp_path) is None
 
 
+def test_a_run_that_stops_early_is_the_first_part_of_a_whole_one(finished, tmp_path):
+    """It ends where a whole one has its checkpoint, also when it is started once more; without the setting it comes to the same end."""
+    shutil.copytree(finished.parent, tmp_path / "again")
+    out, stage = tmp_path / "again/part", tmp_path / "again/stage.yaml"
+    stopped = ["--output_dir", str(out), "--save_steps", "100", "--stop_at", "0.4"]  # of 4 steps, after 1.6
+    for again in ([], ["--resume_from_checkpoint", "true"]):
+        train(stage, [*stopped, *again])
+        assert [folder.name for folder in checkpoints_of(out)] == ["checkpoint-2"]
+        assert all(torch.equal(value, weights(finished / "checkpoint-2")[name]) for name, value in weights(out).items())
+    train(stage, ["--output_dir", str(out), "--resume_from_checkpoint", "true"])
+    assert all(torch.equal(value, weights(finished)[name]) for name, value in weights(out).items())
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "1.1", "nan"])
+def test_a_run_cannot_stop_before_its_first_step_or_after_its_last(finished, share):
+    with pytest.raises(ValueError, match="`stop_at` must be a share of all steps above 0 and up to 1"):
+        train(finished.parent / "stage.yaml", ["--stop_at", share])
+
+
 def test_a_run_that_had_come_to_its_end_is_not_trained_further(finished, tmp_path):
     """A run killed between its last checkpoint and its last file, or simply started once more."""
     shutil.copytree(finished.parent, tmp_path / "again")

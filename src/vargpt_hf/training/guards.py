@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.distributed.tensor import DTensor
-from transformers.trainer_callback import TrainerState
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..modeling.checkpoint_vargpt import read_headers
@@ -180,7 +181,7 @@ class TrainingGuard:
             ) from error
 
     def _run_epoch(self, *args, **kwargs) -> None:
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             # `Trainer` looks for its end after a step only: resuming from the last checkpoint, it would train one step too many.
             self.control.should_training_stop = True
         else:
@@ -236,6 +237,35 @@ class TrainingGuard:
             return f"There is no complete checkpoint in {self.args.output_dir}: start the run again."
         steps = TrainerState.load_from_json(str(Path(last) / _STATE)).global_step
         return f"The last complete checkpoint is {last} (step {steps}): resume with --resume_from_checkpoint true."
+
+
+class StopAt(TrainerCallback):
+    """Ends training early, with a checkpoint, while learning rates are those of all steps: the first part of a longer run.
+
+    Args:
+        share: of all steps, above 0 and up to 1.
+
+    Raises:
+        ValueError: another share.
+    """
+
+    def __init__(self, share: float):
+        if not 0 < share <= 1:
+            raise ValueError(f"`stop_at` must be a share of all steps above 0 and up to 1, got {share}.")
+        self.share = share
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """A run that resumes where it was to end ends at once."""
+        control.should_training_stop |= state.global_step >= self._last_step(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """The last step is saved as others are."""
+        if state.global_step >= self._last_step(state):
+            control.should_training_stop = True
+            control.should_save |= args.save_strategy != "no"
+
+    def _last_step(self, state: TrainerState) -> int:
+        return max(math.ceil(self.share * state.max_steps), 1)
 
 
 def local_part(parameter: torch.nn.Parameter) -> torch.Tensor:

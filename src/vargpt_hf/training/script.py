@@ -23,7 +23,7 @@ from .collator import VargptDataCollator
 from .data import DataSource, add_lengths, mix_pairs, mix_rows, names_of, sources_of
 from .forecast import StepTimer, describe_plan, num_steps
 from .formats import loaded_whole, loading_options, widen_trained
-from .guards import last_complete_checkpoint, remove_half_checkpoints
+from .guards import StopAt, last_complete_checkpoint, remove_half_checkpoints
 from .preference import VargptDPOConfig, VargptDPOTrainer
 from .progress import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
 from .resolution import fit_processor, with_image_budget
@@ -49,6 +49,8 @@ class PreferenceArguments:
             "0.60M" or "1M"; by default the model's own.
         lora_preset: with `use_peft`, where adapters go and what is fully trained beside them, as in `vargpt_hf.peft.lora_config`: "draw",
             "understand" or "all"; it, not the stage, then says what is trained. By default adapters go on the linear layers of the stage.
+        stop_at: share of all steps after which training ends early, on the learning rates of a whole run: the first part of one, for
+            comparison. A run without it resumes from there.
     """
 
     stage: str = ""
@@ -58,6 +60,7 @@ class PreferenceArguments:
     train_modules: list[str] | None = field(default=None)
     image_budget: str | None = None
     lora_preset: str | None = None
+    stop_at: float = 1.0
 
 
 @dataclass
@@ -215,6 +218,7 @@ def _print_plan(
 def _run(trainer: VargptSFTTrainer, script: PreferenceArguments, checkpoint: str | None) -> None:
     """Trains, saves model and processor, and then what people look at."""
     output_dir = Path(trainer.args.output_dir)
+    trainer.add_callback(StopAt(script.stop_at))
     sampler = _sampler(trainer, script)
     if sampler is not None:
         trainer.add_callback(sampler)
@@ -365,6 +369,7 @@ def _chosen(given: Mapping[str, Any], overrides: list[str]) -> tuple[str, str]:
 
 def _check(script: PreferenceArguments, training: VargptSFTConfig | VargptDPOConfig, model_config: ModelConfig) -> None:
     """Refuses, before anything is loaded, what cannot work."""
+    StopAt(script.stop_at)
     if isinstance(script, VargptScriptArguments):
         _check_supervised(script, training)
     if training.eval_strategy != "no" and not script.eval_data:

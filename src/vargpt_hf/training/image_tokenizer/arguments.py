@@ -39,6 +39,7 @@ class ImageTokenizerArguments:
         streaming: read images one after the other instead of all ahead; needs `max_steps`.
         allow_upscaling: take images smaller than those to train on, too, and enlarge them.
         resize_factor: how much larger than its final size an image is made before it is cropped, from 1.
+        stop_at: share of all steps after which training ends early, on the learning rates of a whole run; a run without it resumes from there.
     """
 
     train_data: str = ""
@@ -49,6 +50,7 @@ class ImageTokenizerArguments:
     streaming: bool = False
     allow_upscaling: bool = False
     resize_factor: float = 1.0
+    stop_at: float = 1.0
 
     def __post_init__(self):
         if isinstance(self.image_tokenizer, str):

@@ -9,7 +9,7 @@ from transformers import ProgressCallback, set_seed
 from ...hardware import keep_freed_memory
 from ...modeling.image_tokenizer_vargpt import VargptImageTokenizer
 from ..data import sources_of
-from ..guards import remove_half_checkpoints
+from ..guards import StopAt, remove_half_checkpoints
 from ..script import parse_groups, resume_point
 from ..stage_files import find_file, only_writer, read_stage
 from .arguments import ImageTokenizerArguments, ImageTokenizerTrainingConfig
@@ -43,7 +43,7 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
         trainer = make_trainer(script, training)
         if trainer.is_world_process_zero():
             print(describe_plan(trainer, script))
-        _run(trainer, resume_point(training))
+        _run(trainer, script, resume_point(training))
 
 
 def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[ImageTokenizerArguments, ImageTokenizerTrainingConfig]:
@@ -61,6 +61,7 @@ def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[ImageToken
 
 def _check(script: ImageTokenizerArguments, training: ImageTokenizerTrainingConfig, config: Path) -> None:
     """Refuses, before anything is loaded, what cannot work."""
+    StopAt(script.stop_at)
     if (script.kind is None) == (script.model_name_or_path is None):
         raise ValueError(
             f"{config} must say either `kind` ({', '.join(kinds())}), for a fresh image tokenizer, or `model_name_or_path`, for a saved one."
@@ -151,7 +152,7 @@ def _losses(args: ImageTokenizerTrainingConfig) -> list[str]:
     return found
 
 
-def _run(trainer: VargptImageTokenizerTrainer, checkpoint: str | None) -> None:
+def _run(trainer: VargptImageTokenizerTrainer, script: ImageTokenizerArguments, checkpoint: str | None) -> None:
     """Trains, saves the image tokenizer, and then what people look at."""
     output_dir = Path(trainer.args.output_dir)
     images = trainer.eval_dataset if trainer.eval_dataset is not None else trainer.train_dataset
@@ -160,6 +161,7 @@ def _run(trainer: VargptImageTokenizerTrainer, checkpoint: str | None) -> None:
         trainer.save_samples(images)
     if is_first and checkpoint is not None:
         remove_half_checkpoints(output_dir)
+    trainer.add_callback(StopAt(script.stop_at))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_image_tokenizer(output_dir)
     if trainer.eval_dataset is not None:
