@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from vargpt_hf.emoji.packages import CARTOON, FLAT, PACKAGES, ROUND, WORDS, Package
+from vargpt_hf.emoji.packages import CARTOON, FLAT, PACKAGES, ROUND, VECTORS, WORDS, Package
 
 GROUPS = {
     "0": "smileys-emotion",
@@ -59,6 +59,8 @@ def picture(color: str, look: str) -> bytes:
 def files_of(package: Package) -> dict[str, bytes]:
     """What a package holds, by path inside of it."""
     about = {"package.json": json.dumps({"name": package.name, "version": package.version}).encode()}
+    if package is VECTORS:
+        return {**about, **vectors()}
     if package is WORDS:
         rows = [
             {"hexcode": code, "label": label, "tags": tags, "group": group, "subgroup": subgroup, "order": order}
@@ -80,9 +82,19 @@ def files_of(package: Package) -> dict[str, bytes]:
     return {**about, "LICENSE": b"of no use here", **pictures}
 
 
+def vectors() -> dict[str, bytes]:
+    """Triangles as Iconify has icons: one size for all, one of its own, and one concept without any."""
+    shape = '<path fill="{}" d="M16 4L28 28L4 28z"/>'
+    colors = {label.replace(" ", "-"): color for _, label, *_, color in CONCEPTS if label != "cherries"}
+    icons = {name: {"body": shape.format(color)} for name, color in colors.items()} | {"left-over": {"body": "<g/>"}}
+    icons["bus"]["height"] = 64
+    names = {code.lower(): label.replace(" ", "-") for code, label, *_ in CONCEPTS if label != "cherries"} | {"1f999": "no-icon"}
+    return {"icons.json": json.dumps({"icons": icons, "width": 32, "height": 32}).encode(), "chars.json": json.dumps(names).encode()}
+
+
 def write_packages(folder: Path) -> Path:
     """All packages, unpacked, in a folder."""
-    for package in PACKAGES:
+    for package in (*PACKAGES, VECTORS):
         for name, content in files_of(package).items():
             file = folder / package.stem / "package" / name
             file.parent.mkdir(parents=True, exist_ok=True)

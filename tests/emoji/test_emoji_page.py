@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from vargpt_hf.emoji import wordings
-from vargpt_hf.emoji.packages import FLAT, PACKAGES
+from vargpt_hf.emoji.packages import FLAT, PACKAGES, VECTORS
 from vargpt_hf.emoji.rows import TASKS
 from vargpt_hf.emoji.split import SPLIT_FILE
 
@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_the_split():
 
 def test_tasks_packages_and_wordings_are_listed():
     assert all(f"`{task}`" in PAGE for task in TASKS)
-    assert all(f"`{package.name}` {package.version}" in PAGE and package.license in PAGE for package in PACKAGES)
+    assert all(f"`{package.name}` {package.version}" in PAGE and package.license in PAGE for package in (*PACKAGES, VECTORS))
     assert FLAT.credit == "Twemoji by Twitter and other contributors (CC-BY 4.0; npm package emoji-datasource-twitter 16.0.0)"
     trained = wordings.QUESTIONS["digit"].trained
     assert {"which digit is shown here", "what is written here"} <= set(trained) and "which digit is written here" in wordings.QUESTIONS[

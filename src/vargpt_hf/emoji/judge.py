@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .pictures import LOOKS, PICTURE_SIZE, Pair, Pictures
+from .pictures import PICTURE_SIZE, Pair, Pictures
 from .scenes import CELL, crops
 
 if TYPE_CHECKING:
@@ -79,15 +79,15 @@ class ThingJudge:
 
     def __init__(self, pictures: Pictures, features: Features):
         self.pictures, self.features = pictures, features
-        self.pairs: list[Pair] = [(concept.code, look) for concept in pictures.concepts for look in LOOKS]
+        self.pairs: list[Pair] = [(concept.code, look) for concept in pictures.concepts for look in pictures.looks]
         self._gallery = cache(self._make_gallery)
 
     @property
     def chance(self) -> dict[str, float]:
         """The share of what `cell_verdicts` finds right of a picture that is any of all."""
-        concepts, pairs = len(self.pictures.concepts), len(self.pairs)
-        top = 1 - np.prod([(pairs - len(LOOKS) - index) / (pairs - index) for index in range(min(TOP, pairs - len(LOOKS)))])
-        return {"concept": 1 / concepts, "concept, top 5": float(top), "look": 1 / len(LOOKS), "both": 1 / pairs, "both, top 5": TOP / pairs}
+        concepts, pairs, looks = len(self.pictures.concepts), len(self.pairs), len(self.pictures.looks)
+        top = 1 - np.prod([(pairs - looks - index) / (pairs - index) for index in range(min(TOP, pairs - looks))])
+        return {"concept": 1 / concepts, "concept, top 5": float(top), "look": 1 / looks, "both": 1 / pairs, "both, top 5": TOP / pairs}
 
     def nearest(
         self, images: Sequence[Image.Image], side: int = PICTURE_SIZE, pairs: Sequence[Pair] | None = None, top: int = TOP

@@ -6,6 +6,8 @@
 | emoji-datasource-twitter 16.0.0 | Twemoji as PNG files of 64×64 pixels | CC-BY 4.0 |
 | @lobehub/fluent-emoji-3d 1.1.0 | Fluent Emoji (3D) as WebP files of 256×256 pixels | MIT |
 | emojibase-data 17.0.0 | names, tags, groups | MIT |
+
+No part of training, but a look that can be learned afterwards, is @iconify-json/fluent-emoji-flat 1.2.6 (MIT): Fluent Emoji (flat) as SVG.
 """
 
 import hashlib
@@ -14,7 +16,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -76,18 +78,29 @@ WORDS = Package(
     "MIT",
     "Emojibase by Miles Johnson: names and tags",
 )
-PACKAGES = (CARTOON, FLAT, ROUND, WORDS)
+PACKAGES = (CARTOON, FLAT, ROUND, WORDS)  # what training needs
+VECTORS = Package(
+    "@iconify-json/fluent-emoji-flat",
+    "1.2.6",
+    "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+    "MIT",
+    "Fluent Emoji (flat) by Microsoft",
+)
 
 
-def fetch(folder: str | Path) -> None:
-    """Puts the tarballs of all packages into a folder by `npm pack`; those that are there are checked and kept.
+def fetch(folder: str | Path, packages: Sequence[Package] = PACKAGES) -> None:
+    """Puts the tarballs of packages into a folder by `npm pack`; those that are there are checked and kept.
+
+    Args:
+        folder: takes the tarballs.
+        packages: which; by default those that training needs.
 
     Raises:
         OSError: npm is not installed, or could not fetch a package; the message says which files to put there.
         ValueError: a tarball that is not the one of that name.
     """
     folder = Path(folder)
-    missing = [package for package in PACKAGES if _find(folder, package) is None]
+    missing = [package for package in packages if _find(folder, package) is None]
     if missing:
         npm, needed = shutil.which("npm"), ", ".join(f"{package.stem}.tgz" for package in missing)
         if npm is None:
@@ -101,7 +114,7 @@ def fetch(folder: str | Path) -> None:
             if done.returncode or _find(folder, package) is None:
                 said = (done.stderr or done.stdout).strip().splitlines()
                 raise OSError(f"npm could not fetch {package.name}@{package.version}: {said[-1] if said else 'no reason given'}.")
-    for package in PACKAGES:
+    for package in packages:
         _check(folder, package)
 
 
@@ -179,4 +192,4 @@ def code_of(file_name: str) -> str:
     return "-".join(part for part in stem.lower().split("-") if part != "fe0f")
 
 
-__all__ = ["CARTOON", "FLAT", "PACKAGES", "ROUND", "WORDS", "Package", "code_of", "fetch", "read_files"]
+__all__ = ["CARTOON", "FLAT", "PACKAGES", "ROUND", "VECTORS", "WORDS", "Package", "code_of", "fetch", "read_files"]

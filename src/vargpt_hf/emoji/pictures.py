@@ -76,6 +76,28 @@ class Pictures:
         self._files = files
         self._decoded = lru_cache(maxsize=_DECODED)(self._decode)
 
+    @property
+    def looks(self) -> tuple[str, ...]:
+        """The looks of which there are pictures: `LOOKS`, and what was added."""
+        return tuple(self._files)
+
+    def with_look(self, look: str, files: dict[str, bytes]) -> "Pictures":
+        """The same concepts in one look more, less those that it does not draw.
+
+        Args:
+            look: its name, as sentences say it.
+            files: the encoded picture of each concept, by its code.
+
+        Raises:
+            ValueError: a look that is there already, or one that draws none of the concepts.
+        """
+        if look in self._files:
+            raise ValueError(f"There is a look {look!r} already: give the new one another name.")
+        concepts = [concept for concept in self.concepts if concept.code in files]
+        if not concepts:
+            raise ValueError(f"The look {look!r} draws none of the {len(self.concepts)} concepts; it has {len(files)} pictures.")
+        return Pictures(concepts, {**self._files, look: files})
+
     def of(self, which: str) -> tuple[Concept, ...]:
         """The concepts that are "things", or "all".
 
@@ -94,8 +116,8 @@ class Pictures:
         """
         if code not in self.by_code:
             raise ValueError(f"There is no concept {code!r} among the {len(self.concepts)} that were read.")
-        if look not in LOOKS:
-            raise ValueError(f"There is no look {look!r}; the looks are {', '.join(LOOKS)}.")
+        if look not in self._files:
+            raise ValueError(f"There is no look {look!r}; the looks are {', '.join(self.looks)}.")
         return self._decoded(code, look)
 
     def _decode(self, code: str, look: str) -> Image.Image:

@@ -51,14 +51,18 @@ class Writer:
 
     # Drawings.
 
+    def draw_pair(self, code: str, look: str) -> Row:
+        """One thing in any look of the source's pictures, also in one that was added to them."""
+        return self._drawing(in_look(self.rng, self.source, code, look, self.held_out), Scene((code,), look), look)
+
     def draw(self) -> Row:
         """One thing in a look of training."""
-        return self._draw_pair(*self.source.pair(self.rng))
+        return self.draw_pair(*self.source.pair(self.rng))
 
     def draw_unseen(self) -> Row:
         """One thing in a look that training does not show."""
         self._only_in_tests()
-        return self._draw_pair(*self.source.pair(self.rng, unseen=True))
+        return self.draw_pair(*self.source.pair(self.rng, unseen=True))
 
     def draw_plain(self) -> Row:
         """One thing of which no look is said: it is drawn in its default look."""
@@ -176,9 +180,6 @@ class Writer:
         messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
         truth = json.dumps({**truth, "wordings": self.wordings})
         return {"messages": messages, "images": list(images), "output_images": list(drawings), "truth": truth}
-
-    def _draw_pair(self, code: str, look: str) -> Row:
-        return self._drawing(in_look(self.rng, self.source, code, look, self.held_out), Scene((code,), look), look)
 
     def _draw_scene(self, unseen: bool = False) -> Row:
         scene = sample_scene(self.rng, self.source, self._choice(_LAYOUTS), unseen)
