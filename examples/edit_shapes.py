@@ -20,6 +20,7 @@ from draw_gallery import sheet
 from PIL import Image as PILImage
 from train_tiny import DRAWING, READING, VARGPT, make_rows, run_stage
 
+from vargpt_hf.evaluation.edits import draw_edits, edit_row, instruction_of
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.edit_judge import EditVerdict, judge_edit
 from vargpt_hf.tiny.edits import EDIT_KINDS, sample_edit
@@ -58,14 +59,7 @@ def edit_rows(number: int, seed: int = 0, split: str = "train") -> Iterator[dict
     rng, kinds = np.random.default_rng([seed, split == "test", 2]), list(EDIT_KINDS)
     for index in range(number):
         edit = sample_edit(rng, kinds[index % len(kinds)], SEEN_PAIRS)  # the image tokenizer knows no others
-        asked = [{"type": "image"}, {"type": "text", "text": edit.instruction}]
-        if rng.random() < 0.5:
-            asked.reverse()
-        yield {
-            "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "output_image"}]}],
-            "images": [render(edit.before)],
-            "output_images": [render(edit.after)],
-        }
+        yield edit_row(render(edit.before), edit.instruction, render(edit.after), image_first=rng.random() >= 0.5)
 
 
 def make_data(folder: Path, scale: float) -> None:
@@ -87,25 +81,12 @@ def make_data(folder: Path, scale: float) -> None:
 
 
 def edit(model_folder: Path, rows: list[dict], with_mask: bool) -> list[PILImage.Image]:
-    """The image that the model draws for each row, its likeliest codes taken."""
-    import torch
-
+    """The image that the model draws for each row, all of it or inside a mask of what is to change."""
     from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-    from vargpt_hf.inference.drawing import answer
 
     model = VargptForConditionalGeneration.from_pretrained(model_folder, dtype="float32").eval()
-    processor = VargptProcessor.from_pretrained(model_folder)
-    drawn = []
-    for start in range(0, len(rows), BATCH):
-        batch = rows[start : start + BATCH]
-        settings = {"images": [row["images"] for row in batch], "do_sample": False}
-        if with_mask:
-            before = [row["images"][0] for row in batch]
-            pixels = processor.output_image_processor(before, return_tensors="pt")["output_pixel_values"]
-            settings["output_image_codes_to_keep"] = model.model.encode_images(pixels)
-            settings["output_image_mask"] = torch.tensor(np.stack([changed(row["images"][0], row["output_images"][0]) for row in batch]))
-        drawn += answer(model, processor, [row["messages"][:1] for row in batch], "image", **settings).images
-    return drawn
+    masks = [changed(row["images"][0], row["output_images"][0]) for row in rows] if with_mask else None
+    return draw_edits(model, VargptProcessor.from_pretrained(model_folder), rows, masks, BATCH)
 
 
 def changed(before: PILImage.Image, after: PILImage.Image) -> np.ndarray:
@@ -125,10 +106,6 @@ def figures(rows: list[dict], images: list[PILImage.Image]) -> dict[str, float]:
 
 def share(verdicts: list[EditVerdict], name: str) -> float:
     return float(np.mean([getattr(verdict, name) for verdict in verdicts]))
-
-
-def instruction_of(row: dict) -> str:
-    return next(part["text"] for part in row["messages"][0]["content"] if part["type"] == "text")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from vargpt_hf.tiny.shapes import sample_scene as sample_shapes
 TRAINING = {task: 1.0 for task in TASKS if task not in TEST_TASKS}
 ALL_WORDINGS = [
     *(wordings.DRAW, wordings.IN_A_LOOK, wordings.BY_TAGS, wordings.THREE, wordings.SAY, wordings.WRITE_DIGIT),
-    *(*wordings.PAIRED.values(), *wordings.QUESTIONS.values(), *wordings.RELATION_WORDS.values()),
+    *(*wordings.PAIRED.values(), *wordings.QUESTIONS.values(), *wordings.RELATION_WORDS.values(), *wordings.EDITS.values()),
 ]
 
 

@@ -71,11 +71,16 @@ def opposite(relation: str) -> str:
 
 def render(pictures: Pictures, scene: Scene) -> Image.Image:
     """The picture of a scene, 64×64 RGB; not to be changed, since single ones are kept."""
-    if scene.layout == ONE:
-        return pictures.picture(scene.codes[0], scene.look)
+    return paste(pictures, [(code, scene.look, box) for code, box in zip(scene.codes, scene.boxes, strict=True)])
+
+
+def paste(pictures: Pictures, things: Sequence[tuple[str, str, Box]]) -> Image.Image:
+    """The picture of things in any looks and cells, `(code, look, box)`; see `render`."""
+    if [box for _, _, box in things] == [WHOLE]:
+        return pictures.picture(*things[0][:2])
     canvas = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
-    for code, (left, top, _) in zip(scene.codes, scene.boxes, strict=True):
-        canvas.paste(_small(pictures, code, scene.look), (left, top))
+    for code, look, (left, top, _) in things:
+        canvas.paste(_small(pictures, code, look), (left, top))
     return canvas
 
 
@@ -103,4 +108,19 @@ def crops(image: Image.Image, boxes: Sequence[Box]) -> list[Image.Image]:
     return found
 
 
-__all__ = ["CELL", "LAYOUTS", "ONE", "PLACES", "RELATIONS", "THREE", "WHOLE", "Box", "Scene", "crops", "jittered", "opposite", "render"]
+__all__ = [
+    "CELL",
+    "LAYOUTS",
+    "ONE",
+    "PLACES",
+    "RELATIONS",
+    "THREE",
+    "WHOLE",
+    "Box",
+    "Scene",
+    "crops",
+    "jittered",
+    "opposite",
+    "paste",
+    "render",
+]

@@ -109,6 +109,38 @@ WRITE_DIGIT = Wordings(
     ("please draw the digit {digit}", "write me a {digit}", "show me a handwritten {digit}", "the handwritten number {digit}"),
 )  # fmt: skip
 
+EDITS: dict[str, Wordings] = {
+    "look": Wordings(
+        (
+            "make it {look}", "make it in the {look} look", "draw it in the {look} look", "change it to the {look} style",
+            "the same in the {look} look", "show it in {look} style", "please make it {look}",
+        ),
+        ("change it to the {look} look", "please draw it in {look} style", "the same in {look} style"),
+    ),
+    "looks": Wordings(
+        (
+            "make them {look}", "make both {look}", "draw them in the {look} look", "change both to the {look} style",
+            "the same in the {look} look", "please make them {look}",
+        ),
+        ("change them to the {look} look", "please draw both in {look} style"),
+    ),
+    "add": Wordings(
+        ("add {thing} {place}", "put {thing} {place}", "draw {thing} {place}", "please add {thing} {place}", "{place}, add {thing}"),
+        ("please put {thing} {place}", "{place}, draw {thing}"),
+    ),
+    "remove": Wordings(
+        ("remove {old}", "take {old} away", "delete {old}", "please remove {old}", "i do not want to see {old}"),
+        ("please take {old} away", "please delete {old}"),
+    ),
+    "replace": Wordings(
+        (
+            "replace {old} with {thing}", "put {thing} in place of {old}", "make {old} {thing}", "change {old} to {thing}",
+            "i want {thing} in place of {old}", "please replace {old} with {thing}",
+        ),
+        ("please change {old} to {thing}", "draw {thing} in place of {old}"),
+    ),
+}  # fmt: skip
+
 QUESTIONS: dict[str, Wordings] = {
     "name": Wordings(
         (
@@ -255,6 +287,7 @@ def question(rng: np.random.Generator, kind: str, held_out: bool = False, relati
 __all__ = [
     "BY_TAGS",
     "DRAW",
+    "EDITS",
     "IN_A_LOOK",
     "PAIRED",
     "QUESTIONS",
