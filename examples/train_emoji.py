@@ -85,7 +85,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of all weights and of the order of rows; the data stays the same")
     parser.add_argument("--stop-at", type=float, default=1.0, help="share of the steps after which image tokenizer and stage end; 1 ships")
     parser.add_argument("--parts-of", type=Path, help="folder of a run whose data, tokenizers and vision tower are taken")
+    parser.add_argument("--max-flip-rate", type=float, help="of bitwise self-correction, where the image tokenizer has bits; 0: none")
+    parser.add_argument("--prompt-dropout", type=float, help="share of drawings whose prompt is emptied, in place of the stage's own")
     arguments = parser.parse_args()
+    if arguments.max_flip_rate is not None and arguments.image_tokenizer != "bsq":
+        parser.error("--max-flip-rate is of bits, which a codebook has not: give --image-tokenizer bsq, too")
     from vargpt_hf.emoji.packages import fetch
     from vargpt_hf.hardware import keep_freed_memory
     from vargpt_hf.training.image_tokenizer.networks import SmallNetwork
@@ -99,7 +103,8 @@ def main() -> None:
     make_data(folder / "data", packages, arguments.scale)
     make_parts(folder, packages, arguments)
     if not (folder / "trained" / "model.safetensors").exists():
-        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, "--stop_at", arguments.stop_at)
+        dropout = [] if arguments.prompt_dropout is None else ["--prompt_dropout", arguments.prompt_dropout]
+        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, "--stop_at", arguments.stop_at, *dropout)
     if arguments.stop_at == 1:
         ship(folder / "trained", folder / "vargpt-emoji")
         describe(folder / "vargpt-emoji", folder / "report", packages, arguments.evaluate)
@@ -128,17 +133,24 @@ def link_parts(parts: Path, folder: Path) -> None:
 
 
 def make_data(data: Path, packages: Path, scale: float) -> None:
-    """Rows to train on, and captioned images for image tokenizer and vision tower."""
-    from datasets import Features, Image, Value
+    """Rows to train on, and captioned images."""
+    from datasets import Features, Value
 
     from vargpt_hf.training.data import ROW_FEATURES
+
+    make_images(data, packages, scale)
+    for number, (name, (count, mixture)) in enumerate(ROWS.items(), start=len(CAPTIONED)):
+        features = Features({**ROW_FEATURES, "truth": Value("string")})
+        make_dataset(data / name, rows_of_seeds, features, max(int(count * scale), 64), number, packages=packages, mixture=mixture)
+
+
+def make_images(data: Path, packages: Path, scale: float) -> None:
+    """Captioned images for image tokenizer and vision tower."""
+    from datasets import Features, Image, Value
 
     for number, (name, (count, split)) in enumerate(CAPTIONED.items()):
         features = Features({"image": Image(), "text": Value("string")})
         make_dataset(data / name, images_of_seeds, features, max(int(count * scale), 400), number, packages=packages, split=split)
-    for number, (name, (count, mixture)) in enumerate(ROWS.items(), start=len(CAPTIONED)):
-        features = Features({**ROW_FEATURES, "truth": Value("string")})
-        make_dataset(data / name, rows_of_seeds, features, max(int(count * scale), 64), number, packages=packages, mixture=mixture)
 
 
 def make_dataset(place: Path, generator, features, count: int, number: int, **arguments) -> None:
@@ -206,6 +218,8 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
         arguments = CLIP_TRAINING | {"bf16": is_fast("cpu", torch.bfloat16), "max_steps": steps}
         train_clip(config, tokenizer, images, folder / "clip", test_images, given.seed, resume=True, **arguments)
     parts = load_image_tokenizer(folder / "image_tokenizer"), CLIPVisionModel.from_pretrained(folder / "clip")
+    if given.max_flip_rate is not None:
+        parts[0].config.max_flip_rate = given.max_flip_rate
     build_base(folder / "base", tokenizer, *parts, TEXT_CONFIG, DECODER_CONFIG, GENERATION, given.seed)
 
 

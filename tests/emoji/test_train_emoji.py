@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from stopped_commands import run_until
@@ -15,6 +16,7 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.emoji.packages import PACKAGES
 from vargpt_hf.evaluation.report import read_report
 from vargpt_hf.inference.drawing import answer
+from vargpt_hf.training.image_tokenizer.loading import fresh_image_tokenizer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_emoji.py"
 MOST_BYTES = 24_000_000
@@ -92,6 +94,26 @@ def test_a_second_seed_takes_the_parts_and_stops_early(stopped, packages, exampl
     same = {name.split(".")[1] for name, value in parts[0].items() if torch.equal(value, parts[1][name])}
     other = {name.split(".")[1] for name, value in parts[0].items() if not torch.equal(value, parts[1][name])}
     assert "image_tokenizer" in same - other and "visual_decoder" in other
+
+
+@pytest.mark.slow
+def test_what_helps_can_be_left_out(stopped, packages, example, monkeypatch, capsys):
+    """Self-correction of bits, which a codebook has not, and dropped conditions."""
+    (folder, _, _), called, given = stopped, [], ["--packages", packages, "--scale", "0", "--prompt-dropout", "0", "--max-flip-rate", "0"]
+    bits = folder.with_name("bits")
+    fresh_image_tokenizer("bsq", yaml.safe_load((EXAMPLE.parent / "tokenizer/emoji_bsq.yaml").read_text())["image_tokenizer"]).save_pretrained(
+        bits / "image_tokenizer"
+    )
+    for name in ("data", "tokenizer", "clip"):
+        (bits / name).symlink_to(folder / name)
+    monkeypatch.setattr(example, "vargpt", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr("sys.argv", [str(part) for part in ("train_emoji.py", bits, "--image-tokenizer", "bsq", "--stop-at", "0.5", *given)])
+    example.main()
+    assert called[0][-2:] == ("--prompt_dropout", 0.0) and AutoConfig.from_pretrained(bits / "base").image_tokenizer_config.max_flip_rate == 0
+    monkeypatch.setattr("sys.argv", [str(part) for part in ("train_emoji.py", folder, *given)])
+    with pytest.raises(SystemExit):
+        example.main()
+    assert "a codebook has not" in capsys.readouterr().err
 
 
 def test_parts_of_what_is_no_run_are_refused(tmp_path, example):
