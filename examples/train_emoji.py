@@ -141,7 +141,7 @@ def make_data(data: Path, packages: Path, scale: float) -> None:
     make_images(data, packages, scale)
     for number, (name, (count, mixture)) in enumerate(ROWS.items(), start=len(CAPTIONED)):
         features = Features({**ROW_FEATURES, "truth": Value("string")})
-        make_dataset(data / name, rows_of_seeds, features, max(int(count * scale), 64), number, packages=packages, mixture=mixture)
+        make_dataset(data / name, rows_of_seeds, features, max(int(count * scale), 32), number, packages=packages, mixture=mixture)
 
 
 def make_images(data: Path, packages: Path, scale: float) -> None:
@@ -150,7 +150,7 @@ def make_images(data: Path, packages: Path, scale: float) -> None:
 
     for number, (name, (count, split)) in enumerate(CAPTIONED.items()):
         features = Features({"image": Image(), "text": Value("string")})
-        make_dataset(data / name, images_of_seeds, features, max(int(count * scale), 400), number, packages=packages, split=split)
+        make_dataset(data / name, images_of_seeds, features, max(int(count * scale), 128), number, packages=packages, split=split)
 
 
 def make_dataset(place: Path, generator, features, count: int, number: int, **arguments) -> None:
@@ -204,7 +204,7 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
         (folder / "tokenizer.part").rename(folder / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     if not (folder / "image_tokenizer" / "model.safetensors").exists():
-        length = ["--max_steps", max(int(IMAGE_TOKENIZER_STEPS * given.scale), 10), "--stop_at", given.stop_at]
+        length = ["--max_steps", max(int(IMAGE_TOKENIZER_STEPS * given.scale), 2), "--stop_at", given.stop_at]
         train("tokenizer train", f"tokenizer/emoji_{given.image_tokenizer}", folder, "--seed", given.seed, *length)
     if not (folder / "clip" / "model.safetensors").exists():
         config = CLIPConfig(
@@ -214,7 +214,7 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
             projection_dim=128,
         )
         images, test_images = (load_from_disk(folder / "data" / name) for name in CAPTIONED)
-        steps = max(int(CLIP_TRAINING["max_steps"] * given.scale), 5)
+        steps = max(int(CLIP_TRAINING["max_steps"] * given.scale), 2)
         arguments = CLIP_TRAINING | {"bf16": is_fast("cpu", torch.bfloat16), "max_steps": steps}
         train_clip(config, tokenizer, images, folder / "clip", test_images, given.seed, resume=True, **arguments)
     parts = load_image_tokenizer(folder / "image_tokenizer"), CLIPVisionModel.from_pretrained(folder / "clip")
