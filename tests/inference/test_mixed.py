@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from vargpt_hf import VargptForConditionalGeneration, hardware
 from vargpt_hf.cli import app
 from vargpt_hf.inference import mixed
-from vargpt_hf.inference.mixed import StoredLinear, load_to_infer
+from vargpt_hf.inference.mixed import StoredEmbedding, StoredLinear, load_to_infer
 from vargpt_hf.testing import tiny_model
 from vargpt_hf.tiny import TINY_FOLDER
 
@@ -37,7 +37,10 @@ def test_results_are_those_of_float32(family, tmp_path, monkeypatch):
     linears = [module for module in stored.modules() if isinstance(module, torch.nn.Linear)]
     assert {module.weight.dtype for module in linears if type(module) is StoredLinear} == {torch.bfloat16}
     assert not [module for module in linears if type(module) is torch.nn.Linear and module is not stored.lm_head]
-    assert isinstance(stored.lm_head, StoredLinear) != stored.config.tie_word_embeddings
+    table, head = stored.get_input_embeddings(), stored.lm_head
+    own = type(table) not in (StoredEmbedding, torch.nn.Embedding)  # which scales what it looks up, and may hold the head's weights, too
+    assert isinstance(table, StoredEmbedding) != own and own == (family == "gemma3")
+    assert isinstance(head, StoredLinear) == (head.weight is not table.weight or not own)
     for generation in ({"generation_mode": "image"}, {"generation_mode": "text", "output_logits": True}):
         found, expected = (model.generate(**PROMPT, **generation) for model in (stored, wide))
         assert torch.equal(found.sequences, expected.sequences)
@@ -49,10 +52,11 @@ def test_results_are_those_of_float32(family, tmp_path, monkeypatch):
 
 
 def test_weights_stay_where_they_are(tmp_path):
-    """No copy of a linear layer's weight is made: it is that of the file, mapped."""
+    """No copy of the weights of linear layers and of text tokens is made: they are those of the file, mapped."""
     tiny_model().bfloat16().save_pretrained(tmp_path)
     plain = VargptForConditionalGeneration.from_pretrained(tmp_path, dtype="auto")
-    before = {name: module.weight.data_ptr() for name, module in plain.named_modules() if type(module) is torch.nn.Linear}
+    layers = {name: module for name, module in plain.named_modules() if type(module) is torch.nn.Linear or name.endswith("embed_tokens")}
+    before = {name: module.weight.data_ptr() for name, module in layers.items()}
     after = {name: module.weight.data_ptr() for name, module in mixed.compute_in_float32(plain).named_modules() if name in before}
     (file,) = tmp_path.glob("*.safetensors")
     mapped = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(file))]

@@ -1,11 +1,17 @@
 """Rounded weights and rounded caches: vargpt-tiny draws and says the same with them."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from quantisers import QUANTISERS
 from transformers import QuantizedCache
 
+from benchmarks.plain_cpu import PLAIN_CPU
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.inference.mixed import StoredLinear, compute_in_float32
 from vargpt_hf.peft import unquantized_modules
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.judges import detect
@@ -62,6 +68,26 @@ def test_quantised_language_model(plain, quantiser):
             kept = type(weight) is torch.nn.Parameter and torch.equal(weight, module.weight)
             assert kept != name.startswith("model.vlm.language_model.layers."), name
     draw_and_say(model)
+
+
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_the_rest_is_as_stored_and_computed_in_float32(quantiser, tmp_path):
+    """A quantized language model in a model of narrow weights: what both leave of memory is the least that there is."""
+    load().bfloat16().save_pretrained(tmp_path)
+    settings = {"quantization_config": QUANTISERS[quantiser](unquantized_modules())}
+    stored = compute_in_float32(VargptForConditionalGeneration.from_pretrained(tmp_path, dtype="auto", **settings))
+    for name, module in stored.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            assert isinstance(module, StoredLinear) != name.startswith("model.vlm.language_model.layers."), name
+    draw_and_say(stored)
+
+
+@pytest.mark.slow
+def test_on_a_plain_cpu():
+    """The tests of torchao's formats once more where torch, oneDNN and MKL have AVX2 alone."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "torchao"]
+    done = subprocess.run(command, env={**os.environ, **PLAIN_CPU}, capture_output=True, text=True)
+    assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout
 
 
 def test_quantised_cache(plain):
