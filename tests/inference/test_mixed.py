@@ -65,6 +65,18 @@ def test_weights_stay_where_they_are(tmp_path):
     assert after == before and sorted(plain.state_dict()) == sorted(tiny_model().state_dict())
 
 
+def test_gradients_pass_through_a_stored_layer(monkeypatch):
+    """To what goes in, block by block: no block may be written over another that a backward pass still reads."""
+    monkeypatch.setattr(mixed, "_BLOCK", 12)
+    stored = StoredLinear(6, 5, bias=True, dtype=torch.bfloat16).requires_grad_(False)
+    inputs = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    expected = torch.nn.functional.linear(inputs, stored.weight.float(), stored.bias.float())
+    found = stored(inputs)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(output.square().sum(), inputs)[0] for output in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_it_is_chosen_where_float32_has_no_room(monkeypatch, tmp_path):
     monkeypatch.setattr(hardware, "is_fast", lambda device, dtype: False)
     monkeypatch.setattr(hardware, "slowness", lambda device, dtype: "this CPU is slow")
