@@ -6,7 +6,6 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,44 +14,53 @@ from pathlib import Path
 import psutil
 import pytest
 from PIL import Image
+from ready_processes import PIPE, VARGPT, ReadyProcess
 
 from vargpt_hf.tiny.shapes import COLOURS, Scene, SceneObject, render
 from vargpt_hf.training.guards import checkpoints_of, is_whole
 
-COMMAND = [sys.executable, "-c", "from vargpt_hf_command import main; main()"]
 SECONDS_TO_BEGIN, SECONDS_TO_END = 120, 15  # much more than either takes, on a machine that has other things to do
 ENDLESS = 100_000
 SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+Limits = dict[int, tuple[int, int]]  # as of `ReadyProcess`
 
 
-def start(*arguments: object, folder: Path, before: Callable[[], None] | None = None) -> subprocess.Popen:
+def start(*arguments: object, folder: Path, limits: Limits | None = None) -> ReadyProcess:
     """The command in a process, and a process group, of its own."""
-    command = [*COMMAND, *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-
-    def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells let what they start in the background ignore it, which children inherit
-        if before is not None:
-            before()
-
-    return subprocess.Popen(command, cwd=folder, start_new_session=True, preexec_fn=prepare, **pipes)
+    return ReadyProcess([VARGPT, *arguments], cwd=folder, limits=limits, stdout=PIPE, stderr=PIPE)
 
 
-def run(*arguments: object, folder: Path, before: Callable[[], None] | None = None) -> tuple[int, str]:
+def run(*arguments: object, folder: Path, limits: Limits | None = None) -> tuple[int, str]:
     """Exit code of the command and what it said, bars left out."""
-    process = start(*arguments, folder=folder, before=before)
+    process = start(*arguments, folder=folder, limits=limits)
     message = said(process)
     return process.returncode, message
 
 
-def said(process: subprocess.Popen, timeout: float = SECONDS_TO_BEGIN) -> str:
+def run_anew(*arguments: object, folder: Path, limits: Limits | None = None) -> tuple[int, str]:
+    """As `run`, in an interpreter that imports what the command needs under the same conditions."""
+
+    def prepare() -> None:
+        for kind, limit in (limits or {}).items():
+            resource.setrlimit(kind, limit)
+
+    pipes = {"capture_output": True, "text": True, "timeout": SECONDS_TO_BEGIN}
+    done = subprocess.run([VARGPT, *map(str, arguments)], cwd=folder, preexec_fn=prepare, **pipes)
+    return done.returncode, without_bars(done.stderr)
+
+
+def said(process: ReadyProcess) -> str:
     """Waits for the end; what the command wrote to stderr, bars left out."""
-    _, errors = process.communicate(timeout=timeout)
+    _, errors = process.communicate(timeout=SECONDS_TO_BEGIN)
+    return without_bars(errors)
+
+
+def without_bars(errors: str) -> str:
     lines = errors.replace("\r", "\n").splitlines()
     return "\n".join(line for line in lines if line.strip() and not re.search(r"\d+%\||\d \[\d\d:", line))
 
 
-def wait_until(true: Callable[[], bool], process: subprocess.Popen) -> None:
+def wait_until(true: Callable[[], bool], process: ReadyProcess) -> None:
     deadline = time.monotonic() + SECONDS_TO_BEGIN
     while not true():
         assert process.poll() is None, process.communicate()
@@ -98,11 +106,11 @@ def mounted(folder: Path, *options: str) -> Iterator[bool]:
 
 
 @contextmanager
-def small_disk(folder: Path, kib: int) -> Iterator[Callable[[], None] | None]:
+def small_disk(folder: Path, kib: int) -> Iterator[Limits | None]:
     """The folder with room for so much; where nothing can be mounted, what keeps a process from writing longer files."""
     with mounted(folder, f"size={kib}k") as small:
         limit = (kib * 1024, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-        yield None if small else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        yield None if small else {resource.RLIMIT_FSIZE: limit}
 
 
 @contextmanager
@@ -154,23 +162,23 @@ def test_training_that_is_stopped_leaves_whole_checkpoints(work, number, code):
 
 
 def test_a_full_disk_while_drawing(work):
-    with small_disk(work / "disk", 48) as before:
-        code, message = run("draw", "a red circle", "--enlarge", 60, "-o", "disk/circle.bmp", folder=work, before=before)
+    with small_disk(work / "disk", 48) as limits:
+        code, message = run("draw", "a red circle", "--enlarge", 60, "-o", "disk/circle.bmp", folder=work, limits=limits)
         assert code == 1 and is_one_line(message) and "disk/circle.bmp" in message, message
         assert not os.listdir(work / "disk")
-    with small_disk(work / "other", 256) as before:
+    with small_disk(work / "other", 256) as limits:
         prompts = ("draw", "--prompts", "prompts.txt", "--batch-size", 8)
-        enlarge = 8 if before is None else 150
-        code, message = run(*prompts, "--enlarge", enlarge, "-o", "other/images", folder=work, before=before)
+        enlarge = 8 if limits is None else 150
+        code, message = run(*prompts, "--enlarge", enlarge, "-o", "other/images", folder=work, limits=limits)
         assert code == 1 and is_one_line(message) and "images" in message, message
         assert_images_are_whole(work / "other/images")
 
 
 @pytest.mark.parametrize("mib", [8, 40], ids=["before the first checkpoint", "before the second one"])
 def test_a_full_disk_while_training(work, mib):
-    with small_disk(work / "disk", mib * 1024) as before:
-        code, message = run("train", stage(work, work / "disk/out", max_steps=9, save_total_limit=9), folder=work, before=before)
-        if before is not None and mib == 40:  # each file has its room: only file systems fill up
+    with small_disk(work / "disk", mib * 1024) as limits:
+        code, message = run("train", stage(work, work / "disk/out", max_steps=9, save_total_limit=9), folder=work, limits=limits)
+        if limits is not None and mib == 40:  # each file has its room: only file systems fill up
             assert code == 0, message
         else:
             assert code == 1 and is_one_line(message) and "could not be written" in message and "GiB are free" in message, message
@@ -179,39 +187,36 @@ def test_a_full_disk_while_training(work, mib):
 
 
 def test_a_full_disk_at_the_end_of_training(work):
-    with small_disk(work / "disk", 8 * 1024) as before:
+    with small_disk(work / "disk", 8 * 1024) as limits:
         keys = {"max_steps": 1, "save_strategy": '"no"'}
-        code, message = run("train", stage(work, work / "disk/out", **keys), folder=work, before=before)
+        code, message = run("train", stage(work, work / "disk/out", **keys), folder=work, limits=limits)
         assert code == 1 and is_one_line(message) and "The model could not be written" in message, message
         assert not list((work / "disk/out").glob("*.safetensors"))
 
 
 def test_a_folder_that_cannot_be_written_to(work):
     with read_only(work / "disk"):
-        for arguments in (
-            ("draw", "a red circle", "-o", "disk/circle.png"),
-            ("draw", "--prompts", "prompts.txt", "-o", "disk/images"),
-            ("train", stage(work, work / "disk/out")),
-            ("encode", "rows", "disk/codes"),
+        for arguments, runs in (
+            (("draw", "a red circle", "-o", "disk/circle.png"), run),
+            (("draw", "--prompts", "prompts.txt", "-o", "disk/images"), run),
+            (("train", stage(work, work / "disk/out")), run_anew),  # which shows that libraries say nothing while being imported
+            (("encode", "rows", "disk/codes"), run),
         ):
-            code, message = run(*arguments, folder=work)
+            code, message = runs(*arguments, folder=work)
             assert code == 1 and is_one_line(message) and "disk" in message, (arguments, message)
         assert not os.listdir(work / "disk")
 
 
-@pytest.mark.parametrize("handles", [12, 24])
-def test_few_file_handles(work, handles):
+@pytest.mark.parametrize(("handles", "runs"), [(12, run_anew), (24, run)], ids=["12, also for imports", "24"])
+def test_few_file_handles(work, handles, runs):
     """What they are enough for works; otherwise one line says what is wanting."""
-
-    def few():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
-
+    few = {resource.RLIMIT_NOFILE: (handles, handles)}
     (work / "prompts.txt").write_text("a red circle\n" * 4)
     for arguments in (
         ("draw", "--prompts", "prompts.txt", "-o", "images"),
         ("train", stage(work, work / "out", max_steps=2, dataloader_num_workers=2)),
     ):
-        code, message = run(*arguments, folder=work, before=few)
+        code, message = runs(*arguments, folder=work, limits=few)
         # Above the line may stand what torch's loader says when it is deleted half made: Python prints it, no code of ours can.
         *_, last = message.splitlines() or [""]
         assert code == 0 or code == 1 and is_one_line(last) and "open files" in last, (arguments, message)

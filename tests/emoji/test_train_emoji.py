@@ -1,7 +1,6 @@
 """The documented command that trains vargpt-emoji, with next to no data: every step runs, and a run that was stopped goes on."""
 
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ MOST_BYTES = 24_000_000
 
 def run(folder: Path, packages: Path, *options: object, until: str | None = None) -> tuple[int, str]:
     """The command's exit code and what it said; stopped, with all that it has started, when a file or folder of its own is there."""
-    command = [sys.executable, EXAMPLE, folder, "--packages", packages, "--scale", "0", "--evaluate", "2", *options]
+    command = [EXAMPLE, folder, "--packages", packages, "--scale", "0", "--evaluate", "2", *options]
     return run_until(command, folder.parent / "log.txt", until and folder / until, signal.SIGKILL)
 
 

@@ -1,11 +1,10 @@
 """The example of preference tuning, with next to no data: it makes pairs of its own drawings, trains, measures other prompts, and saves."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import ready_processes
 from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "dpo_tiny.py"
@@ -13,8 +12,8 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "dpo_tiny.py"
 
 @pytest.mark.slow
 def test_it_runs(tmp_path):
-    command = [sys.executable, SCRIPT, tmp_path / "out", "--image", tmp_path / "looks.png", "--prompts", "32", "--evaluate", "20"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    command = [SCRIPT, tmp_path / "out", "--image", tmp_path / "looks.png", "--prompts", "32", "--evaluate", "20"]
+    result = ready_processes.run(command)
     assert result.returncode == 0, result.stderr[-3000:]
     assert int(result.stdout.split(" pairs of")[0].split()[-1]) > 4
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())

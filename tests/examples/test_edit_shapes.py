@@ -1,12 +1,11 @@
 """examples/edit_shapes.py: rows that read an image and draw it edited, training on them, and what the judge finds."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ready_processes
 import torch
 from PIL import Image
 
@@ -66,7 +65,7 @@ def test_a_mask_keeps_the_rest_of_an_untrained_model_s_drawing(example):
 @pytest.mark.slow
 def test_the_whole_way(tmp_path):
     options = ["--scale", "0.0001", "--evaluate", "4", "--image", tmp_path / "edited.png"]
-    run = subprocess.run([sys.executable, EXAMPLES / "edit_shapes.py", tmp_path / "runs", *options], capture_output=True, text=True)
+    run = ready_processes.run([EXAMPLES / "edit_shapes.py", tmp_path / "runs", *options], vargpt_too=True)
     assert run.returncode == 0, run.stderr
     found = json.loads((tmp_path / "runs" / "figures.json").read_text())
     assert list(found) == ["as rendered", "drawn freely", "with a mask"] and found["as rendered"]["done"] == 1.0

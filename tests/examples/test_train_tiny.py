@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def run(folder: Path, until: str | None = None) -> tuple[int, str]:
     """The command's exit code and what it said; stopped, with all that it has started, when a folder of its own is there."""
-    command = [sys.executable, EXAMPLES / "train_tiny.py", folder, "--scale", "0", "--evaluate", "4"]
+    command = [EXAMPLES / "train_tiny.py", folder, "--scale", "0", "--evaluate", "4"]
     return run_until(command, folder.parent / "log.txt", until and folder / until, signal.SIGTERM)
 
 

@@ -3,16 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
 from PIL import Image
+from ready_processes import VARGPT, ReadyProcess
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.inference.prompts import Prompt, check_prompts, draw_batch, draw_prompts, read_prompts
@@ -88,9 +86,8 @@ def test_processes_of_a_launcher_share_the_work(drawn, prompts, tmp_path, monkey
 @pytest.mark.slow
 def test_after_a_kill_of_several_processes_one_goes_on_to_the_same_files(drawn, prompts, tmp_path):
     folder = tmp_path / "images"
-    command = [Path(sys.executable).with_name("vargpt"), "draw", "--prompts", prompts, "--num-processes", 2, "--batch-size", 2, "--seed", 5]
-    command = [str(word) for word in (*command, "--device", "cpu", "-o", folder)]
-    run = subprocess.Popen(command)
+    command = [VARGPT, "draw", "--prompts", prompts, "--num-processes", 2, "--batch-size", 2, "--seed", 5, "--device", "cpu", "-o", folder]
+    run = ReadyProcess(command)
     while not list(folder.glob("[0-9]*.png")):
         assert run.poll() is None
         time.sleep(0.002)

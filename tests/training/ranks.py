@@ -3,8 +3,9 @@
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
+
+from ready_processes import ReadyProcess
 
 # A rank ends itself, with all work done: gloo's threads at times abort a process that ends in the usual way.
 PROGRAM = """
@@ -41,8 +42,7 @@ def run_ranks(folder: Path, body: str, *arguments: object, world_size: int = 2, 
     for rank, output in enumerate(outputs):
         with output.open("w") as file:
             own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, str(program), *map(str, arguments)]
-            ranks.append(subprocess.Popen(command, env=own, stdout=file, stderr=subprocess.STDOUT))
+            ranks.append(ReadyProcess([program, *arguments], env=own, stdout=file, stderr=subprocess.STDOUT, imported_by=min(rank, 1)))
     try:
         codes = [process.wait(timeout) for process in ranks]
     except subprocess.TimeoutExpired:

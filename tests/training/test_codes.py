@@ -4,16 +4,14 @@ import base64
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features
 from PIL import Image as PILImage
+from ready_processes import VARGPT, ReadyProcess
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.tiny import TINY_FOLDER
@@ -85,8 +83,8 @@ def test_several_processes_write_the_same_files(data, encoded, tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_goes_on(data, encoded, tmp_path):
     output = tmp_path / "codes"
-    command = [Path(sys.executable).with_name("vargpt"), "encode", str(data), str(output), "--rows-per-shard", "8", "--batch-size", "5"]
-    run = subprocess.Popen(command)
+    command = [VARGPT, "encode", data, output, "--rows-per-shard", "8", "--batch-size", "5"]
+    run = ReadyProcess(command)
     while not list(output.glob("*.parquet")):
         assert run.poll() is None
         time.sleep(0.002)
@@ -95,7 +93,7 @@ def test_a_killed_run_goes_on(data, encoded, tmp_path):
     (output / ".codes-00003-of-00004.parquet.123").write_bytes(b"half")
     first = {path: path.stat().st_mtime_ns for path in output.glob("codes-*.parquet")}
     assert len(first) < 4
-    assert subprocess.run(command).returncode == 0
+    assert ReadyProcess(command).wait() == 0
     assert contents(output) == contents(encoded)
     assert {path: path.stat().st_mtime_ns for path in first} == first
 

@@ -1,12 +1,11 @@
 """Runs that are killed again and again, and go on, give the weights of a run that nobody killed, to the last bit."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from micro import stage_file
+from ready_processes import PIPE, STDOUT, run
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 
@@ -23,7 +22,6 @@ def test_runs_killed_many_times_end_as_if_they_never_were(base, tmp_path, stream
     folders = [tmp_path / name for name in ("straight", "killed")]
     for folder in folders:
         stage_file(folder, tmp_path / "base", streaming, max_steps=24, save_steps=1)
-    command = [sys.executable, Path(__file__).with_name("killing.py"), *folders, "3", str(2 * seed + streaming)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800)
+    command = [Path(__file__).with_name("killing.py"), *folders, "3", str(2 * seed + streaming)]
+    done = run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=PIPE, stderr=STDOUT, timeout=1800)
     assert done.returncode == 0 and "survived 3 kills" in done.stdout, done.stdout

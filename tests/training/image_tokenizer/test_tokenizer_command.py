@@ -4,12 +4,12 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import killing
 import pytest
+import ready_processes
 import torch
 import yaml
 from PIL import Image
@@ -119,8 +119,8 @@ def test_a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not(tmp_path)
         folder_of_images(folder / "images")
         keys = {"save_strategy": "steps", "save_steps": 1, "max_steps": 12, "ema_decay": 0.9, "revive_every": 4, "adversarial_weight": 0.1}
         write(folder, **keys, discriminator_layers=2, discriminator_channels=8, random_flip=True).rename(folder / "stage.yaml")
-    command = [sys.executable, Path(killing.__file__), *folders, "3", "0", "vargpt_hf.training.image_tokenizer.script"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [killing.__file__, *folders, "3", "0", "vargpt_hf.training.image_tokenizer.script"]
+    done = ready_processes.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0 and "survived 3 kills" in done.stdout, done.stdout + done.stderr
 
 
