@@ -27,7 +27,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from subprocess import PIPE, STDOUT, TimeoutExpired
@@ -47,9 +47,42 @@ IMPORTED = (
     "transformers.models.llava.processing_llava",
     "pydantic.type_adapter",
 )
-# Variables that are read while importing, so that they are those of the process that has imported.
 ENVIRONMENT = dict(os.environ)  # before any test has changed it
+# Variables that are read while importing, so that they are those of the process that has imported.
 READ_WHILE_IMPORTING = re.compile(r"HF_|TRANSFORMERS_|TORCH|ATEN_|MKL_|ONEDNN_|MALLOC_|LD_|CUDA_|HOME$|TMPDIR$|XDG_|PYTHONHASHSEED$")
+
+
+class Importer:
+    """A process that imports, and then waits for commands until the tests end. It is started when it is first asked.
+
+    Args:
+        modules: what it imports.
+        environment: what it does so in; by default that in which the tests began.
+    """
+
+    def __init__(self, modules: Sequence[str] = IMPORTED, environment: Mapping[str, str] = ENVIRONMENT) -> None:
+        self.modules, self.environment = modules, environment
+
+    @cached_property
+    def address(self) -> str:
+        """Where it waits."""
+        folder = tempfile.mkdtemp()
+        listening, (until, ends) = listen(folder), os.pipe()
+        environment = {**self.environment, "OMP_NUM_THREADS": "1"}  # else libraries start threads while being imported: none of a fork's
+        # Shells let what they start in the background ignore SIGINT, which children inherit.
+        prepare = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        command = [sys.executable, __file__, str(listening.fileno()), str(until), *self.modules]
+        files = {"pass_fds": [listening.fileno(), until], "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        process = subprocess.Popen(command, env=environment, **files, **prepare)
+        os.close(until)
+        atexit.register(lambda: (os.close(ends), process.wait()))
+        address = listening.getsockname()
+        listening.close()
+        return address
+
+
+# Two: what the one and the other start gives strings other hashes, as every interpreter does; for processes that work together.
+IMPORTERS = (Importer(), Importer())
 
 
 class ReadyProcess:
@@ -58,11 +91,11 @@ class ReadyProcess:
     Args:
         command: a Python program's file (such as the script `vargpt`), and its arguments.
         cwd: working folder; this process's by default.
-        env: environment; this process's by default. What is read while importing cannot differ from that in which the tests began.
+        env: environment; this process's by default. What is read while importing cannot be other than the importer's.
         stdout: a file, or `PIPE` for `communicate` to read; by default what this process writes to.
         stderr: as `stdout`, or `STDOUT`.
         limits: by number, such as `resource.RLIMIT_NOFILE`, the soft and the hard limit.
-        imported_by: which process has imported; strings have other hashes in processes of another one, as they have in every interpreter.
+        importer: the process that has imported.
         vargpt_too: whether `vargpt` is a ready process, too, where the program starts it from beside its `sys.executable`.
 
     Raises:
@@ -78,12 +111,12 @@ class ReadyProcess:
         stdout: IO | int | None = None,
         stderr: IO | int | None = None,
         limits: Mapping[int, tuple[int, int]] | None = None,
-        imported_by: int = 0,
+        importer: Importer = IMPORTERS[0],
         vargpt_too: bool = False,
     ) -> None:
         self.args, self.returncode = list(map(str, command)), None
         environment = dict(os.environ if env is None else env)
-        changed = {name for name, _ in ENVIRONMENT.items() ^ environment.items() if READ_WHILE_IMPORTING.match(name)}
+        changed = {name for name, _ in importer.environment.items() ^ environment.items() if READ_WHILE_IMPORTING.match(name)}
         if changed:
             raise ValueError(f"{', '.join(sorted(changed))}: read while importing, so start an interpreter for another value.")
         self._stdout = tempfile.TemporaryFile("w+") if stdout == PIPE else None
@@ -91,10 +124,9 @@ class ReadyProcess:
         out = _number_of(self._stdout or stdout, 1)
         outputs = [out, out if stderr == STDOUT else _number_of(self._stderr or stderr, 2)]
         asked = {"command": self.args, "folder": os.fspath(cwd or os.getcwd()), "environment": environment, "own_session": True}
-        address = _server(imported_by)
-        asked |= {"limits": [(kind, *limit) for kind, limit in (limits or {}).items()], "vargpt_too": vargpt_too and os.path.dirname(address)}
+        asked |= {"limits": [(kind, *limit) for kind, limit in (limits or {}).items()], "vargpt_too": vargpt_too}
         with open(os.devnull) as nothing:
-            self._told = ask(address, asked, [nothing.fileno(), *outputs])
+            self._told = ask(importer.address, asked, [nothing.fileno(), *outputs])
         self.pid = _next_number(self._told)
 
     def poll(self) -> int | None:
@@ -181,29 +213,6 @@ def end_as(code: int) -> NoReturn:
     os._exit(code)
 
 
-@cache
-def _server(number: int) -> str:
-    """The address of a process that imports, and then waits for commands until this one ends."""
-    folder = tempfile.mkdtemp()
-    listening, (until, ends) = listen(folder), os.pipe()
-    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}  # else libraries start threads while being imported, which a fork leaves behind
-    # Shells let what they start in the background ignore SIGINT, which children inherit.
-    prepare = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    command = [sys.executable, __file__, str(listening.fileno()), str(until)]
-    files = {"pass_fds": [listening.fileno(), until], "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    server = subprocess.Popen(command, env=environment, **files, **prepare)
-    os.close(until)
-
-    @atexit.register
-    def end() -> None:
-        os.close(ends)
-        server.wait()
-
-    address = listening.getsockname()
-    listening.close()
-    return address
-
-
 def listen(folder: str) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(os.path.join(folder, "ready"))
@@ -243,10 +252,10 @@ def serve(listening: socket.socket, until: int) -> dict | None:
     return None
 
 
-def with_vargpt(asked: dict) -> dict:
+def with_vargpt(asked: dict, scratch: str) -> dict:
     """Forks off the process of a program that starts `vargpt`, which returns what is asked of it, and those that it starts so, which return
     what it asks of them. All are in one session, so that signals to its processes reach them, and end with the program."""
-    folder = tempfile.mkdtemp(dir=asked["vargpt_too"])
+    folder = tempfile.mkdtemp(dir=scratch)
     listening, (until, ends) = listen(folder), os.pipe()
     program = os.fork()
     if program:
@@ -272,12 +281,16 @@ def searched(environment: Mapping[str, str]) -> list[str]:
     return list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
 
 
-def become(asked: dict) -> None:
-    """Makes of this process one that was started as is asked, and runs the command's program as its main module."""
+def become(asked: dict, scratch: str) -> None:
+    """Makes of this process one that was started as is asked, and runs the command's program as its main module.
+
+    Args:
+        scratch: a folder that is removed when the tests end.
+    """
     if asked["own_session"]:
         os.setsid()
     if asked["vargpt_too"]:
-        asked = with_vargpt(asked)
+        asked = with_vargpt(asked, scratch)
     import numpy
     import torch
 
@@ -300,9 +313,9 @@ def become(asked: dict) -> None:
     exec(compile(Path(program).read_bytes(), program, "exec", dont_inherit=True), vars(main))
 
 
-def import_and_serve(listening: socket.socket, until: int) -> None:
-    """What a process does that imports; returns there at the end of the tests, and in the processes of commands when these have run."""
-    for name in IMPORTED:
+def import_and_serve(listening: socket.socket, until: int, modules: Sequence[str]) -> None:
+    """What an importer does; returns when the tests end, and in the processes of commands when these have run."""
+    for name in modules:
         import_module(name)
     gc.collect()
     gc.freeze()  # what was imported, which each process would look through, and copy
@@ -312,8 +325,8 @@ def import_and_serve(listening: socket.socket, until: int) -> None:
     if asked is None:
         shutil.rmtree(folder)
     else:
-        become(asked)
+        become(asked, folder)
 
 
 if __name__ == "__main__":
-    import_and_serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    import_and_serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3:])

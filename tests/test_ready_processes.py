@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ready_processes import IMPORTED, PIPE, STDOUT, VARGPT, ReadyProcess, TimeoutExpired, run
+from ready_processes import IMPORTED, IMPORTERS, PIPE, STDOUT, VARGPT, ReadyProcess, TimeoutExpired, run
 
 # What a process can see of how it was started, and of what has been set since.
 STATE = f"""
@@ -53,8 +53,13 @@ def test_a_process_finds_what_an_interpreter_finds(tmp_path):
     (tmp_path / "place").mkdir()
     common = {"cwd": tmp_path / "place", "env": own}
     ready = run([file, "a b", 3], limits=limits, **common)
+
+    def prepare() -> None:
+        resource.setrlimit(*limits.popitem())
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells let what they start in the background ignore it, which children inherit
+
     files = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "start_new_session": True}
-    anew = subprocess.run([sys.executable, file, "a b", "3"], **files, **common, preexec_fn=lambda: resource.setrlimit(*limits.popitem()))
+    anew = subprocess.run([sys.executable, file, "a b", "3"], **files, **common, preexec_fn=prepare)
     assert ready.returncode == anew.returncode == 0, ready.stderr + anew.stderr
     found, wanted = json.loads(ready.stdout), json.loads(anew.stdout)
     for name in wanted:
@@ -103,7 +108,7 @@ sys.path.clear()
 
 def test_strings_have_other_hashes_where_another_process_has_imported(tmp_path):
     file = program(tmp_path, "print(hash('a'))")
-    first, again, other = (run([file], imported_by=number).stdout for number in (0, 0, 1))
+    first, again, other = (run([file], importer=IMPORTERS[number]).stdout for number in (0, 0, 1))
     assert (first == again) and (other != first or "PYTHONHASHSEED" in os.environ)
 
 

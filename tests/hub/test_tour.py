@@ -1,17 +1,18 @@
 """docs/tour.md works word for word: every block in a process of its own, against a Hub on this machine."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from fake_hub import FakeHub
 from PIL import Image
+from ready_processes import Importer, run
 
 from vargpt_hf.tiny.judges import detect
 
 TOUR = (Path(__file__).parents[2] / "docs" / "tour.md").read_text()
+# What every block imports, most of all the second one, which runs without this package.
+IMPORTED = ("torch", "transformers.pipelines", "transformers.models.llava.modeling_llava", "transformers.models.llava.processing_llava")
 WITHOUT_PACKAGE = "import sys; sys.modules['vargpt_hf'] = None\n"
 
 
@@ -28,11 +29,12 @@ def tour(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tour")
     printed = []
     with FakeHub() as hub:
-        environment = hub.environment(folder / "home")
+        importer = Importer(IMPORTED, hub.environment(folder / "home"))
         for number, block in sections():
             script = WITHOUT_PACKAGE + block if "vargpt_hf" not in block else block
             assert (script is block) == (number in (1, 3, 4))
-            done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+            (folder / "block.py").write_text(script)
+            done = run([folder / "block.py"], cwd=folder, env=importer.environment, importer=importer, timeout=300)
             assert done.returncode == 0, f"section {number}:\n{done.stderr}"
             printed.append(done.stdout)
     return folder, printed

@@ -5,7 +5,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from ready_processes import ReadyProcess
+from ready_processes import IMPORTERS, ReadyProcess
 
 # A rank ends itself, with all work done: gloo's threads at times abort a process that ends in the usual way.
 PROGRAM = """
@@ -42,7 +42,7 @@ def run_ranks(folder: Path, body: str, *arguments: object, world_size: int = 2, 
     for rank, output in enumerate(outputs):
         with output.open("w") as file:
             own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            ranks.append(ReadyProcess([program, *arguments], env=own, stdout=file, stderr=subprocess.STDOUT, imported_by=min(rank, 1)))
+            ranks.append(ReadyProcess([program, *arguments], env=own, stdout=file, stderr=subprocess.STDOUT, importer=IMPORTERS[min(rank, 1)]))
     try:
         codes = [process.wait(timeout) for process in ranks]
     except subprocess.TimeoutExpired:

@@ -1,12 +1,11 @@
 """Files of stages: found by path and by name, and refused in one line where they are wrong."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from micro import write_config
+from ready_processes import ReadyProcess
 
 from vargpt_hf.training.script import parse, train
 from vargpt_hf.training.stage_files import find_stage, only_writer, read_stage, shipped_stages
@@ -101,14 +100,16 @@ def test_a_second_run_into_a_folder_is_refused(base, tmp_path):
 
 
 def test_a_killed_run_holds_its_folder_no_more(tmp_path):
-    code = f"""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (tmp_path / "program.py").write_text(f"""
 import os, signal
 from vargpt_hf.training.stage_files import only_writer
-with only_writer({str(tmp_path)!r}):
+with only_writer({str(folder)!r}):
     os.kill(os.getpid(), signal.SIGKILL)
-"""
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    assert os.listdir(tmp_path)  # what held it is there
-    with only_writer(tmp_path):
+""")
+    assert ReadyProcess([tmp_path / "program.py"]).wait() == -9
+    assert os.listdir(folder)  # what held it is there
+    with only_writer(folder):
         pass
-    assert not os.listdir(tmp_path)
+    assert not os.listdir(folder)
