@@ -134,9 +134,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def under_own_allocator(script: str, kind: str) -> int:
     """The number that a script prints where nobody has set glibc's allocator."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    first = "import vargpt_hf_command; vargpt_hf_command.starting = True"  # so that the package leaves importing Transformers for later
-    command = [sys.executable, "-c", f"{first}\n{script}", kind]
-    return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    return int(subprocess.run([sys.executable, "-c", script, kind], env=environment, capture_output=True, text=True, check=True).stdout)
 
 
 def test_freed_memory_is_kept():
@@ -149,6 +147,8 @@ THREADS = """
 import sys, threading
 from pathlib import Path
 import numpy
+import vargpt_hf_command
+vargpt_hf_command.starting = True  # so that the package leaves importing Transformers for later
 from vargpt_hf.hardware import keep_freed_memory, share_freed_memory
 assert sys.argv[1] != "shared" or share_freed_memory()
 keep_freed_memory()
