@@ -110,8 +110,6 @@ def train(config: str | Path, overrides: Sequence[str] = (), dry_run: bool = Fal
     Raises:
         ValueError: a file, key, stage, dataset or model folder that is not there or not right.
     """
-    if not torch.accelerator.is_available():
-        keep_freed_memory()
     if dry_run:
         return _try_one_step(config, overrides)
     script, training, model_config = parse(config, overrides)
@@ -217,6 +215,8 @@ def _print_plan(
 
 def _run(trainer: VargptSFTTrainer, script: PreferenceArguments, checkpoint: str | None) -> None:
     """Trains, saves model and processor, and then what people look at."""
+    if not torch.accelerator.is_available():
+        keep_freed_memory()  # not before the model is loaded: what quantizing frees would be kept in pieces
     output_dir = Path(trainer.args.output_dir)
     trainer.add_callback(StopAt(script.stop_at))
     sampler = _sampler(trainer, script)
