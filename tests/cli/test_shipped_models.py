@@ -74,6 +74,16 @@ def test_training_takes_the_name(present, tmp_path, monkeypatch):
     assert load_image_tokenizer(EMOJI_NAME).fingerprint() == load_image_tokenizer(TINY_FOLDER).fingerprint()
 
 
+@pytest.mark.parametrize("given", [["--model_name_or_path", TINY_NAME], [f"--model_name_or_path={TINY_NAME}"]])
+def test_a_file_s_model_that_is_absent_may_be_replaced(absent, tmp_path, given):
+    stage = tmp_path / "stage.yaml"
+    stage.write_text(f"stage: stage1\nmodel_name_or_path: {EMOJI_NAME}\ntrain_data: nowhere\noutput_dir: {tmp_path / 'out'}\n")
+    with pytest.raises(ValueError, match=f"The weights of {EMOJI_NAME} do not come"):
+        run("train", stage)
+    with pytest.raises(ValueError, match="nowhere"):  # which is looked at next
+        run("train", stage, *given)
+
+
 def test_a_folder_of_that_name_is_meant_first(absent, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(EMOJI_NAME).mkdir()

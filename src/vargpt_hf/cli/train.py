@@ -1,7 +1,9 @@
 """`vargpt train`: one stage of training from a YAML file."""
 
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,8 +28,15 @@ def train(
     with needs_extra("Training needs"):
         from ..training.stage_files import find_stage, read_stage
 
-    model = read_stage(find_stage(config)).get("model_name_or_path")  # what is wrong with the file is said at once
-    hide_bars_of_small(folder_of(model or ""))
+    given = read_stage(find_stage(config))  # what is wrong with the file is said at once
+    hide_bars_of_small(folder_of(_model(given, context.args) or ""))
     with needs_extra("Training needs"):
         from ..training.script import train as run
     run(config, context.args, dry_run)
+
+
+def _model(given: Mapping[str, Any], options: Sequence[str]) -> str | None:
+    """The model that the command line names, or else the file."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model_name_or_path", nargs="?", default=given.get("model_name_or_path"))  # what lacks a value is refused later
+    return parser.parse_known_args(options)[0].model_name_or_path
