@@ -48,8 +48,10 @@ IMPORTED = (
     "pydantic.type_adapter",
 )
 ENVIRONMENT = dict(os.environ)  # before any test has changed it
-# Variables that are read while importing, so that they are those of the process that has imported.
-READ_WHILE_IMPORTING = re.compile(r"HF_|TRANSFORMERS_|TORCH|ATEN_|MKL_|ONEDNN_|MALLOC_|LD_|CUDA_|HOME$|TMPDIR$|XDG_|PYTHONHASHSEED$")
+# Variables that are read while importing, so that they are those of the process that has imported; but for the one that `vargpt` itself sets.
+READ_WHILE_IMPORTING = re.compile(
+    r"HF_(?!HUB_DISABLE_PROGRESS_BARS$)|TRANSFORMERS_|TORCH|ATEN_|MKL_|ONEDNN_|MALLOC_|LD_|CUDA_|HOME$|TMPDIR$|XDG_|PYTHONHASHSEED$"
+)
 
 
 class Importer:
