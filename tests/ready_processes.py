@@ -48,10 +48,12 @@ IMPORTED = (
     "pydantic.type_adapter",
 )
 ENVIRONMENT = dict(os.environ)  # before any test has changed it
-# Variables that are read while importing, so that they are those of the process that has imported; but for the one that `vargpt` itself sets.
-READ_WHILE_IMPORTING = re.compile(
-    r"HF_(?!HUB_DISABLE_PROGRESS_BARS$)|TRANSFORMERS_|TORCH|ATEN_|MKL_|ONEDNN_|MALLOC_|LD_|CUDA_|HOME$|TMPDIR$|XDG_|PYTHONHASHSEED$"
-)
+# Variables that are read while importing, so that they are those of the process that has imported. Not all that begin so, since libraries that
+# tests import set some.
+_OF_HUGGING_FACE = r"HF_(HOME|TOKEN|ENDPOINT|HUB_CACHE|HUB_OFFLINE)|TRANSFORMERS_OFFLINE"
+_OF_CPUS = r"ATEN_CPU_CAPABILITY|ONEDNN_MAX_CPU_ISA|MKL_ENABLE_INSTRUCTIONS|CUDA_VISIBLE_DEVICES"
+_OF_SYSTEMS = r"HOME|TMPDIR|XDG_CACHE_HOME|LD_PRELOAD|MALLOC_\w+|GLIBC_TUNABLES|PYTHONHASHSEED"
+READ_WHILE_IMPORTING = re.compile(f"({_OF_HUGGING_FACE}|{_OF_CPUS}|{_OF_SYSTEMS})$")
 
 
 class Importer:
