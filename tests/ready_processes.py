@@ -14,6 +14,7 @@ forks that one off.
 
 import atexit
 import gc
+import io
 import json
 import os
 import re
@@ -32,7 +33,7 @@ from importlib import import_module
 from pathlib import Path
 from subprocess import PIPE, STDOUT, TimeoutExpired
 from types import ModuleType
-from typing import IO, NoReturn
+from typing import IO, NoReturn, TextIO
 
 VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
 # What `vargpt draw`, `encode`, `train` and `tokenizer train` import; the first silences what the others' libraries say while being imported.
@@ -73,6 +74,7 @@ class Importer:
         folder = tempfile.mkdtemp()
         listening, (until, ends) = listen(folder), os.pipe()
         environment = {**self.environment, "OMP_NUM_THREADS": "1"}  # else libraries start threads while being imported: none of a fork's
+        environment.pop("PYTHONUNBUFFERED", None)  # each command has its own
         # Shells let what they start in the background ignore SIGINT, which children inherit.
         prepare = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
         command = [sys.executable, __file__, str(listening.fileno()), str(until), *self.modules]
@@ -285,6 +287,11 @@ def searched(environment: Mapping[str, str]) -> list[str]:
     return list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
 
 
+def unbuffered(file: TextIO) -> TextIO:
+    """The same file, to which all is written at once."""
+    return io.TextIOWrapper(file.buffer.raw, file.encoding, file.errors, write_through=True)
+
+
 def become(asked: dict, scratch: str) -> None:
     """Makes of this process one that was started as is asked, and runs the command's program as its main module.
 
@@ -304,8 +311,9 @@ def become(asked: dict, scratch: str) -> None:
     os.environ.update(environment)
     for kind, soft, hard in asked["limits"]:
         resource.setrlimit(kind, (soft, hard))
-    for file in (sys.stdout, sys.stderr):
-        file.reconfigure(write_through="PYTHONUNBUFFERED" in environment)
+    if "PYTHONUNBUFFERED" in environment:
+        sys.stdout = unbuffered(sys.stdout)
+        sys.stderr = unbuffered(sys.stderr)
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", os.cpu_count())))
     numpy.random.seed()  # every interpreter draws these anew; `random` does so itself
     torch.seed()

@@ -1,7 +1,11 @@
 """The page: draw, edit and chat in a browser, and a gallery of what was drawn; Gradio's."""
 
+import atexit
+import os
 import secrets
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +51,21 @@ def launching(settings: "ServerSettings") -> dict[str, Any]:
     }
 
 
+@cache
+def _own_folder() -> str:
+    """A folder for Gradio's files until this process ends: where pages share one, as is usual, whichever ends deletes what others show."""
+    folder = tempfile.TemporaryDirectory(prefix="vargpt-gradio-")
+    atexit.register(folder.cleanup)
+    return folder.name
+
+
 def build_page(actions: PageActions, max_waiting: int = 20) -> gr.Blocks:
     """The page; its queue takes as many requests as are given.
 
     Args:
         actions: what its buttons do; their engine must have been started.
     """
+    os.environ.setdefault("GRADIO_TEMP_DIR", _own_folder())
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=_FILES_SECONDS) as page:
         gr.Markdown(f"### {TITLE}\n{actions.name}, images of {', '.join(actions.sizes)}")
         drawn = gr.State([])  # files of this session
