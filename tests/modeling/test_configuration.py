@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -58,3 +60,17 @@ def test_round_trip(tmp_path):
 def test_widths_of_the_language_model_are_checked_by_transformers():
     with pytest.raises(Exception, match="not a multiple of the number of attention heads"):
         VargptConfig(vlm_config={"model_type": "llava", "text_config": {"model_type": "llama", "hidden_size": 100, "vocab_size": 33_000}})
+
+
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+@pytest.mark.parametrize("value", [[], "int8", {}, 3, "flaot32"], ids=repr)
+@pytest.mark.parametrize("part", ["vlm_config", "vlm_config.text_config", "visual_decoder_config", ""])
+def test_weights_have_a_floating_point_format(part, value, name):
+    """Which Transformers takes for granted in the configurations of its own models."""
+    config = json.loads(tiny_config().to_json_string(use_diff=False))
+    holder = config
+    for step in filter(None, part.split(".")):
+        holder = holder[step]
+    holder[name] = value
+    with pytest.raises(ValueError, match=rf"`{'.'.join(filter(None, [part if 'vlm' in part else '', name]))}` must be a floating-point type"):
+        VargptConfig.from_dict(config)

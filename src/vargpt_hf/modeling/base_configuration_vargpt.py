@@ -64,6 +64,13 @@ def check_number(name: str, value: float, least: float = 0.0, most: float = math
         raise ValueError(f"`{name}` must be in {begin}{least:g}, {most:g}{end}, got {value}.")
 
 
+def check_dtype(name: str, value: object) -> None:
+    """Refuses, by a ValueError, what is neither None nor a floating-point type or its name."""
+    found = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
+    if value is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"`{name}` must be a floating-point type like 'float16', 'bfloat16' or 'float32', got {value!r}.")
+
+
 class VargptBaseConfig(PreTrainedConfig):
     """What our configurations share: the file that is wrong is named, and weights have a floating-point format."""
 
@@ -97,12 +104,9 @@ class VargptBaseConfig(PreTrainedConfig):
             raise _read_in(_in_words(error, cls.__name__), pretrained_model_name_or_path) from error
 
     def __post_init__(self, **kwargs):
-        for name in ("dtype", "torch_dtype"):
-            wanted = getattr(self, name, None) if name == "dtype" else kwargs.get(name)
-            found = getattr(torch, wanted.removeprefix("torch."), None) if isinstance(wanted, str) else wanted
-            if wanted is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-                raise ValueError(f"`{name}` must be a floating-point type like 'float16', 'bfloat16' or 'float32', got {wanted!r}.")
+        check_dtype("dtype", getattr(self, "dtype", None))
+        check_dtype("torch_dtype", kwargs.get("torch_dtype"))
         super().__post_init__(**kwargs)
 
 
-__all__ = ["LARGEST_SIZE", "MOST_LAYERS", "VargptBaseConfig", "check_number", "check_size", "in_words"]
+__all__ = ["LARGEST_SIZE", "MOST_LAYERS", "VargptBaseConfig", "check_dtype", "check_number", "check_size", "in_words"]

@@ -7,7 +7,7 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .backbone_vargpt import check_vlm_config
-from .base_configuration_vargpt import LARGEST_SIZE, MOST_LAYERS, VargptBaseConfig, check_number, check_size, in_words
+from .base_configuration_vargpt import LARGEST_SIZE, MOST_LAYERS, VargptBaseConfig, check_dtype, check_number, check_size, in_words
 from .bsq_vargpt import VargptBSQModel, infinity_schedules
 from .infinity_decoder_vargpt import VargptInfinityDecoder
 from .scales_vargpt import ScaleSchedule
@@ -280,8 +280,10 @@ def _check_misplaced(fields: dict, vlm_config: dict | PreTrainedConfig | None) -
 
 
 def _check_foreign(part: str, config: dict | PreTrainedConfig | None) -> None:
-    """Refuses sizes of another kind of configuration, by the names that it has in ours, and inside of it."""
+    """Refuses sizes and formats of another kind of configuration, by the names that it has in ours, and inside of it."""
+    check_dtype(f"{part}.dtype", config.get("dtype") if isinstance(config, dict) else getattr(config, "dtype", None))
     fields = config if isinstance(config, dict) else {} if config is None else config.to_dict()
+    check_dtype(f"{part}.torch_dtype", fields.get("torch_dtype"))
     for name, largest in _FOREIGN_SIZES.items():
         value = fields.get(name)
         if value is not None and not (isinstance(value, (list, tuple, dict)) and value):  # some kinds have a number for each layer or axis
