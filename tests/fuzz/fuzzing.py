@@ -17,8 +17,8 @@ THOROUGH_EXAMPLES = 10_000  # pytest -m thorough tests/fuzz
 def fuzzed(cost: int = 1, /, **strategies: SearchStrategy) -> Callable:
     """Runs a test with drawn arguments: `EXAMPLES` of them, and `THOROUGH_EXAMPLES` under the marker `thorough`.
 
-    Without the marker the same examples are drawn in every run, but for constants that Hypothesis finds in what has been imported. A test whose examples each take a good part of a second draws one in
-    `cost` of these numbers.
+    Without the marker the same examples are drawn in every run, but for constants that Hypothesis finds in what has been imported. A test
+    whose examples each take a good part of a second draws one in `cost` of these numbers.
     """
 
     def decorate(test: Callable) -> Callable:
