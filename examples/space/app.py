@@ -7,7 +7,7 @@ import os
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.hardware import default_device
-from vargpt_hf.serving.page import build_page, launching
+from vargpt_hf.serving.page import build_page, keep_files_apart, launching
 from vargpt_hf.serving.page_actions import PageActions
 from vargpt_hf.serving.settings import ServerSettings
 from vargpt_hf.tiny import TINY_FOLDER, TINY_NAME
@@ -21,6 +21,7 @@ title = TINY_NAME if name == str(TINY_FOLDER) else name.rpartition("/")[2]
 settings = ServerSettings(max_drawings=4, max_tokens=512, max_seconds=120)
 actions = PageActions(model, processor, title, settings)
 actions.engine.start()
+keep_files_apart()
 demo = build_page(actions)
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def demo(
     settings = ServerSettings(host=host, port=port, api_key=key, max_drawings=max_drawings, max_tokens=max_tokens, max_waiting=4 * max_waiting)
     try:
         from ..hardware import share_freed_memory
-        from ..serving.page import build_page, launching
+        from ..serving.page import build_page, keep_files_apart, launching
         from ..serving.page_actions import PageActions
     except ImportError as error:
         raise _missing(error) from error
@@ -51,6 +51,7 @@ def demo(
     vargpt, processor = load(model, device, dtype)
     actions = PageActions(vargpt, processor, short_name(model), settings)
     actions.engine.start()
+    keep_files_apart()
     page = build_page(actions, max_waiting)
     try:
         auth = None if key is None else ("vargpt", key)

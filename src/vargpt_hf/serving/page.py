@@ -5,7 +5,6 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +50,16 @@ def launching(settings: "ServerSettings") -> dict[str, Any]:
     }
 
 
-@cache
-def _own_folder() -> str:
-    """A folder for Gradio's files until this process ends: where pages share one, as is usual, whichever ends deletes what others show."""
-    folder = tempfile.TemporaryDirectory(prefix="vargpt-gradio-")
-    atexit.register(folder.cleanup)
-    return folder.name
+def keep_files_apart() -> None:
+    """Gives Gradio's files a folder of this process until it ends, unless GRADIO_TEMP_DIR names one; before [`build_page`].
+
+    For programs that are a page: where several share a folder, as is usual, whichever ends deletes what others show. Who builds a page inside
+    of a larger program has one environment for all of it, which this function changes.
+    """
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="vargpt-gradio-")
+        atexit.register(folder.cleanup)
+        os.environ["GRADIO_TEMP_DIR"] = folder.name
 
 
 def build_page(actions: PageActions, max_waiting: int = 20) -> gr.Blocks:
@@ -65,7 +68,6 @@ def build_page(actions: PageActions, max_waiting: int = 20) -> gr.Blocks:
     Args:
         actions: what its buttons do; their engine must have been started.
     """
-    os.environ.setdefault("GRADIO_TEMP_DIR", _own_folder())
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=_FILES_SECONDS) as page:
         gr.Markdown(f"### {TITLE}\n{actions.name}, images of {', '.join(actions.sizes)}")
         drawn = gr.State([])  # files of this session
@@ -314,4 +316,4 @@ def _gallery_tab(settings: dict, drawn: gr.State, prompt: gr.Textbox) -> None:
     file.upload(restoring, [file, *settings.values()], [prompt, *settings.values()], api_name="restore")
 
 
-__all__ = ["build_page", "chosen", "launching", "painted_area"]
+__all__ = ["build_page", "chosen", "keep_files_apart", "launching", "painted_area"]
