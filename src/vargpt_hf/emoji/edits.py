@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..evaluation.edits import edit_row
-from .pictures import LOOKS, Pictures, read_pictures
-from .rows import WORDINGS, Row
+from ..tiny.shapes import choice
+from .pictures import LOOKS, Pictures
+from .rows import WORDINGS, Row, check_split, source_of
 from .scenes import LAYOUTS, ONE, PLACES, RELATIONS, Box, paste
 from .sentences import Source, said, sample_scene
 from .split import held_out_pairs
@@ -72,7 +73,7 @@ def sample_edit(rng: np.random.Generator, source: Source, kind: str | None = Non
     Raises:
         ValueError: an unknown kind, or one in which nothing new is drawn (`unseen`).
     """
-    kind = _choice(rng, EDIT_KINDS) if kind is None else kind
+    kind = choice(rng, EDIT_KINDS) if kind is None else kind
     if kind not in EDIT_KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(EDIT_KINDS)}.")
     if kind == "remove" and unseen:
@@ -87,12 +88,12 @@ Edited = tuple[str, tuple[Thing, ...], tuple[Thing, ...]]
 def _change_look(rng: np.random.Generator, source: Source, unseen: bool, held_out: bool) -> Edited:
     """One thing or two, all of them in another look."""
     while True:
-        scene = sample_scene(rng, source, _choice(rng, (ONE, ONE, *RELATIONS)), unseen)
+        scene = sample_scene(rng, source, choice(rng, (ONE, ONE, *RELATIONS)), unseen)
         known = [look for look in LOOKS if look != scene.look and all((code, look) not in held_out_pairs() for code in scene.codes)]
         if known:
             break
     words = "look" if scene.layout == ONE else "looks"
-    before, after = (_things(scene.codes, look, scene.boxes) for look in (_choice(rng, known), scene.look))
+    before, after = (_things(scene.codes, look, scene.boxes) for look in (choice(rng, known), scene.look))
     return EDITS[words].choose(rng, held_out).format(look=scene.look), before, after
 
 
@@ -116,7 +117,7 @@ def _replace(rng: np.random.Generator, source: Source, unseen: bool, held_out: b
     """One thing, alone or beside another, by a third in its look and place."""
     while True:
         (new, old), look, boxes = _two(rng, source, unseen)
-        other = source.seen[look][int(rng.integers(len(source.seen[look])))]
+        other = choice(rng, source.seen[look])
         if other not in (new, old):
             break
     alone = rng.random() < 0.5
@@ -135,8 +136,8 @@ def _two(rng: np.random.Generator, source: Source, unseen: bool) -> tuple[tuple[
     new, look = source.pair(rng, unseen)
     old = new
     while old == new:
-        old = source.seen[look][int(rng.integers(len(source.seen[look])))]
-    return (new, old), look, LAYOUTS[_choice(rng, RELATIONS)]
+        old = choice(rng, source.seen[look])
+    return (new, old), look, LAYOUTS[choice(rng, RELATIONS)]
 
 
 def _things(codes: tuple[str, ...], look: str, boxes: tuple[Box, ...]) -> tuple[Thing, ...]:
@@ -146,10 +147,6 @@ def _things(codes: tuple[str, ...], look: str, boxes: tuple[Box, ...]) -> tuple[
 def _named(rng: np.random.Generator, source: Source, thing: Thing) -> str:
     """ "the turtle" or "the thing on the left"."""
     return f"the thing {PLACES[thing.box]}" if rng.random() < _PLACE_SAID else f"the {source.name(thing.code)}"
-
-
-def _choice(rng: np.random.Generator, options):
-    return options[int(rng.integers(len(options)))]
 
 
 def edit_rows(
@@ -170,11 +167,8 @@ def edit_rows(
         ValueError: an unknown split or set of wordings, or what is for tests in training.
         OSError: packages that cannot be read.
     """
-    if split not in ("train", "test") or wordings not in WORDINGS:
-        raise ValueError(f'`split` must be "train" or "test" and `wordings` "trained" or "held out", got {split!r} and {wordings!r}.')
-    if split == "train" and (unseen or wordings == "held out"):
-        raise ValueError("What is kept out of training is for the test split alone.")
-    source = Source(read_pictures(folder), which)
+    check_split(split, wordings, unseen)
+    source = source_of(folder, which)
     rng = np.random.default_rng([seed, split == "test", WORDINGS.index(wordings), 5])
     kinds = [kind for kind in EDIT_KINDS if kind != "remove" or not unseen]
     for index in range(count):

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..tiny.rows import DRAWING, IMAGE, Part, Row
+from ..tiny.shapes import choice
 from . import scenes, shape_rows
 from .pictures import read_pictures
 from .scenes import ONE, RELATIONS, THREE, Scene, jittered
@@ -23,6 +24,7 @@ from .sentences import Asked, Source, about_one, about_scene, any_look, by_words
 from .wordings import question, spoken
 
 WORDINGS = ("trained", "held out")
+_ONLY_IN_TESTS = "What is kept out of training is for the test split alone."
 _LAYOUTS = (*RELATIONS, *RELATIONS, "beside", "beside", THREE, THREE)  # of scenes, all alike likely
 _QUESTIONS_IN_TRAINING = 3  # about one image, which each further one costs little beside
 _SMALL_TALK = (
@@ -85,7 +87,7 @@ class Writer:
 
     def draw_and_say(self) -> Row:
         """One thing or two, drawn and named."""
-        scene = sample_scene(self.rng, self.source, self._choice((ONE, *RELATIONS)))
+        scene = sample_scene(self.rng, self.source, choice(self.rng, (ONE, *RELATIONS)))
         thing = in_look(self.rng, self.source, scene.codes[0], scene.look) if scene.layout == ONE else of_scene(self.rng, self.source, scene)
         return self._drawing(thing, scene, look=scene.look, says=description(self.source, scene))
 
@@ -129,12 +131,12 @@ class Writer:
 
     def read_scene(self) -> Row:
         """Questions about two or three things in one picture."""
-        scene = sample_scene(self.rng, self.source, self._choice(_LAYOUTS))
+        scene = sample_scene(self.rng, self.source, choice(self.rng, _LAYOUTS))
         return self._asked("read_scene", self._shown(scene), about_scene(self.rng, self.source, scene, self.held_out))
 
     def read_relation(self) -> Row:
         """What stands where of two things, and yes-or-no questions of it: slower to learn than all else about a scene."""
-        scene = sample_scene(self.rng, self.source, self._choice(RELATIONS))
+        scene = sample_scene(self.rng, self.source, choice(self.rng, RELATIONS))
         asked = about_scene(self.rng, self.source, scene, self.held_out)
         return self._asked("read_relation", self._shown(scene), [one for one in asked if one[0] in ("what is", "yes or no", "where")])
 
@@ -153,10 +155,10 @@ class Writer:
 
     def talk(self) -> Row:
         """Words without a picture."""
-        asks, (asked, answer) = "text", self._choice(_SMALL_TALK)
+        asks, (asked, answer) = "text", choice(self.rng, _SMALL_TALK)
         kind, code = self.rng.random(), self.source.pair(self.rng)[0]
         if kind < 0.5:
-            answer = description(self.source, sample_scene(self.rng, self.source, self._choice((ONE, *RELATIONS, THREE))))
+            answer = description(self.source, sample_scene(self.rng, self.source, choice(self.rng, (ONE, *RELATIONS, THREE))))
             asked = f"repeat: {answer}"
         elif kind < 0.8:
             _, asked, answer = next(one for one in about_one(self.rng, self.source, code, self.source.default_look(code)) if one[0] == "group")
@@ -167,12 +169,9 @@ class Writer:
 
     # What they share.
 
-    def _choice(self, options: Sequence) -> Any:
-        return options[int(self.rng.integers(len(options)))]
-
     def _only_in_tests(self) -> None:
         if not self.test:
-            raise ValueError("What is kept out of training is for the test split alone.")
+            raise ValueError(_ONLY_IN_TESTS)
 
     def _row(
         self, user: list[Part], assistant: list[Part], truth: dict, images: Sequence[Image.Image] = (), drawings: Sequence[Image.Image] = ()
@@ -182,7 +181,7 @@ class Writer:
         return {"messages": messages, "images": list(images), "output_images": list(drawings), "truth": truth}
 
     def _draw_scene(self, unseen: bool = False) -> Row:
-        scene = sample_scene(self.rng, self.source, self._choice(_LAYOUTS), unseen)
+        scene = sample_scene(self.rng, self.source, choice(self.rng, _LAYOUTS), unseen)
         return self._drawing(of_scene(self.rng, self.source, scene, self.held_out), scene, scene.look)
 
     def _drawing(self, thing: str, scene: Scene, look: str | None, codes: Sequence[str] = (), says: str | None = None) -> Row:
@@ -290,29 +289,37 @@ def rows(
     """
     if unknown := set(mixture) - set(TASKS):
         raise ValueError(f"There is no task {', '.join(sorted(unknown))}; the tasks are {', '.join(TASKS)}.")
-    if split not in ("train", "test"):
-        raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
-    if wordings not in WORDINGS or (wordings == "held out" and split == "train"):
-        raise ValueError(f'`wordings` must be "trained", or "held out" in the split "test", got {wordings!r} in {split!r}.')
+    check_split(split, wordings)
     names, weights = list(mixture), np.array(list(mixture.values()), dtype=np.float64)
     if not 0 < weights.sum() < np.inf or (weights < 0).any():
         raise ValueError(f"Weights must be finite and not negative, and one must be positive, got {mixture}.")
     if count < 0:
         raise ValueError(f"`count` must not be negative, got {count}.")
     rng = np.random.default_rng([seed, split == "test", WORDINGS.index(wordings)])
-    writer = Writer(_source(Path(folder), which), rng, split, wordings)
+    writer = Writer(source_of(folder, which), rng, split, wordings)
     for index in rng.choice(len(names), size=count, p=weights / weights.sum()):
         yield TASKS[names[index]](writer)
 
 
+def check_split(split: str, wordings: str, unseen: bool = False) -> None:
+    """Refuses, by a ValueError, an unknown split or set of wordings, and in training what is kept out of it."""
+    if split not in ("train", "test"):
+        raise ValueError(f'`split` must be "train" or "test", got {split!r}.')
+    if wordings not in WORDINGS or (wordings == "held out" and split == "train"):
+        raise ValueError(f'`wordings` must be "trained", or "held out", which is for the test split alone, got {wordings!r} in {split!r}.')
+    if unseen and split == "train":
+        raise ValueError(_ONLY_IN_TESTS)
+
+
 @lru_cache(maxsize=4)
-def _source(folder: Path, which: str) -> Source:
+def source_of(folder: str | Path, which: str) -> Source:
+    """What sentences are made of, from the packages in a folder."""
     return Source(read_pictures(folder), which)
 
 
 def distinct_drawings(mixture: dict[str, float], folder: str | Path, which: str = "things") -> int | None:
     """How many different pictures the drawings of a mixture can show in training; None where there is no end to them, as of scenes."""
-    source, found = _source(Path(folder), which), set()
+    source, found = source_of(folder, which), set()
     for task in (task for task, weight in mixture.items() if weight and task.startswith("draw")):
         if task in ("draw", "draw_by_words"):
             found.update((code, look) for look, codes in source.seen.items() for code in codes)
@@ -348,4 +355,16 @@ def texts(count: int, seed: int, *, folder: str | Path, which: str = "things") -
             yield f"{message['role'].upper()}: {said}"
 
 
-__all__ = ["TASKS", "TEST_TASKS", "WORDINGS", "Row", "Writer", "captioned_images", "distinct_drawings", "rows", "texts"]
+__all__ = [
+    "TASKS",
+    "TEST_TASKS",
+    "WORDINGS",
+    "Row",
+    "Writer",
+    "captioned_images",
+    "check_split",
+    "distinct_drawings",
+    "rows",
+    "source_of",
+    "texts",
+]

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..tiny.rows import NUMBERS
+from ..tiny.shapes import choice
 from .kinds import GROUP_WORDS, KIND_WORDS, article, by_tags, color_of, drawable, short_names
 from .pictures import LOOKS, Concept, Pair, Pictures
 from .scenes import ONE, PLACES, THREE, Scene, opposite
@@ -144,16 +145,16 @@ def by_words(rng: np.random.Generator, source: Source, held_out: bool = False) -
 
 
 def _one_of(rng: np.random.Generator, named: dict[str, tuple[str, ...]]) -> tuple[str, tuple[str, ...]]:
-    words = list(named)[int(rng.integers(len(named)))]
+    words = choice(rng, list(named))
     return words, named[words]
 
 
 def _drawn_as(rng: np.random.Generator, source: Source, codes: Sequence[str]) -> tuple[str, str, str | None]:
     """One of the concepts, the look to draw it in, and that look once more where it is to be said."""
-    code = codes[int(rng.integers(len(codes)))]
+    code = choice(rng, codes)
     if rng.random() < _SHARE_LOOK_SAID:
         looks = [look for look in LOOKS if (code, look) not in held_out_pairs()]
-        look = looks[int(rng.integers(len(looks)))]
+        look = choice(rng, looks)
         return code, look, look
     return code, source.default_look(code), None
 
@@ -172,7 +173,7 @@ def _by_short_name(rng: np.random.Generator, source: Source, held_out: bool) -> 
 
 def _by_tags(rng: np.random.Generator, source: Source, held_out: bool) -> tuple[str, tuple[str, ...]]:
     while True:
-        concept = source.concepts[int(rng.integers(len(source.concepts)))]
+        concept = choice(rng, source.concepts)
         tags = [concept.tags[index] for index in rng.permutation(len(concept.tags))[: int(rng.integers(1, 4))]]
         codes = frozenset.intersection(*(source.tagged[tag] for tag in tags)) if tags else frozenset()
         if 0 < len(codes) <= _MOST_OF_TAGS:
@@ -230,13 +231,13 @@ def _is_it(
 ) -> Asked:
     """Whether something is there; half of the times it is."""
     shown = tuple(shown)
-    code = shown[int(rng.integers(len(shown)))]
+    code = choice(rng, shown)
     right = rng.random() < 0.5
     if not right:
         group, same = source.pictures.by_code[code].group, rng.random() < _SAME_GROUP
         others = [c.code for c in concepts if c.code not in shown]
         near = [other for other in others if source.pictures.by_code[other].group == group] if same else []
-        code = (near or others)[int(rng.integers(len(near or others)))]
+        code = choice(rng, near or others)
     return kind, question(rng, kind, held_out, a=article(source.name(code))), "yes" if right else "no"
 
 
@@ -277,7 +278,7 @@ def sample_scene(rng: np.random.Generator, source: Source, layout: str, unseen: 
     code, look = source.pair(rng, unseen)
     codes, number = [code], {ONE: 1, THREE: 3}.get(layout, 2)
     while len(codes) < number:
-        other = source.seen[look][int(rng.integers(len(source.seen[look])))]
+        other = choice(rng, source.seen[look])
         if other not in codes:
             codes.append(other)
     return Scene(tuple(codes[index] for index in rng.permutation(number)), look, layout)

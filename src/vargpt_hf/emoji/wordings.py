@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..tiny.shapes import choice
+
 
 @dataclass(frozen=True)
 class Wordings:
@@ -24,7 +26,7 @@ class Wordings:
     def choose(self, rng: np.random.Generator, held_out: bool = False) -> str:
         """One of them at random."""
         options = self.held_out if held_out and self.held_out else self.trained
-        return options[int(rng.integers(len(options)))]
+        return choice(rng, options)
 
 
 DRAW = Wordings(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .shapes import ALL_PAIRS, PLACES, SIZES, Pair, Scene, SceneObject, sample_scene
+from .shapes import ALL_PAIRS, PLACES, SIZES, Pair, Scene, SceneObject, choice, sample_scene
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def sample_edit(rng: np.random.Generator, kind: str | None = None, pairs: Collec
     Raises:
         ValueError: an unknown kind.
     """
-    kind = _choice(rng, list(EDIT_KINDS)) if kind is None else kind
+    kind = choice(rng, list(EDIT_KINDS)) if kind is None else kind
     if kind not in EDIT_KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(EDIT_KINDS)}.")
     number = int(rng.integers(2, 4))
@@ -44,7 +44,7 @@ Edited = tuple[tuple[SceneObject, ...], str]
 
 def _recolor(rng: np.random.Generator, objects: tuple[SceneObject, ...], pairs: list[Pair]) -> Edited:
     index, chosen = _one_of(rng, objects)
-    colour = _choice(rng, [colour for colour, shape in _absent(objects, pairs) if shape == chosen.shape])
+    colour = choice(rng, [colour for colour, shape in _absent(objects, pairs) if shape == chosen.shape])
     return _with(objects, index, replace(chosen, colour=colour)), f"make the {chosen.colour} {chosen.shape} {colour}"
 
 
@@ -54,8 +54,8 @@ def _remove(rng: np.random.Generator, objects: tuple[SceneObject, ...], pairs: l
 
 
 def _add(rng: np.random.Generator, objects: tuple[SceneObject, ...], pairs: list[Pair]) -> Edited:
-    colour, shape = _choice(rng, _absent(objects, pairs))
-    added = SceneObject(shape, colour, _choice(rng, list(SIZES)), _free_place(rng, objects))
+    colour, shape = choice(rng, _absent(objects, pairs))
+    added = SceneObject(shape, colour, choice(rng, list(SIZES)), _free_place(rng, objects))
     return (*objects, added), f"add a {added.size} {colour} {shape} {PLACES[added.place]}"
 
 
@@ -88,11 +88,7 @@ def _absent(objects: tuple[SceneObject, ...], pairs: list[Pair]) -> list[Pair]:
 
 
 def _free_place(rng: np.random.Generator, objects: tuple[SceneObject, ...]) -> tuple[int, int]:
-    return _choice(rng, [place for place in PLACES if place not in {item.place for item in objects}])
-
-
-def _choice(rng: np.random.Generator, options: list):
-    return options[int(rng.integers(len(options)))]
+    return choice(rng, [place for place in PLACES if place not in {item.place for item in objects}])
 
 
 __all__ = ["EDIT_KINDS", "SceneEdit", "sample_edit"]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .digits import sample_digit
-from .shapes import ALL_PAIRS, HELD_OUT_PAIRS, KINDS, PLACES, RELATIONS, SIZES, Pair, Scene, SceneObject, render, sample_scene
+from .shapes import ALL_PAIRS, HELD_OUT_PAIRS, KINDS, PLACES, RELATIONS, SIZES, Pair, Scene, SceneObject, choice, render, sample_scene
 
 Row = dict[str, Any]
 Part = dict[str, str]
@@ -68,10 +68,6 @@ def _name(item: SceneObject, size: bool = False) -> str:
     return _article(f"{item.size + ' ' if size else ''}{item.colour} {item.shape}")
 
 
-def _choice(rng: np.random.Generator, options):
-    return options[int(rng.integers(len(options)))]
-
-
 def _truth(scene: Scene) -> dict[str, Any]:
     objects = [{"shape": item.shape, "colour": item.colour, "size": item.size} for item in scene.objects]
     return {"kind": scene.kind, "relation": scene.relation, "background": scene.background, "objects": objects}
@@ -88,7 +84,7 @@ def _text(text: str) -> Part:
 
 def scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(), kind: str | None = None) -> tuple[Scene, str]:
     """A scene and its words; what they do not say is drawn in one way: large, on white, placed by `ARRANGEMENTS`."""
-    kind = _choice(rng, KINDS) if kind is None else kind
+    kind = choice(rng, KINDS) if kind is None else kind
     says_background, says_size = rng.random() < _SHARE_BACKGROUND_SAID, rng.random() < _SHARE_SIZE_SAID
     says_place = kind == "single" and rng.random() < _SHARE_PLACE_SAID
     scene = sample_scene(
@@ -96,7 +92,7 @@ def scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(), 
         kind,
         pairs=SEEN_PAIRS,
         must_show=must_show,
-        background=_choice(rng, _DRAWN_BACKGROUNDS) if says_background else "white",
+        background=choice(rng, _DRAWN_BACKGROUNDS) if says_background else "white",
         sizes=tuple(SIZES) if says_size else ("large",),
         arranged=not says_place,
     )
@@ -105,19 +101,19 @@ def scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(), 
 
 def _draw(rng: np.random.Generator, split: str) -> Row:
     scene, words = scene_to_draw(rng)
-    return _row([_text(_choice(rng, _DRAW_WORDINGS).format(words))], [DRAWING], _truth(scene), drawings=[render(scene)])
+    return _row([_text(choice(rng, _DRAW_WORDINGS).format(words))], [DRAWING], _truth(scene), drawings=[render(scene)])
 
 
 def _draw_unseen(rng: np.random.Generator, split: str) -> Row:
     if split != "test":
         raise ValueError("The held-out pairs of colour and shape are for the test split alone.")
     scene, words = scene_to_draw(rng, HELD_OUT_PAIRS, kind="single")
-    return _row([_text(_choice(rng, _DRAW_WORDINGS).format(words))], [DRAWING], _truth(scene), drawings=[render(scene)])
+    return _row([_text(choice(rng, _DRAW_WORDINGS).format(words))], [DRAWING], _truth(scene), drawings=[render(scene)])
 
 
 def _draw_digit(rng: np.random.Generator, split: str) -> Row:
     image, digit = sample_digit(rng, split, augment=split == "train")
-    words = _choice(rng, _DIGIT_WORDINGS).format(_choice(rng, (str(digit), NUMBERS[digit])))
+    words = choice(rng, _DIGIT_WORDINGS).format(choice(rng, (str(digit), NUMBERS[digit])))
     return _row([_text(words)], [DRAWING], {"digit": digit}, drawings=[image.convert("RGB")])
 
 
@@ -137,12 +133,12 @@ def _draw_two(rng: np.random.Generator, split: str) -> Row:
 def _read_digit(rng: np.random.Generator, split: str) -> Row:
     image, digit = sample_digit(rng, split, augment=split == "train")
     truth = {"asks": "digit", "answer": str(digit)}
-    return _row([IMAGE, _text(_choice(rng, _READ_WORDINGS))], [_text(str(digit))], truth, images=[image.convert("RGB")])
+    return _row([IMAGE, _text(choice(rng, _READ_WORDINGS))], [_text(str(digit))], truth, images=[image.convert("RGB")])
 
 
 def _ask(rng: np.random.Generator, split: str) -> Row:
     """One question about an image; in training several, since each further one costs little beside the image."""
-    scene = sample_scene(rng, _choice(rng, KINDS))
+    scene = sample_scene(rng, choice(rng, KINDS))
     questions = questions_about(rng, scene)
     chosen = [questions[index] for index in rng.permutation(len(questions))[: 1 if split == "test" else _QUESTIONS_IN_TRAINING]]
     messages = []
@@ -155,8 +151,8 @@ def _ask(rng: np.random.Generator, split: str) -> Row:
 
 def _look_up(rng: np.random.Generator, split: str) -> Row:
     """A question about one of several things: it has to be found first, which is slower to learn than all else that `_ask` asks."""
-    scene = sample_scene(rng, _choice(rng, ("list", "relation")))
-    asks, question, answer = _choice(rng, [asked for asked in questions_about(rng, scene) if asked[0] not in ABOUT_THE_WHOLE])
+    scene = sample_scene(rng, choice(rng, ("list", "relation")))
+    asks, question, answer = choice(rng, [asked for asked in questions_about(rng, scene) if asked[0] not in ABOUT_THE_WHOLE])
     return _row([IMAGE, _text(question)], [_text(answer)], {"asks": asks, "answer": answer}, images=[render(scene)])
 
 
@@ -184,7 +180,7 @@ def questions_about(rng: np.random.Generator, scene: Scene) -> list[tuple[str, s
         first, second = (f"{item.colour} {item.shape}" for item in objects)
         questions += 2 * [("relation", f"what is {scene.relation} the {second}", _article(first))]
         # Only the opposite relation is surely wrong: "left of" may or may not hold of a thing that is above.
-        asked = _choice(rng, (scene.relation, _opposite(scene.relation)))
+        asked = choice(rng, (scene.relation, _opposite(scene.relation)))
         questions += 2 * [("yes or no", f"is the {first} {asked} the {second}", "yes" if asked == scene.relation else "no")]
     return questions
 
@@ -203,7 +199,7 @@ def _opposite(relation: str) -> str:
 def _talk(rng: np.random.Generator, split: str) -> Row:
     kind = rng.random()
     if kind < 0.2:
-        question, answer = _choice(rng, _SMALL_TALK)
+        question, answer = choice(rng, _SMALL_TALK)
     elif kind < 0.3:
         number = int(rng.integers(len(NUMBERS) - 1))
         question, answer = f"what comes after {NUMBERS[number]}", NUMBERS[number + 1]
@@ -265,7 +261,7 @@ def captioned_images(count: int, seed: int, split: str = "train", pairs: Collect
             image, digit = sample_digit(rng, split, augment=split == "train")
             yield {"image": image.convert("RGB"), "text": f"a handwritten {NUMBERS[digit]}"}
         else:
-            scene = sample_scene(rng, _choice(rng, KINDS), pairs=pairs)
+            scene = sample_scene(rng, choice(rng, KINDS), pairs=pairs)
             words = describe(scene, size=rng.random() < 0.7, background=rng.random() < 0.7)
             yield {"image": render(scene), "text": words}
 

@@ -7,9 +7,12 @@ the right and y down, of the finished image.
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+T = TypeVar("T")
 
 IMAGE_SIZE = 48
 SHAPES = ("circle", "square", "triangle", "cross")
@@ -137,23 +140,23 @@ def sample_scene(
     Raises:
         ValueError: an unknown kind, or a number of objects that the kind cannot have.
     """
-    kind = _choice(rng, KINDS) if kind is None else kind
+    kind = choice(rng, KINDS) if kind is None else kind
     allowed = {"single": (1,), "list": (2, 3), "count": (2, 3), "relation": (2,)}
     if kind not in allowed:
         raise ValueError(f"kind is {kind!r}; it must be one of {KINDS}")
-    count = _choice(rng, allowed[kind]) if num_objects is None else num_objects
+    count = choice(rng, allowed[kind]) if num_objects is None else num_objects
     if count not in allowed[kind]:
         raise ValueError(f"a {kind!r} scene has {allowed[kind]} objects, not {count}")
     if background is None:
         others = [name for name in BACKGROUNDS if name != "white"]
-        background = "white" if rng.random() < white_share else _choice(rng, others)
+        background = "white" if rng.random() < white_share else choice(rng, others)
 
     chosen = _sample_pairs(rng, kind, count, sorted(pairs), sorted(must_show))
     if kind == "count":  # alike in size too, as "three small circles" says
-        chosen_sizes = [_choice(rng, sizes)] * count
+        chosen_sizes = [choice(rng, sizes)] * count
     else:
-        chosen_sizes = [_choice(rng, sizes) for _ in range(count)]
-    relation = _choice(rng, RELATIONS) if kind == "relation" else None
+        chosen_sizes = [choice(rng, sizes) for _ in range(count)]
+    relation = choice(rng, RELATIONS) if kind == "relation" else None
     while True:  # places that do not fit are thrown away together, so that all that fit are equally likely
         places = ARRANGEMENTS[relation or count] if arranged else _sample_places(rng, count)
         objects = tuple(SceneObject(s, c, size, place) for (c, s), size, place in zip(chosen, chosen_sizes, places, strict=True))
@@ -196,17 +199,18 @@ def _draw_object(draw: ImageDraw.ImageDraw, item: SceneObject) -> None:
         draw.rectangle((left + arm, top, right - arm, bottom), fill=fill)
 
 
-def _choice(rng: np.random.Generator, options):
+def choice(rng: np.random.Generator, options: Sequence[T]) -> T:
+    """One of them, all alike likely."""
     return options[int(rng.integers(len(options)))]
 
 
 def _sample_pairs(rng: np.random.Generator, kind: str, count: int, pairs: list[Pair], must_show: list[Pair]) -> list[Pair]:
-    first = _choice(rng, must_show or pairs)
+    first = choice(rng, must_show or pairs)
     if kind == "count":
         return [first] * count
     chosen = [first]
     while len(chosen) < count:
-        chosen.append(_choice(rng, [pair for pair in pairs if pair not in chosen]))
+        chosen.append(choice(rng, [pair for pair in pairs if pair not in chosen]))
     if kind == "list" or kind == "relation":  # a required pair may stand anywhere in the sentence
         chosen = [chosen[i] for i in rng.permutation(count)]
     return chosen
