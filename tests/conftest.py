@@ -2,10 +2,12 @@
 
 import gc
 import os
+import random
 
 # Before Hugging Face's libraries, which read it once, when they are imported: no test, and nothing that a test starts, looks for the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from golden_helpers import released_weights, write_released_folder  # noqa: E402
@@ -32,6 +34,14 @@ def pytest_collection_finish():
     """What was imported stays, and is looked through no more: every trainer that starts collects all garbage, which took half a second."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Every test, and every fixture made for it, draws the same random numbers whatever ran before it in its process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

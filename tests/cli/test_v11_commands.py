@@ -2,10 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from noise_images import noise_image
 from PIL import Image
 from toy_v11 import write_toy_v11_folder
 from transformers import pipeline
@@ -32,10 +32,6 @@ def run(*arguments, text=None):
     return result
 
 
-def noise(seed: int, size=(16, 16)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
-
-
 def test_draw_in_every_way(folder, tmp_path):
     drawn = {}
     ways = {name: ["--guidance", name, "--guidance-scale", 3] for name in ("none", "scale", "prompt", "noise")}
@@ -48,7 +44,7 @@ def test_draw_in_every_way(folder, tmp_path):
 
 
 def test_draw_from_an_image_under_a_mask(folder, tmp_path):
-    noise(1).save(tmp_path / "in.png")
+    noise_image(1, 16, 16).save(tmp_path / "in.png")
     mask = Image.new("L", (16, 16), 0)
     mask.paste(255, (8, 0, 16, 16))
     mask.save(tmp_path / "mask.png")
@@ -57,7 +53,7 @@ def test_draw_from_an_image_under_a_mask(folder, tmp_path):
     free = Image.open(tmp_path / "out.png").copy()
     run(*edit, "--mask", tmp_path / "mask.png")
     assert Image.open(tmp_path / "out.png").size == (16, 16) and Image.open(tmp_path / "out.png").tobytes() != free.tobytes()
-    noise(2, (40, 20)).save(tmp_path / "in.png")  # a wide image is drawn wide
+    noise_image(2, 40, 20).save(tmp_path / "in.png")  # a wide image is drawn wide
     run(*edit)
     assert Image.open(tmp_path / "out.png").size == (16, 8)
 
@@ -73,7 +69,7 @@ def test_draw_a_file_of_prompts(folder, tmp_path):
 
 
 def test_ask_chat_info_and_card(folder, tmp_path):
-    noise(1).save(tmp_path / "in.png")
+    noise_image(1, 16, 16).save(tmp_path / "in.png")
     assert run("ask", tmp_path / "in.png", "what is this", "--model", folder, "--max-new-tokens", 3).stdout.endswith("\n")
     lines = f"/image {tmp_path / 'in.png'}\n/draw {EDIT}\nsay hello\n/quit\n"
     assert "image-1.png" in run("chat", "--model", folder, "-o", tmp_path, "--max-new-tokens", 4, text=lines).stdout
@@ -87,7 +83,8 @@ def test_encode_and_train(folder, tmp_path):
     """Rows that read and draw, from codes made ahead, with adapters that reach the cross-attention."""
     ask = [{"type": "image"}, {"type": "text", "text": EDIT}]
     messages = [{"role": "user", "content": ask}, {"role": "assistant", "content": [{"type": "output_image"}]}]
-    rows = [{"messages": messages, "images": [noise(seed)], "output_images": [noise(seed + 9, (16, 8 + 8 * (seed % 2)))]} for seed in range(4)]
+    images = [(noise_image(seed, 16, 16), noise_image(seed + 9, 16, 8 + 8 * (seed % 2))) for seed in range(4)]
+    rows = [{"messages": messages, "images": [seen], "output_images": [drawn]} for seen, drawn in images]
     Dataset.from_list(rows, features=ROW_FEATURES).save_to_disk(tmp_path / "rows")
     encoded = run("encode", tmp_path / "rows", tmp_path / "codes", "--model", folder)
     assert "carry no self-correction" in encoded.output
@@ -113,11 +110,11 @@ def test_pipelines(folder):
     pipe = pipeline("any-to-any", model=str(folder), pipeline_class=VargptPipeline, dtype=torch.float32)
     settings = {"generation_mode": "image", "do_sample": False, "output_image_guidance_scale": 3.0}
     plain, guided, wide = (
-        pipe(EDIT, images=noise(1), **settings, **more)[0]["generated_image"]
+        pipe(EDIT, images=noise_image(1, 16, 16), **settings, **more)[0]["generated_image"]
         for more in ({}, {"output_image_guidance_type": "scale"}, {"output_image_aspect_ratio": 0.5})
     )
     assert plain.size == guided.size == (16, 16) and wide.size == (16, 8) and plain.tobytes() != guided.tobytes()
-    chat = [{"role": "user", "content": [{"type": "image", "image": noise(1)}, {"type": "text", "text": "what is this"}]}]
+    chat = [{"role": "user", "content": [{"type": "image", "image": noise_image(1, 16, 16)}, {"type": "text", "text": "what is this"}]}]
     asks = pipeline("image-text-to-text", model=str(folder), dtype=torch.float32)
     assert isinstance(asks(text=chat, max_new_tokens=3, generate_kwargs={"generation_mode": "text"})[0]["generated_text"], (str, list))
 
@@ -126,7 +123,7 @@ def test_pipelines(folder):
 def test_caches_draw_alike(folder, guidance):
     """Rows that read and rows that do not; a quantized cache rounds."""
     model, processor = VargptForConditionalGeneration.from_pretrained(folder, dtype="float32"), VargptProcessor.from_pretrained(folder)
-    read = [{"role": "user", "content": [{"type": "image", "image": noise(1)}, {"type": "text", "text": EDIT}]}]
+    read = [{"role": "user", "content": [{"type": "image", "image": noise_image(1, 16, 16)}, {"type": "text", "text": EDIT}]}]
     settings = {"do_sample": False, "output_image_guidance_type": guidance, "output_image_size": [(16, 16), (8, 16)]}
     codes = {
         name: answer(model, processor, [read, "say hello"], "image", **settings, **cache).output.output_image_codes

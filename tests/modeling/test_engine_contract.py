@@ -6,7 +6,7 @@ name, feed one long row of embeddings with positions, and put features of images
 
 import pytest
 import torch
-from PIL import Image
+from noise_images import noise_image
 from transformers import AttentionInterface, AutoConfig, AutoModel, AutoProcessor
 
 from vargpt_hf import VargptForConditionalGeneration
@@ -52,7 +52,7 @@ def engine_s(whole, calls):
 def inputs():
     """A prompt with an image, as an engine has its processor prepare it."""
     processor = AutoProcessor.from_pretrained(TINY_FOLDER)
-    image = Image.effect_noise((48, 48), 64).convert("RGB")
+    image = noise_image(0)
     options = {"return_tensors": "pt", "return_mm_token_type_ids": True, "return_text_replacement_offsets": True}
     return processor, processor(text=f"{processor.image_token} which digit is this", images=[image], **options)
 

@@ -1,7 +1,6 @@
 """A tokenizer made in the process, a tiny processor and images, for the tests of this room."""
 
 import torch
-from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -55,12 +54,6 @@ def make_processor(output_image_settings: dict | None = None, **tokenizer_option
     image_processor = VargptCLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     tokenizer = make_tokenizer(**tokenizer_options)
     return VargptProcessor(image_processor, tokenizer, reader=LLAVA, output_image_settings={**DRAWN, **(output_image_settings or {})})
-
-
-def noise_image(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:
-    """An image of random colours."""
-    pixels = torch.randint(256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-    return Image.fromarray(pixels.numpy())
 
 
 def codes_of(seed: int) -> torch.Tensor:

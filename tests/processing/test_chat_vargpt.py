@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from processing_helpers import IMAGE_TOKENS, LLAVA, make_tokenizer, noise_image
+from noise_images import noise_image
+from processing_helpers import IMAGE_TOKENS, LLAVA, make_tokenizer
 
 from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT, VargptCLIPImageProcessor, VargptProcessor, make_chat_template
 

@@ -14,8 +14,9 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from noise_images import noise_image
 from PIL import Image
-from processing_helpers import SIDE, make_processor, noise_image
+from processing_helpers import SIDE, make_processor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from vargpt_hf import ScaleSchedule

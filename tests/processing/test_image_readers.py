@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from backbone_configs import backbone_config
-from processing_helpers import noise_image
+from noise_images import noise_image
 from reader_helpers import DRAWN, DRAWN_TOKENS, READERS, TEXT_TEMPLATE, make_reader, make_reader_tokenizer
 from repository_helpers import run_without_package
 from transformers.utils import is_torchvision_available
@@ -195,7 +195,7 @@ def test_saved_code_works_without_the_package(family, tmp_path):
     folder = tmp_path / "repo"
     processor = make_processor(family)
     processor.save_pretrained(folder)
-    image = noise_image(0, 48, 48)
+    image = noise_image(0)
     out = processor(text=f"{READERS[family].image} draw {DRAWING}", images=image, output_images=image, return_tensors="pt")
     printed = run_without_package(LOAD, tmp_path, folder, READERS[family].image, DRAWING)
     name = type(processor.image_processor).__name__.removesuffix("Pil")

@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from processing_helpers import CODES, IMAGE_TOKENS, PLACEHOLDERS, SIDE, codes_of, make_processor, noise_image
+from noise_images import noise_image
+from processing_helpers import CODES, IMAGE_TOKENS, PLACEHOLDERS, SIDE, codes_of, make_processor
 from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.utils import ModelOutput
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from noise_images import noise_image
 from PIL import Image
 from served import PROMPT, ask, png, until, url_of, vargpt
 
 CLIENTS = 50
 SECONDS_AT_MOST = 60
-IMAGE = Image.effect_noise((48, 48), 64).convert("RGB")
+IMAGE = noise_image(0)
 DRAW = {"prompt": PROMPT}
 WORDS = {"messages": [{"role": "user", "content": "what can you do"}]}
 QUESTION = {

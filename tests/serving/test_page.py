@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from noise_images import noise_image
 from PIL import Image
 from served import PROMPT
 
@@ -80,7 +81,7 @@ def test_without_paint_the_image_is_read(actions, scene, tiny):
 
 
 def test_enlarging_can_be_undone_and_large_images_stay():
-    noise, flat = Image.effect_noise((48, 32), 64).convert("RGB"), Image.new("RGB", (512, 512))
+    noise, flat = noise_image(0, 48, 32), Image.new("RGB", (512, 512))
     assert enlarge(noise).size == (480, 320) and enlarged_times(enlarge(noise), [(16, 16), (32, 48)]) == 10
     assert enlarged_times(noise, [(32, 48)]) == enlarged_times(flat, [(48, 48)]) == enlarged_times(noise.resize((480, 320)), [(32, 48)]) == 1
     assert enlarge(Image.new("RGB", (300, 20))).size == (300, 20)

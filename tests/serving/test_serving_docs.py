@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from noise_images import noise_image
 from PIL import Image
 from served import ask, vargpt
 
@@ -29,7 +30,7 @@ def test_the_page_s_commands_and_code_run(address, tmp_path, monkeypatch):
     assert first == "vargpt serve --port 8000\n" and ray.startswith("python examples/ray_serve.py") and guarded == GUARDED
     assert len(commands) == 3
     monkeypatch.chdir(tmp_path)
-    Image.effect_noise((48, 48), 64).convert("RGB").save("scene.png")
+    noise_image(0).save("scene.png")
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     half = Image.new("L", (48, 48))
     half.paste(255, (24, 0, 48, 48))

@@ -119,7 +119,8 @@ def run_suite(suite: str, expression: str = "") -> Results:
         if expression:
             command += ["-k", expression]
         inherited = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-        path = os.pathsep.join([str(SUITES.parent.parent / "processing"), *inherited])
+        tests = SUITES.parent.parent
+        path = os.pathsep.join([str(tests), str(tests / "processing"), *inherited])
         environment = {**os.environ, "RUN_SLOW": "1", "TMPDIR": scratch, "PYTHONPATH": path}
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
         if done.returncode not in (0, 1) or not report.is_file():

@@ -3,7 +3,8 @@
 import json
 import unittest
 
-from processing_helpers import DRAWN, LLAVA, codes_of, make_processor, noise_image
+from noise_images import noise_image
+from processing_helpers import DRAWN, LLAVA, codes_of, make_processor
 
 from vargpt_hf import VargptProcessor
 
