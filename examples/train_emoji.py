@@ -41,7 +41,7 @@ VOCABULARY = 1536
 TEXT_CONFIG = {
     "model_type": "llama",
     "hidden_size": 256,
-    "intermediate_size": 640,
+    "intermediate_size": 576,
     "num_hidden_layers": 5,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
@@ -68,7 +68,7 @@ CLIP_TRAINING = {
     "save_steps": 100,
     "save_total_limit": 2,
 }
-IMAGE_TOKENIZER_STEPS = 5_000
+IMAGE_TOKENIZER_STEPS = 6_000
 EXAMPLE = "a turtle in the flat look"
 PARTS = ("data", "tokenizer", "image_tokenizer", "clip")  # of a run, which depend on no language model
 OWN_DATA = ("drawn scenes of coloured shapes (vargpt_hf.tiny.shapes)", "handwritten digits (scikit-learn's)")
