@@ -145,9 +145,14 @@ def make_data(data: Path, packages: Path, scale: float) -> None:
 
 
 def make_images(data: Path, packages: Path, scale: float) -> None:
-    """Captioned images for image tokenizer and vision tower."""
+    """Captioned images for image tokenizer and vision tower, and for the image tokenizer single pictures of all concepts."""
     from datasets import Features, Image, Value
 
+    from vargpt_hf.emoji.pictures import tokenizer_images
+
+    if not (data / "pictures").exists():
+        tokenizer_images(packages).save_to_disk(data / "pictures.part")
+        (data / "pictures.part").rename(data / "pictures")
     for number, (name, (count, split)) in enumerate(CAPTIONED.items()):
         features = Features({"image": Image(), "text": Value("string")})
         make_dataset(data / name, images_of_seeds, features, max(int(count * scale), 128), number, packages=packages, split=split)

@@ -23,7 +23,8 @@ def trained(monkeypatch):
 
     def vargpt(*command):
         script, training = parse(command[2], list(map(str, command[3:])))
-        asked[script.kind] = (training.max_steps, training.seed, script.train_data, training.resume_from_checkpoint)
+        used = [(source["path"], source["weight"]) for source in script.train_data]
+        asked[script.kind] = (training.max_steps, training.seed, used, training.resume_from_checkpoint)
         torch.manual_seed(0)
         fresh_image_tokenizer(script.kind, script.image_tokenizer).save_pretrained(training.output_dir)
 
@@ -34,17 +35,18 @@ def trained(monkeypatch):
 def test_both_kinds_are_measured_alike(packages, tmp_path, monkeypatch, capsys, trained):
     import emoji_tokenizers
 
-    for name in ("images", "images-test"):
+    for name in ("images", "images-test", "pictures"):
         (tmp_path / "images" / name).mkdir(parents=True)
     folder, data = tmp_path / "runs", tmp_path / "images"
     arguments = [folder, "--packages", packages, "--images", data, "--steps", 7, "--seed", 3, "--evaluate", 3]
     monkeypatch.setattr("sys.argv", ["emoji_tokenizers.py", *map(str, arguments)])
     emoji_tokenizers.main()
-    assert trained == {kind: (7, 3, str(folder / "data" / "images"), "true") for kind in ("vq", "bsq")}
+    used = [(str(folder / "data" / name), weight) for name, weight in (("images", 2), ("pictures", 1))]
+    assert trained == {kind: (7, 3, used, "true") for kind in ("vq", "bsq")}
     said = capsys.readouterr().out.splitlines()
     header, line, *rows = ([cell.strip() for cell in text.strip("| ").split("|")] for text in said)
     assert [len(row) for row in (header, line, *rows)] == [10] * 4 and [row[:3] for row in rows] == [
-        ["vq", "148", "1,024"],
+        ["vq", "170", "1,024"],
         ["bsq", "85", "1,048,576"],
     ]
     found = json.loads((folder / "metrics.json").read_text())

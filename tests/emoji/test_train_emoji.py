@@ -52,7 +52,7 @@ def stopped(tmp_path_factory, packages):
 @pytest.mark.slow
 def test_the_parts_are_made(stopped):
     folder, finished, said = stopped
-    assert set(finished) == {"drawing", "reading", "images", "images-test", "image_tokenizer", "clip", "base"}, said[-3000:]
+    assert set(finished) == {"drawing", "reading", "images", "images-test", "pictures", "image_tokenizer", "clip", "base"}, said[-3000:]
     assert not list(folder.glob("data/*.part")) and "retrieval accuracy among 100:" in said
     VargptProcessor.from_pretrained(folder / "base").check_fits(AutoConfig.from_pretrained(folder / "base"))
 
