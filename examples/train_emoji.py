@@ -68,7 +68,7 @@ CLIP_TRAINING = {
     "save_steps": 100,
     "save_total_limit": 2,
 }
-IMAGE_TOKENIZER_STEPS = 6_000
+IMAGE_TOKENIZER_STEPS = 7_000
 EXAMPLE = "a turtle in the flat look"
 PARTS = ("data", "tokenizer", "image_tokenizer", "clip")  # of a run, which depend on no language model
 OWN_DATA = ("drawn scenes of coloured shapes (vargpt_hf.tiny.shapes)", "handwritten digits (scikit-learn's)")
