@@ -97,7 +97,7 @@ def test_figures_of_the_page_are_those_of_the_forecast():
 @pytest.mark.parametrize("name", [name for name in shipped_stages("tokenizer")])
 def test_files_of_the_package_can_be_read(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in ("data/shapes", "data/images", "runs/emoji/data/images", "my-images"):
+    for folder in ("data/shapes", "data/images", "runs/emoji/data/images", "runs/emoji/data/pictures", "my-images"):
         for place in (folder, f"{folder}-test"):
             (tmp_path / place).mkdir(parents=True)
     monkeypatch.setattr("vargpt_hf.hardware.is_fast", lambda *args: True)
