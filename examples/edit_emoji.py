@@ -19,6 +19,7 @@ from PIL import Image
 from train_emoji import DRAWING, READING, make_dataset, rows_of_seeds, train
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.cli.options import check_device
 from vargpt_hf.emoji.edit_judge import boxes_mask, judge_edits
 from vargpt_hf.emoji.edits import EDIT_KINDS, edit_rows
 from vargpt_hf.emoji.judge import ThingJudge, network_features, reconstructed
@@ -80,8 +81,10 @@ def edits_of_seeds(packages: Path, count: int, seeds: Sequence[int]) -> Iterator
 
 def judged(folder: Path, asked: dict[str, list[Row]], packages: Path) -> tuple[dict, dict[str, list[Image.Image]]]:
     """Shares of each group of edits by the way in which they were drawn, and what was drawn freely."""
-    model, processor = VargptForConditionalGeneration.from_pretrained(folder, dtype="float32").eval(), VargptProcessor.from_pretrained(folder)
-    judge, results, free = ThingJudge(read_pictures(packages), network_features(SmallNetwork())), {}, {}
+    device = check_device("auto")
+    model = VargptForConditionalGeneration.from_pretrained(folder, dtype="float32").to(device).eval()
+    processor = VargptProcessor.from_pretrained(folder)
+    judge, results, free = ThingJudge(read_pictures(packages), network_features(SmallNetwork(), device)), {}, {}
     for name, rows in asked.items():
         before, wanted = (reconstructed(model, processor, [row[column][0] for row in rows]) for column in ("images", "output_images"))
         free[name] = draw_edits(model, processor, rows)

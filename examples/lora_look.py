@@ -20,6 +20,7 @@ from peft import PeftModel
 from PIL import Image
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.cli.options import check_device
 from vargpt_hf.emoji.judge import ThingJudge, network_features, reconstructed
 from vargpt_hf.emoji.packages import PACKAGES, VECTORS, fetch
 from vargpt_hf.emoji.pictures import Pictures, read_pictures
@@ -109,7 +110,7 @@ Judge = Callable[[Sequence[Image.Image], Sequence[Row]], dict[str, float]]
 
 def judges(pictures: Pictures) -> tuple[Judge, Judge]:
     """What is right about drawings of things, by the nearest picture in all four looks, and about shapes and digits; as shares."""
-    by_picture, by_digits = ThingJudge(pictures, network_features(SmallNetwork())), DigitJudge(*load_split("train"))
+    by_picture, by_digits = ThingJudge(pictures, network_features(SmallNetwork(), check_device("auto"))), DigitJudge(*load_split("train"))
 
     def things(images: Sequence[Image.Image], asked: Sequence[Row]) -> dict[str, float]:
         return _shares(by_picture.verdicts(images, [json.loads(row["truth"]) for row in asked]))
@@ -139,7 +140,7 @@ def judged(asked: dict[str, list[Row]], judge: tuple[Judge, Judge], model_folder
 
 
 def load(folder: str) -> VargptForConditionalGeneration:
-    return VargptForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
+    return VargptForConditionalGeneration.from_pretrained(folder, dtype="float32").to(check_device("auto")).eval()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ first (examples/compare_curves.py draws both):
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ READING = {
 # Rows of each dataset, in the proportion of the weights in examples/emoji/train.yaml.
 ROWS = {"drawing": (240_000, DRAWING), "reading": (160_000, READING)}
 CAPTIONED = {"images": (60_000, "train"), "images-test": (500, "test")}
-SHARDS = 2  # of every dataset: as many processes make it
+SHARDS = 16  # of every dataset, each from its own seed, so that any number of processes makes the same rows
 VOCABULARY = 1536
 TEXT_CONFIG = {
     "model_type": "llama",
@@ -60,8 +61,6 @@ DECODER_CONFIG = {
 }
 CLIP_TOWER = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
 CLIP_TRAINING = {
-    "use_cpu": True,
-    "dataloader_num_workers": 1,
     "per_device_train_batch_size": 128,
     "max_steps": 2_000,
     "save_strategy": "steps",
@@ -119,7 +118,14 @@ def train(command: str, name: str, folder: Path, *arguments) -> None:
     """Trains by the file of that name beside this one, with this run's folder in place of its own, from the last checkpoint on."""
     config = folder / f"{Path(name).name}.yaml"
     config.write_text((FILES / f"{name}.yaml").read_text().replace("runs/emoji", str(folder)))
-    vargpt(*command.split(), config, "--resume_from_checkpoint", "true", *arguments)
+    vargpt(*command.split(), config, "--resume_from_checkpoint", "true", "--dataloader_num_workers", loader_processes(), *arguments)
+
+
+def loader_processes() -> int:
+    """Processes that make batches: a GPU takes them faster than one can."""
+    import torch
+
+    return min(4, os.cpu_count() or 1) if torch.accelerator.is_available() else 1
 
 
 def link_parts(parts: Path, folder: Path) -> None:
@@ -167,8 +173,9 @@ def make_dataset(place: Path, generator, features, count: int, number: int, **ar
     part = place.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     shards = {**arguments, "count": count // SHARDS, "seeds": [SHARDS * number + shard + 1 for shard in range(SHARDS)]}
-    made = Dataset.from_generator(generator, features, str(part / "cache"), gen_kwargs=shards, num_proc=SHARDS)
-    made.save_to_disk(part / "rows")
+    processes = min(SHARDS, os.cpu_count() or 1)
+    made = Dataset.from_generator(generator, features, str(part / "cache"), gen_kwargs=shards, num_proc=processes)
+    made.save_to_disk(part / "rows", num_proc=processes)
     (part / "rows").rename(place)
     shutil.rmtree(part)
 
@@ -195,6 +202,7 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
     from datasets import load_from_disk
     from transformers import CLIPConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
+    from vargpt_hf.cli.options import check_device
     from vargpt_hf.emoji.rows import texts
     from vargpt_hf.hardware import is_fast
     from vargpt_hf.training.image_tokenizer.loading import load_image_tokenizer
@@ -220,7 +228,8 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
         )
         images, test_images = (load_from_disk(folder / "data" / name) for name in CAPTIONED)
         steps = max(int(CLIP_TRAINING["max_steps"] * given.scale), 2)
-        arguments = CLIP_TRAINING | {"bf16": is_fast("cpu", torch.bfloat16), "max_steps": steps}
+        arguments = CLIP_TRAINING | {"bf16": is_fast(check_device("auto"), torch.bfloat16), "max_steps": steps}
+        arguments |= {"use_cpu": not torch.accelerator.is_available(), "dataloader_num_workers": loader_processes()}
         train_clip(config, tokenizer, images, folder / "clip", test_images, given.seed, resume=True, **arguments)
     parts = load_image_tokenizer(folder / "image_tokenizer"), CLIPVisionModel.from_pretrained(folder / "clip")
     if given.max_flip_rate is not None:

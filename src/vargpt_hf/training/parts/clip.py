@@ -43,6 +43,7 @@ def retrieval_accuracy(model: CLIPModel, collator: PairCollator, pairs: Dataset,
     right = 0
     for start in range(0, len(pairs), batch_size):
         batch = collator([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
+        batch = {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
         scores = model(**batch).logits_per_image
         right += int((scores.argmax(1) == torch.arange(len(scores), device=scores.device)).sum())
     return right / len(pairs)
