@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--image-tokenizer", default="vq", choices=("vq", "bsq"), help="kind of image tokenizer")
     parser.add_argument("--evaluate", type=int, default=400, help="drawings of each group that are judged")
     parser.add_argument("--seed", type=int, default=0, help="of all weights and of the order of rows; the data stays the same")
+    parser.add_argument("--epochs", type=float, default=1.0, help="how often the stage goes through its rows")
     parser.add_argument("--stop-at", type=float, default=1.0, help="share of the steps after which image tokenizer and stage end; 1 ships")
     parser.add_argument("--parts-of", type=Path, help="folder of a run whose data, tokenizers and vision tower are taken")
     parser.add_argument("--max-flip-rate", type=float, help="of bitwise self-correction, where the image tokenizer has bits; 0: none")
@@ -103,7 +104,8 @@ def main() -> None:
     make_parts(folder, packages, arguments)
     if not (folder / "trained" / "model.safetensors").exists():
         dropout = [] if arguments.prompt_dropout is None else ["--prompt_dropout", arguments.prompt_dropout]
-        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, "--stop_at", arguments.stop_at, *dropout)
+        length = ["--num_train_epochs", arguments.epochs, "--stop_at", arguments.stop_at]
+        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, *length, *dropout)
     if arguments.stop_at == 1:
         ship(folder / "trained", folder / "vargpt-emoji")
         describe(folder / "vargpt-emoji", folder / "report", packages, arguments.evaluate)
@@ -118,7 +120,14 @@ def train(command: str, name: str, folder: Path, *arguments) -> None:
     """Trains by the file of that name beside this one, with this run's folder in place of its own, from the last checkpoint on."""
     config = folder / f"{Path(name).name}.yaml"
     config.write_text((FILES / f"{name}.yaml").read_text().replace("runs/emoji", str(folder)))
-    vargpt(*command.split(), config, "--resume_from_checkpoint", "true", "--dataloader_num_workers", loader_processes(), *arguments)
+    vargpt(*command.split(), config, "--resume_from_checkpoint", "true", *of_device(), *arguments)
+
+
+def of_device() -> tuple:
+    """What a GPU changes of a file that is laid out for CPUs: its steps are shorter."""
+    import torch
+
+    return ("--dataloader_num_workers", loader_processes(), "--save_steps", 500) if torch.accelerator.is_available() else ()
 
 
 def loader_processes() -> int:

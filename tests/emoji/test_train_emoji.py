@@ -87,7 +87,9 @@ def test_a_second_seed_takes_the_parts_and_stops_early(stopped, packages, exampl
     monkeypatch.setattr("sys.argv", [str(part) for part in ("train_emoji.py", again, "--packages", packages, "--scale", "0", *options)])
     monkeypatch.setattr(example, "vargpt", lambda *arguments: called.append(arguments))
     example.main()
-    assert called == [("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--seed", 2, "--stop_at", 0.2)]
+    assert called == [
+        ("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--seed", 2, "--num_train_epochs", 1.0, "--stop_at", 0.2)
+    ]
     assert all((again / name).is_symlink() for name in example.PARTS)
     parts = [load_file(place / "base" / "model.safetensors") for place in (folder, again)]
     same = {name.split(".")[1] for name, value in parts[0].items() if torch.equal(value, parts[1][name])}
