@@ -43,7 +43,6 @@ def retrieval_accuracy(model: CLIPModel, collator: PairCollator, pairs: Dataset,
     right = 0
     for start in range(0, len(pairs), batch_size):
         batch = collator([pairs[index] for index in range(start, min(start + batch_size, len(pairs)))])
-        batch = {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
         scores = model(**batch).logits_per_image
         right += int((scores.argmax(1) == torch.arange(len(scores), device=scores.device)).sum())
     return right / len(pairs)
@@ -96,7 +95,7 @@ def train_clip(
         train_dataset=pairs,
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir) if resume else None)
-    model.eval()
+    model.cpu().eval()  # where the captions are, and the vision tower that is saved
     if test_pairs is not None:
         print(f"retrieval accuracy among 100: {retrieval_accuracy(model, collator, test_pairs):.3f}")
     vision_tower = CLIPVisionModel(config.vision_config).eval()
