@@ -66,6 +66,7 @@ CLIP_TRAINING = {
     "save_strategy": "steps",
     "save_steps": 100,
     "save_total_limit": 2,
+    "dataloader_num_workers": 1,
 }
 IMAGE_TOKENIZER_STEPS = 7_000
 EXAMPLE = "a turtle in the flat look"
@@ -120,21 +121,15 @@ def train(command: str, name: str, folder: Path, *arguments) -> None:
     """Trains by the file of that name beside this one, with this run's folder in place of its own, from the last checkpoint on."""
     config = folder / f"{Path(name).name}.yaml"
     config.write_text((FILES / f"{name}.yaml").read_text().replace("runs/emoji", str(folder)))
-    vargpt(*command.split(), config, "--resume_from_checkpoint", "true", *of_device(), *arguments)
+    settings = {"resume_from_checkpoint": "true", **of_gpu()}
+    vargpt(*command.split(), config, *(part for name, value in settings.items() for part in (f"--{name}", value)), *arguments)
 
 
-def of_device() -> tuple:
-    """What a GPU changes of a file that is laid out for CPUs: its steps are shorter."""
+def of_gpu() -> dict[str, int]:
+    """What a GPU changes of settings laid out for CPUs: it takes batches faster than one process makes them, and its steps are shorter."""
     import torch
 
-    return ("--dataloader_num_workers", loader_processes(), "--save_steps", 500) if torch.accelerator.is_available() else ()
-
-
-def loader_processes() -> int:
-    """Processes that make batches: a GPU takes them faster than one can."""
-    import torch
-
-    return min(4, os.cpu_count() or 1) if torch.accelerator.is_available() else 1
+    return {"dataloader_num_workers": min(4, os.cpu_count() or 1), "save_steps": 500} if torch.accelerator.is_available() else {}
 
 
 def link_parts(parts: Path, folder: Path) -> None:
@@ -238,7 +233,7 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
         images, test_images = (load_from_disk(folder / "data" / name) for name in CAPTIONED)
         steps = max(int(CLIP_TRAINING["max_steps"] * given.scale), 2)
         arguments = CLIP_TRAINING | {"bf16": is_fast(check_device("auto"), torch.bfloat16), "max_steps": steps}
-        arguments |= {"use_cpu": not torch.accelerator.is_available(), "dataloader_num_workers": loader_processes()}
+        arguments |= {"use_cpu": not torch.accelerator.is_available(), **of_gpu()}
         train_clip(config, tokenizer, images, folder / "clip", test_images, given.seed, resume=True, **arguments)
     parts = load_image_tokenizer(folder / "image_tokenizer"), CLIPVisionModel.from_pretrained(folder / "clip")
     if given.max_flip_rate is not None:
