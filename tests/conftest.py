@@ -6,6 +6,7 @@ import random
 
 # Before Hugging Face's libraries, which read it once, when they are imported: no test, and nothing that a test starts, looks for the Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["VARGPT_MODEL"] = "vargpt-tiny"  # of commands that name none: the smallest model is the tests'
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

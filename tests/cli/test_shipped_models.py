@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from vargpt_hf import shipped
 from vargpt_hf.cli import app
-from vargpt_hf.cli.options import check_model, model_folder
+from vargpt_hf.cli.options import MODEL_VARIABLE, check_model, model_folder
 from vargpt_hf.cli.serve import short_name
 from vargpt_hf.shipped import EMOJI_NAME, KNOWN, folder_of, shipped_models
 from vargpt_hf.tiny import TINY_FOLDER, TINY_NAME
@@ -61,6 +61,19 @@ def test_what_is_present_is_drawn_with_by_its_name(present, tmp_path, monkeypatc
     assert Image.open("out.png").size == (48, 48)
     assert check_model(EMOJI_NAME, "auto") == (present, "float32") and model_folder(EMOJI_NAME) == (EMOJI_NAME, present)
     assert short_name(EMOJI_NAME) == EMOJI_NAME and short_name(None) == TINY_NAME == model_folder(None)[0]
+
+
+def test_a_variable_names_the_model_of_commands_that_name_none(present, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(MODEL_VARIABLE, EMOJI_NAME)
+    (default,) = [line for line in run("models").output.splitlines() if line.endswith("(default)")]
+    assert default.startswith(EMOJI_NAME) and run("draw", "a red circle").exit_code == 0
+    monkeypatch.setenv(MODEL_VARIABLE, "./nothing")
+    with pytest.raises(ValueError, match="'./nothing', which is not a folder"):
+        run("info")
+    assert run("info", "--model", TINY_NAME).exit_code == 0 == run("evaluate", TINY_FOLDER, "-n", 1).exit_code
+    with pytest.raises(ValueError, match="Give the model once"):
+        run("evaluate", TINY_FOLDER, "--model", TINY_NAME)
 
 
 def test_training_takes_the_name(present, tmp_path, monkeypatch):

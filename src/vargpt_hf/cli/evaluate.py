@@ -11,6 +11,7 @@ from .suites import SUITES, Asked
 
 
 def evaluate(
+    context: typer.Context,
     folder: Annotated[str | None, typer.Argument(metavar="MODEL", help="The same as --model.", show_default=False)] = None,
     model: Model = None,
     suite: Annotated[str, typer.Option(help=f"What to measure: {', '.join(SUITES)}; see docs/evaluation.md.")] = "shapes-and-digits",
@@ -51,9 +52,9 @@ def evaluate(
     """
     if compare is not None:
         return compare_files(*compare, output)
-    if folder is not None and model is not None:
+    if folder is not None and context.get_parameter_source("model").name == "COMMANDLINE":
         raise ValueError(f"Give the model once, as {folder} or as --model {model}.")
-    model = folder if model is None else model
+    model = model if folder is None else folder
     if suite not in SUITES:
         raise ValueError(f"--suite is {suite!r}; it must be one of {', '.join(SUITES)}.")
     if output is not None and output.exists() and not output.is_dir():

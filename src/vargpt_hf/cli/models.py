@@ -1,18 +1,22 @@
 """`vargpt models`: which models come with the package."""
 
+import os
+
 import typer
 
 from ..shipped import DEFAULT_NAME, shipped_models
+from .options import MODEL_VARIABLE
 
 
 def models() -> None:
-    """List the models that come with this package; --model takes their names.
+    """List the models that come with this package; --model, and the environment variable VARGPT_MODEL, take their names.
 
     \b
     Examples:
       vargpt models
       vargpt info --model vargpt-tiny
     """
+    default = os.environ.get(MODEL_VARIABLE) or DEFAULT_NAME
     rows = [("name", "weights", "pixels", "draws", "license")]
     for model in shipped_models():
         height, width = model.image_size
@@ -20,4 +24,4 @@ def models() -> None:
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-        typer.echo(f"{line}  (default)" if row[0] == DEFAULT_NAME else line)
+        typer.echo(f"{line}  (default)" if row[0] == default else line)

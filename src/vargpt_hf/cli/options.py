@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from ..modeling.modeling_vargpt import VargptForConditionalGeneration
     from ..processing.processing_vargpt import VargptProcessor
 
+MODEL_VARIABLE = "VARGPT_MODEL"
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help=f"Folder or Hub id of a VARGPT, or a name that `vargpt models` lists; {DEFAULT_NAME} by default."),
+    typer.Option(
+        "--model",
+        "-m",
+        envvar=MODEL_VARIABLE,
+        help=f"Folder or Hub id of a VARGPT, or a name that `vargpt models` lists; {DEFAULT_NAME} by default.",
+    ),
 ]
 DTYPE_HELP = (
     'Number format of the weights: "auto" (as stored, where the device has units for it), "float32", "bfloat16", "float16", or "mixed" (as '
