@@ -12,6 +12,9 @@ from .tiny import TINY_FOLDER, TINY_NAME
 EMOJI_NAME = "vargpt-emoji"
 DEFAULT_NAME = TINY_NAME  # of the commands that draw, ask, chat and serve
 
+_TINY_PROMPTS = ("a red circle above a blue square", "three orange squares", "a small blue cross on a black background", "a handwritten nine")
+_EMOJI_PROMPTS = ("a turtle in the flat look", "a rocket, 3d style", "a lemon left of a bus in the cartoon look", "something you ride")
+
 
 @dataclass(frozen=True)
 class ShippedModel:
@@ -22,12 +25,14 @@ class ShippedModel:
         folder: where its weights lie, where they come with this version.
         draws: what it draws, in a few words.
         license: SPDX name of the weights' license.
+        prompts: some that it draws well.
     """
 
     name: str
     folder: Path
     draws: str
     license: str
+    prompts: tuple[str, ...]
 
     @property
     def weights(self) -> Path:
@@ -51,8 +56,14 @@ class ShippedModel:
 KNOWN = {
     model.name: model
     for model in (
-        ShippedModel(TINY_NAME, TINY_FOLDER, "colored shapes, handwritten digits", "Apache-2.0"),
-        ShippedModel(EMOJI_NAME, Path(__file__).parent / "emoji" / "weights", "emoji by name in three looks, shapes, digits", "Apache-2.0"),
+        ShippedModel(TINY_NAME, TINY_FOLDER, "colored shapes, handwritten digits", "Apache-2.0", _TINY_PROMPTS),
+        ShippedModel(
+            EMOJI_NAME,
+            Path(__file__).parent / "emoji" / "weights",
+            "emoji by name in three looks, shapes, digits",
+            "Apache-2.0",
+            _EMOJI_PROMPTS,
+        ),
     )
 }
 

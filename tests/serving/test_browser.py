@@ -215,6 +215,12 @@ def test_a_visitor_chats_and_gets_an_image(visit, keep):
     until(lambda: page.locator("img:visible").count() >= 1)
 
 
+def test_a_visitor_takes_a_prompt_that_the_page_offers(visit):
+    page = visit()
+    page.get_by_role("button", name="three orange squares").click()
+    until(lambda: page.get_by_label("What to draw", exact=True).input_value() == "three orange squares")
+
+
 def test_errors_are_shown_as_sentences(visit):
     page = visit()
     page.get_by_role("button", name="Draw", exact=True).click()

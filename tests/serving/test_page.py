@@ -47,6 +47,10 @@ def test_images_grow_scale_by_scale_side_by_side(actions, tiny):
         assert facts_of(there) == {"model": "vargpt-tiny", "prompt": PROMPT, "seed": drawing.seed, "size": "48x48"}
 
 
+def test_only_a_model_that_is_known_has_prompts_to_try(actions, tiny):
+    assert PROMPT in actions.prompts and not PageActions(*tiny, "mine", ServerSettings()).prompts
+
+
 def test_a_png_brings_its_settings_back(actions, tmp_path):
     given = {"seed": 5, "guidance_type": "prompt", "guidance_scale": 2.5, "negative_prompt": "a digit", "image_temperature": 0.5}
     (drawing,) = last(actions.draw("me", PROMPT, 1, given))

@@ -164,7 +164,9 @@ def _gallery(label: str, columns: int, elem_id: str | None = None) -> gr.Gallery
 
 
 def _draw_tab(actions: PageActions, settings: dict, drawn: gr.State) -> tuple[tuple, gr.Textbox]:
-    prompt = gr.Textbox(label="What to draw", placeholder="a red circle above a blue square", lines=2, max_lines=6)
+    prompt = gr.Textbox(label="What to draw", lines=2, max_lines=6)
+    if actions.prompts:
+        gr.Examples([[one] for one in actions.prompts], prompt, label="For example", api_visibility="private", api_name=None)
     with gr.Row():
         number = gr.Slider(1, actions.engine.settings.max_drawings, 1, step=1, label="Images")
         draw, stop = gr.Button("Draw", variant="primary"), gr.Button("Stop", variant="stop")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..shipped import KNOWN
 from .bodies import ChatBody, ImageBody, parse
 from .engine import Engine
 from .errors import ApiError
@@ -64,6 +65,11 @@ class PageActions:
         self._folder = tempfile.TemporaryDirectory(prefix="vargpt-page-")
         self.folder = Path(self._folder.name)
         self._running: dict[str, Sequence[Job]] = {}
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts to try, of a model that comes with the package."""
+        return KNOWN[self.name].prompts if self.name in KNOWN else ()
 
     @property
     def sizes(self) -> list[str]:
