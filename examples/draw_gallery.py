@@ -1,4 +1,4 @@
-"""Draws the README's image: sentences, what vargpt-tiny drew, and how one drawing grew from scale to scale.
+"""Draws the README's image: sentences, what vargpt-emoji drew, and how one drawing grew from scale to scale.
 
 python examples/draw_gallery.py docs/drawn.png
 """
@@ -11,15 +11,15 @@ from PIL import Image, ImageDraw
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.inference.drawing import answer
-from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.shipped import EMOJI_NAME, folder_of
 
 SENTENCES = (
-    "a red circle above a blue square",
-    "a green cross left of a yellow circle",
-    "a red triangle, a blue circle and a green square",
-    "three orange squares",
-    "a small blue cross on a black background",
-    "a handwritten nine",
+    "a turtle in the flat look",
+    "a motor scooter in the cartoon look",
+    "a rocket, 3d style",
+    "a panda in the cartoon look",
+    "a flat birthday cake",
+    "draw a mushroom in 3d style",
 )
 SIDE, GAP, CAPTION = 144, 12, 28
 
@@ -27,11 +27,12 @@ SIDE, GAP, CAPTION = 144, 12, 28
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--model", default=str(TINY_FOLDER))
+    parser.add_argument("--model", default=EMOJI_NAME)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    model = VargptForConditionalGeneration.from_pretrained(arguments.model, dtype="float32").eval()
-    processor = VargptProcessor.from_pretrained(arguments.model)
+    folder = folder_of(arguments.model)
+    model = VargptForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
+    processor = VargptProcessor.from_pretrained(folder)
     drawn = answer(model, processor, SENTENCES, "image", max_new_tokens=2, seeds=[arguments.seed] * len(SENTENCES))
     scales = model.config.schedules[0].grids
     grown = [model.decode_image_codes(drawn.output.output_image_codes[:1], num_scales=count) for count in range(1, len(scales) + 1)]

@@ -13,7 +13,7 @@ EMOJI_NAME = "vargpt-emoji"
 DEFAULT_NAME = TINY_NAME  # of the commands that draw, ask, chat and serve
 
 _TINY_PROMPTS = ("a red circle above a blue square", "three orange squares", "a small blue cross on a black background", "a handwritten nine")
-_EMOJI_PROMPTS = ("a turtle in the flat look", "a rocket, 3d style", "a lemon left of a bus in the cartoon look", "something you ride")
+_EMOJI_PROMPTS = ("a red scooter, flat look", "a turtle in the flat look", "a rocket, 3d style", "a panda in the cartoon look")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ KNOWN = {
         ShippedModel(
             EMOJI_NAME,
             Path(__file__).parent / "emoji" / "weights",
-            "emoji by name in three looks, shapes, digits",
+            "emoji by name in three looks",
             "Apache-2.0",
             _EMOJI_PROMPTS,
         ),
