@@ -1,4 +1,4 @@
-"""vargpt-emoji, the model that comes along: what README and card promise of it."""
+"""The vargpt-emoji model included in the package: what the README and its model card promise."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""vargpt-tiny, the model that comes along: what the README promises of it."""
+"""The vargpt-tiny model included in the package: what the README promises."""
 
 import json
 
