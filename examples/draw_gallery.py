@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf.cli.options import load
 from vargpt_hf.inference.drawing import answer
-from vargpt_hf.shipped import EMOJI_NAME, folder_of
+from vargpt_hf.shipped import EMOJI_NAME
 
 SENTENCES = (
     "a turtle in the flat look",
@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("--model", default=EMOJI_NAME)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    folder = folder_of(arguments.model)
-    model = VargptForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
-    processor = VargptProcessor.from_pretrained(folder)
+    model, processor = load(arguments.model, "cpu", "float32")
     drawn = answer(model, processor, SENTENCES, "image", max_new_tokens=2, seeds=[arguments.seed] * len(SENTENCES))
     scales = model.config.schedules[0].grids
     grown = [model.decode_image_codes(drawn.output.output_image_codes[:1], num_scales=count) for count in range(1, len(scales) + 1)]
