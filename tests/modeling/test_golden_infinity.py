@@ -95,6 +95,16 @@ def test_another_aspect_ratio(decoder):
     assert_close_to_v11("decoder/rect.logits", logits.flatten(2))
 
 
+def test_compiling_breaks_no_graph(decoder):
+    """The pass of training, of either schedule."""
+    torch._dynamo.reset()
+    compiled = torch.compile(decoder.forward, fullgraph=True, backend="eager")
+    rows = golden_v11("decoder/ca_kv")[None, :5], torch.ones(1, 5, dtype=torch.long)
+    for name, schedule in (("dec_in", SQUARE), ("rect.dec_in", TALL)):
+        inputs = golden_v11(f"decoder/{name}")[:1], CONDITIONS[:1], schedule, *rows
+        torch.testing.assert_close(compiled(*inputs), decoder(*inputs))
+
+
 @torch.no_grad()
 def test_a_row_does_not_depend_on_the_context_of_others(decoder):
     rows, mask = context()

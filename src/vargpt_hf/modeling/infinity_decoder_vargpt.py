@@ -117,7 +117,8 @@ class VargptInfinityDecoderConfig(VargptVisualDecoderConfig):
 
     def reference_grid(self, schedule: ScaleSchedule) -> tuple[int, int]:
         """The grid whose rows and columns positions of this schedule count."""
-        return tuple(self.reference_grids[self.scale_schedules.index(schedule)])
+        # Not by `index`, which torch.compile does not trace for schedules.
+        return next(tuple(grid) for known, grid in zip(self.scale_schedules, self.reference_grids) if known == schedule)
 
 
 @lru_cache(maxsize=64)

@@ -21,6 +21,7 @@ from ..modeling.image_tokenizer_vargpt import code_log_probs
 from ..modeling.scales_vargpt import position_weights
 from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION
 from .collator import VargptDataCollator, listed
+from .compiling import compile_layers
 from .guards import TrainingGuard
 from .packing import IGNORE_INDEX
 from .readers import PREFERENCE_CODES_FEATURES, PREFERENCE_FEATURES, for_trainer, to_pairs
@@ -245,6 +246,9 @@ class VargptDPOTrainer(TrainingGuard, DPOTrainer):
             **kwargs,
         )
         self.model.register_forward_hook(keep_in_graph)
+        if isinstance(args, AnyMachineDefaults) and args.compile_layers:
+            for one in filter(None, (self.model, self.ref_model)):
+                compile_layers(one)
         if isinstance(self.data_collator, VargptPreferenceCollator):
             self.data_collator.collator.bind(self.model, sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if args.disable_dropout:

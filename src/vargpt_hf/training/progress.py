@@ -82,7 +82,8 @@ def draw_prompts(
     model.eval()
     try:
         generator = torch.Generator(model.device).manual_seed(seed)
-        return answer(model, processor, chats, "image", max_new_tokens=2, generator=generator).images
+        with torch.compiler.set_stance("force_eager"):  # compiled layers would be compiled again for every length of what is drawn
+            return answer(model, processor, chats, "image", max_new_tokens=2, generator=generator).images
     finally:
         model.train(training)
 

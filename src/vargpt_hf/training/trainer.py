@@ -11,6 +11,7 @@ from trl import SFTConfig, SFTTrainer
 from ..hardware import is_fast, warn_if_slow
 from ..modeling.image_tokenizer_vargpt import NO_CODE, code_log_probs, to_symbols
 from .collator import VargptDataCollator
+from .compiling import compile_layers
 from .guards import TrainingGuard
 from .packing import num_tokens
 from .readers import for_trainer, to_rows
@@ -31,6 +32,8 @@ class AnyMachineDefaults:
     Args:
         bf16: compute in bfloat16: True, False, or "auto", which is True where the device has units for it. Afterwards True or False.
         gradient_checkpointing: another name of `activation_checkpointing`, which Transformers prefers.
+        compile_layers: compile every layer of language model, vision tower and visual decoder, see `compiling.compile_layers`; `torch_compile`
+            compiles the whole model, which takes longer and starts anew for batches of other contents.
 
     Raises:
         ValueError: another `bf16`.
@@ -42,6 +45,7 @@ class AnyMachineDefaults:
         default="auto", metadata={"help": "Compute in bfloat16: true, false or auto.", "nargs": "?", "const": "true"}
     )
     max_length: int | None = None
+    compile_layers: bool = False
     report_to: list[str] = field(default_factory=list)
     logging_steps: float = 20
     logging_nan_inf_filter: bool = False  # such a loss stops the run; looking for it in every step would wait for the device
@@ -135,6 +139,8 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, SFTTrainer):
             **kwargs,
         )
         self.model.register_forward_hook(keep_in_graph)
+        if isinstance(args, AnyMachineDefaults) and args.compile_layers:
+            compile_layers(self.model)
         if isinstance(self.data_collator, VargptDataCollator):
             self.data_collator.bind(self.model, sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled)
         self.source_names = list(source_names)
