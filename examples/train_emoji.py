@@ -25,8 +25,8 @@ VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active
 FILES = Path(__file__).parent
 DRAWING = {"draw": 6.0, "draw_plain": 1.0, "draw_by_words": 1.0, "draw_scene": 3.0, "draw_and_say": 0.6, "draw_shapes": 1.6, "draw_digit": 0.6}
 READING = {
-    "read": 1.0,
-    "read_name": 3.0,
+    "read": 3.0,
+    "read_name": 2.0,
     "read_scene": 1.6,
     "read_relation": 2.4,
     "read_shapes": 0.5,

@@ -376,5 +376,5 @@ def test_images_and_texts(packages):
 
 def test_several_questions_are_asked_of_one_image_in_training(packages):
     lengths = {len(row["messages"]) for row in made(packages, {"read": 1.0}, 20, split="train")}
-    assert lengths == {6} and {len(row["messages"]) for row in made(packages, {"read": 1.0}, 20)} == {2}
+    assert lengths == {12} and {len(row["messages"]) for row in made(packages, {"read": 1.0}, 20)} == {2}
     assert emoji_rows.IMAGE not in made(packages, {"read": 1.0}, 1, split="train")[0]["messages"][2]["content"]

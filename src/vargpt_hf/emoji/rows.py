@@ -20,13 +20,27 @@ from ..tiny.shapes import choice
 from . import scenes, shape_rows
 from .pictures import read_pictures
 from .scenes import ONE, RELATIONS, THREE, Scene, jittered
-from .sentences import Asked, Source, about_one, about_scene, any_look, by_words, description, in_look, of_scene, sample_scene, to_draw
+from .sentences import (
+    Asked,
+    Source,
+    about_one,
+    about_places,
+    about_relation,
+    about_scene,
+    any_look,
+    by_words,
+    description,
+    in_look,
+    of_scene,
+    sample_scene,
+    to_draw,
+)
 from .wordings import question, spoken
 
 WORDINGS = ("trained", "held out")
 _ONLY_IN_TESTS = "What is kept out of training is for the test split alone."
 _LAYOUTS = (*RELATIONS, *RELATIONS, "beside", "beside", THREE, THREE)  # of scenes, all alike likely
-_QUESTIONS_IN_TRAINING = 3  # about one image, which each further one costs little beside
+_QUESTIONS_IN_TRAINING = 6  # about one image: with them a row is about as long as a drawing's, beside which it is padded
 _SMALL_TALK = (
     ("hello", "hello, i can draw things, shapes and digits and answer questions about pictures"),
     ("hi", "hello, i can draw things, shapes and digits and answer questions about pictures"),
@@ -137,8 +151,8 @@ class Writer:
     def read_relation(self) -> Row:
         """What stands where of two things, and yes-or-no questions of it: slower to learn than all else about a scene."""
         scene = sample_scene(self.rng, self.source, choice(self.rng, RELATIONS))
-        asked = about_scene(self.rng, self.source, scene, self.held_out)
-        return self._asked("read_relation", self._shown(scene), [one for one in asked if one[0] in ("what is", "yes or no", "where")])
+        told = self.rng, self.source, scene, self.held_out
+        return self._asked("read_relation", self._shown(scene), [*about_places(*told), *about_relation(*told), *about_relation(*told)])
 
     def read_shapes(self) -> Row:
         """Questions about shapes."""

@@ -243,22 +243,24 @@ def _is_it(
 
 def about_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """What can be asked about a picture of two or three things."""
-    places = {code: PLACES[box] for code, box in zip(scene.codes, scene.boxes)}
     asked = [
         ("count", question(rng, "count", held_out), NUMBERS[len(scene.codes)]),
         ("look", question(rng, "look", held_out), scene.look),
         ("describe", question(rng, "describe", held_out), description(source, scene)),
         _is_it(rng, source, "is there", scene.codes, source.concepts, held_out),
+        *about_places(rng, source, scene, held_out),
     ]
-    asked += [("where", question(rng, "where", held_out, a=source.name(code)), place) for code, place in places.items()]
-    if scene.relation is not None:
-        asked += _about_relation(rng, source, scene.codes, scene.relation, held_out)
-    return asked
+    return asked if scene.relation is None else asked + about_relation(rng, source, scene, held_out)
 
 
-def _about_relation(rng: np.random.Generator, source: Source, codes: Sequence[str], relation: str, held_out: bool) -> list[Asked]:
+def about_places(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
+    """Where each thing of a scene stands."""
+    return [("where", question(rng, "where", held_out, a=source.name(code)), PLACES[box]) for code, box in zip(scene.codes, scene.boxes)]
+
+
+def about_relation(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """What stands there, and whether something stands so: half of the times it does, whichever thing is named first."""
-    first, second = map(source.name, codes)
+    (first, second), relation = map(source.name, scene.codes), scene.relation
     if rng.random() < 0.5:
         first, second, relation = second, first, opposite(relation)
     right = rng.random() < 0.5
@@ -289,6 +291,8 @@ __all__ = [
     "Asked",
     "Source",
     "about_one",
+    "about_places",
+    "about_relation",
     "about_scene",
     "any_look",
     "by_words",
