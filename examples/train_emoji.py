@@ -26,9 +26,9 @@ FILES = Path(__file__).parent
 DRAWING = {"draw": 6.0, "draw_plain": 1.0, "draw_by_words": 1.0, "draw_scene": 3.0, "draw_and_say": 0.6, "draw_shapes": 1.6, "draw_digit": 0.6}
 READING = {
     "read": 3.0,
-    "read_name": 2.0,
-    "read_scene": 1.6,
-    "read_relation": 2.4,
+    "read_name": 1.5,
+    "read_scene": 2.0,
+    "read_relation": 2.6,
     "read_shapes": 0.5,
     "look_up_shapes": 1.6,
     "read_digit": 0.5,

@@ -15,7 +15,7 @@ from vargpt_hf.emoji.kinds import article, color_of, drawable, short_names
 from vargpt_hf.emoji.pictures import LOOKS, read_pictures
 from vargpt_hf.emoji.rows import TASKS, TEST_TASKS, captioned_images, distinct_drawings, rows, texts
 from vargpt_hf.emoji.scenes import LAYOUTS, Scene, crops, jittered, opposite, render
-from vargpt_hf.emoji.sentences import Source, description, in_look, sample_scene
+from vargpt_hf.emoji.sentences import Source, conclusion, description, in_look, sample_scene
 from vargpt_hf.emoji.split import held_out_pairs, training_pairs
 from vargpt_hf.emoji.wordings import Wordings
 from vargpt_hf.tiny.judges import detect
@@ -215,6 +215,28 @@ def test_answers_follow_from_the_scene(packages, source):
             named = sorted((name for name in at if f"the {name}" in question), key=question.index)
             first = truth["answer"].removeprefix("a ").removeprefix("an ") if truth["asks"] == "what is" else named[0]
             assert (truth["answer"] == "no") != _stands(at[first], re.search(_RELATION, question)[0], at[named[-1]]), question
+
+
+def test_answers_say_first_what_is_seen(packages):
+    """So that what follows from it is told from words: of one thing its name, of several who stands where, also of shapes."""
+    plain = {"name", "look", "describe", "count", "color", "shapes: count", "shapes: background", "shapes: describe"}
+    mixture = {"read": 1.0, "read_scene": 1.0, "read_relation": 1.0, "look_up_shapes": 1.0}
+    descriptions = {}
+    for row in made(packages, mixture, 400):
+        truth, said = json.loads(row["truth"]), row["messages"][1]["content"][0]["text"]
+        seen, _, answer = said.rpartition(": ")
+        assert conclusion(said) == answer == truth["answer"]
+        if not seen:
+            assert truth["asks"] in plain or truth["task"] == "look_up_shapes"
+            continue
+        assert truth["asks"] not in plain
+        image = row["images"][0].tobytes()
+        assert descriptions.setdefault(image, seen) == seen
+        if truth["asks"] == "what is":
+            assert seen.startswith(answer) or seen.endswith(answer)
+        if truth["asks"] == "where" and len(relation := re.findall(_RELATION, seen)) == 1:
+            assert answer in {"left of": ("on the left", "on the right"), "above": ("at the top", "at the bottom")}[relation[0]]
+    assert len(descriptions) > 100
 
 
 _RELATION = "left of|right of|above|over|below|under"

@@ -1,7 +1,5 @@
 """The suite of vargpt-emoji, on a few rows of vargpt-tiny and on made-up drawings, up to its report and the command."""
 
-import json
-
 import pytest
 import torch
 from PIL import Image
@@ -34,7 +32,9 @@ def judges(packages):
 def perfect(monkeypatch):
     """A model that draws and answers as the rows do."""
     monkeypatch.setattr(emoji, "draw_rows", lambda model, processor, asked, *_, **__: [row["output_images"][0] for row in asked])
-    monkeypatch.setattr(emoji, "answer_rows", lambda model, processor, asked, *_, **__: [json.loads(row["truth"])["answer"] for row in asked])
+    monkeypatch.setattr(
+        emoji, "answer_rows", lambda model, processor, asked, *_, **__: [row["messages"][1]["content"][0]["text"] for row in asked]
+    )
     monkeypatch.setattr(emoji, "reconstructed", lambda model, processor, images: list(images))
 
 
@@ -52,7 +52,7 @@ def test_who_draws_and_answers_rightly_gets_everything(packages, judges, perfect
     assert all(len(row) == len(header) for row in table)
     (header_of_wordings, *compared) = result.tables["Wordings"]
     assert all(len(row) == len(header_of_wordings) for row in compared) and {row[3] for row in compared} <= {"100.0%", ""}
-    assert {"seen: both", "kept out: look", "answers", "answers: digit", "answers: shapes: yes or no"} <= {row[0] for row in compared}
+    assert {"seen: both", "kept out: look", "answers", "answers: digit", "answers: where"} <= {row[0] for row in compared}
     chance = {row[0]: row[header.index("chance")] for row in table if row[1] == "both"}
     assert chance["seen"] == chance["kept out"] == f"{judges.things.chance['both']:.2%}"
     assert result.judge["name"].startswith("efficientnet-lite0: nearest of 36 real pictures")

@@ -29,6 +29,7 @@ from .sentences import (
     about_scene,
     any_look,
     by_words,
+    conclusion,
     description,
     in_look,
     of_scene,
@@ -40,7 +41,9 @@ from .wordings import question, spoken
 WORDINGS = ("trained", "held out")
 _ONLY_IN_TESTS = "What is kept out of training is for the test split alone."
 _LAYOUTS = (*RELATIONS, *RELATIONS, "beside", "beside", THREE, THREE)  # of scenes, all alike likely
-_QUESTIONS_IN_TRAINING = 6  # about one image: with them a row is about as long as a drawing's, beside which it is padded
+_QUESTIONS_IN_TRAINING = 6  # about one image: with them a row is hardly longer than a drawing's, beside which it is padded
+_COMPARING = ("is it", "is there", "where", "what is", "yes or no")  # kinds of questions that are slowest to learn: names have to be compared
+_TIMES = 3  # that these are asked in place of once, each time of other things or in other words
 _SMALL_TALK = (
     ("hello", "hello, i can draw things, shapes and digits and answer questions about pictures"),
     ("hi", "hello, i can draw things, shapes and digits and answer questions about pictures"),
@@ -133,26 +136,24 @@ class Writer:
     def read_name(self) -> Row:
         """What one thing is: the one question with a thousand answers."""
         code, look = self.source.pair(self.rng)
-        asked = [("name", question(self.rng, "name", self.held_out), self.source.name(code))]
-        return self._asked("read_name", self._shown(Scene((code,), look)), asked)
+        return self._asked("read_name", self._shown(Scene((code,), look)), lambda: [self._name_of(code)])
 
     def read_name_unseen(self) -> Row:
         """The same of a thing in a look that training does not show."""
         self._only_in_tests()
         code, look = self.source.pair(self.rng, unseen=True)
-        asked = [("name", question(self.rng, "name", self.held_out), self.source.name(code))]
-        return self._asked("read_name_unseen", self._shown(Scene((code,), look)), asked)
+        return self._asked("read_name_unseen", self._shown(Scene((code,), look)), lambda: [self._name_of(code)])
 
     def read_scene(self) -> Row:
         """Questions about two or three things in one picture."""
         scene = sample_scene(self.rng, self.source, choice(self.rng, _LAYOUTS))
-        return self._asked("read_scene", self._shown(scene), about_scene(self.rng, self.source, scene, self.held_out))
+        return self._asked("read_scene", self._shown(scene), lambda: about_scene(self.rng, self.source, scene, self.held_out))
 
     def read_relation(self) -> Row:
         """What stands where of two things, and yes-or-no questions of it: slower to learn than all else about a scene."""
         scene = sample_scene(self.rng, self.source, choice(self.rng, RELATIONS))
         told = self.rng, self.source, scene, self.held_out
-        return self._asked("read_relation", self._shown(scene), [*about_places(*told), *about_relation(*told), *about_relation(*told)])
+        return self._asked("read_relation", self._shown(scene), lambda: [*about_places(*told), *about_relation(*told)])
 
     def read_shapes(self) -> Row:
         """Questions about shapes."""
@@ -165,7 +166,7 @@ class Writer:
     def read_digit(self) -> Row:
         """Which digit is written."""
         image, number = shape_rows.digit(self.rng, self.split)
-        return self._asked("read_digit", image, [("digit", question(self.rng, "digit", self.held_out), str(number))])
+        return self._asked("read_digit", image, lambda: [("digit", question(self.rng, "digit", self.held_out), str(number))])
 
     def talk(self) -> Row:
         """Words without a picture."""
@@ -222,25 +223,41 @@ class Writer:
         return self._row([user], [DRAWING], {"task": "draw_shapes", **truth}, drawings=[shape_rows.render(scene)])
 
     def _read_pair(self, code: str, look: str) -> Row:
-        return self._asked("read", self._shown(Scene((code,), look)), about_one(self.rng, self.source, code, look, self.held_out))
+        return self._asked("read", self._shown(Scene((code,), look)), lambda: about_one(self.rng, self.source, code, look, self.held_out))
+
+    def _name_of(self, code: str) -> Asked:
+        return "name", question(self.rng, "name", self.held_out), self.source.name(code)
 
     def _read_shapes(self, task: str, look_up: bool) -> Row:
         scene, asked = shape_rows.asked_about_shapes(self.rng, self.held_out, look_up)
-        return self._asked(task, shape_rows.render(scene), [(kind, word(), answer) for kind, word, answer in asked])
+        return self._asked(task, shape_rows.render(scene), lambda: [(kind, word(), answer) for kind, word, answer in asked])
 
     def _shown(self, scene: Scene) -> Image.Image:
         image = scenes.render(self.source.pictures, scene)
         return image if self.test or scene.layout != ONE else jittered(image, self.rng)
 
-    def _asked(self, task: str, image: Image.Image, asked: Sequence[Asked]) -> Row:
-        """Some of the questions about an image: one in tests, several in training."""
+    def _asked(self, task: str, image: Image.Image, asks: Callable[[], Sequence[Asked]]) -> Row:
+        """Some of the questions about an image: one in tests, several in training, where what is seen is said once.
+
+        Args:
+            asks: makes everything that can be asked, each time anew.
+        """
+        asked = list(asks())
+        if not self.test:
+            asked += [one for _ in range(_TIMES - 1) for one in asks() if one[0] in _COMPARING]
         chosen = [asked[index] for index in self.rng.permutation(len(asked))[: 1 if self.test else _QUESTIONS_IN_TRAINING]]
-        messages = []
+        messages, said = [], set()
         for _, words, answer in chosen:
-            messages += [{"role": "user", "content": [_text(words)]}, {"role": "assistant", "content": [_text(answer)]}]
+            end = conclusion(answer)
+            seen = answer.removesuffix(end)
+            messages += [
+                {"role": "user", "content": [_text(words)]},
+                {"role": "assistant", "content": [_text(end if seen in said else answer)]},
+            ]
+            said.add(seen)
         messages[0]["content"].insert(0, IMAGE)
         asks, _, answer = chosen[-1]
-        truth = json.dumps({"task": task, "wordings": self.wordings, "asks": asks, "answer": answer})
+        truth = json.dumps({"task": task, "wordings": self.wordings, "asks": asks, "answer": conclusion(answer)})
         return {"messages": messages, "images": [image], "output_images": [], "truth": truth}
 
 

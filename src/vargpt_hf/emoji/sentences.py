@@ -1,6 +1,6 @@
 """What is said about things and scenes: what to draw, and questions with the one right answer of each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -24,6 +24,7 @@ _BARE, _DEFINITE = 0.2, 0.15  # shares of things said as "turtle" and "the turtl
 _SAME_GROUP = 0.5  # share of wrong things in a question that are of the same group as the right one
 
 Asked = tuple[str, str, str]  # kind of question, question, answer
+_SEEN = ": "  # between what is seen and what follows from it
 
 
 @dataclass(frozen=True)
@@ -211,43 +212,42 @@ def description(source: Source, scene: Scene) -> str:
 def about_one(rng: np.random.Generator, source: Source, code: str, look: str, held_out: bool = False) -> list[Asked]:
     """What can be asked about a picture of one thing."""
     concept = source.pictures.by_code[code]
+    seen = article(concept.name)
     asked = [
         ("name", question(rng, "name", held_out), concept.name),
         ("look", question(rng, "look", held_out), look),
-        ("group", question(rng, "group", held_out), GROUP_WORDS[concept.group]),
-        ("describe", question(rng, "describe", held_out), article(concept.name)),
+        ("group", question(rng, "group", held_out), seen_first(seen, GROUP_WORDS[concept.group])),
+        ("describe", question(rng, "describe", held_out), seen),
         ("count", question(rng, "count", held_out), NUMBERS[1]),
-        _is_it(rng, source, "is it", (code,), source.concepts, held_out),
+        _is_it(rng, source, "is it", (code,), seen, held_out),
     ]
     if concept.subgroup in KIND_WORDS:
-        asked.append(("kind", question(rng, "kind", held_out), KIND_WORDS[concept.subgroup]))
+        asked.append(("kind", question(rng, "kind", held_out), seen_first(seen, KIND_WORDS[concept.subgroup])))
     if (color := _color(source.pictures, code, look)) is not None:
         asked.append(("color", question(rng, "color", held_out), color))
     return asked
 
 
-def _is_it(
-    rng: np.random.Generator, source: Source, kind: str, shown: Iterable[str], concepts: Sequence[Concept], held_out: bool = False
-) -> Asked:
+def _is_it(rng: np.random.Generator, source: Source, kind: str, shown: Sequence[str], seen: str, held_out: bool = False) -> Asked:
     """Whether something is there; half of the times it is."""
-    shown = tuple(shown)
     code = choice(rng, shown)
     right = rng.random() < 0.5
     if not right:
         group, same = source.pictures.by_code[code].group, rng.random() < _SAME_GROUP
-        others = [c.code for c in concepts if c.code not in shown]
+        others = [c.code for c in source.concepts if c.code not in shown]
         near = [other for other in others if source.pictures.by_code[other].group == group] if same else []
         code = choice(rng, near or others)
-    return kind, question(rng, kind, held_out, a=article(source.name(code))), "yes" if right else "no"
+    return kind, question(rng, kind, held_out, a=article(source.name(code))), seen_first(seen, "yes" if right else "no")
 
 
 def about_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """What can be asked about a picture of two or three things."""
+    seen = description(source, scene)
     asked = [
         ("count", question(rng, "count", held_out), NUMBERS[len(scene.codes)]),
         ("look", question(rng, "look", held_out), scene.look),
-        ("describe", question(rng, "describe", held_out), description(source, scene)),
-        _is_it(rng, source, "is there", scene.codes, source.concepts, held_out),
+        ("describe", question(rng, "describe", held_out), seen),
+        _is_it(rng, source, "is there", scene.codes, seen, held_out),
         *about_places(rng, source, scene, held_out),
     ]
     return asked if scene.relation is None else asked + about_relation(rng, source, scene, held_out)
@@ -255,20 +255,31 @@ def about_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out
 
 def about_places(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """Where each thing of a scene stands."""
-    return [("where", question(rng, "where", held_out, a=source.name(code)), PLACES[box]) for code, box in zip(scene.codes, scene.boxes)]
+    seen, places = description(source, scene), {code: PLACES[box] for code, box in zip(scene.codes, scene.boxes)}
+    return [("where", question(rng, "where", held_out, a=source.name(code)), seen_first(seen, place)) for code, place in places.items()]
 
 
 def about_relation(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """What stands there, and whether something stands so: half of the times it does, whichever thing is named first."""
-    (first, second), relation = map(source.name, scene.codes), scene.relation
+    (first, second), relation, seen = map(source.name, scene.codes), scene.relation, description(source, scene)
     if rng.random() < 0.5:
         first, second, relation = second, first, opposite(relation)
     right = rng.random() < 0.5
     told = relation if right else opposite(relation)
     return [
-        ("what is", question(rng, "what is", held_out, relation, b=second), article(first)),
-        ("yes or no", question(rng, "yes or no", held_out, told, a=first, b=second), "yes" if right else "no"),
+        ("what is", question(rng, "what is", held_out, relation, b=second), seen_first(seen, article(first))),
+        ("yes or no", question(rng, "yes or no", held_out, told, a=first, b=second), seen_first(seen, "yes" if right else "no")),
     ]
+
+
+def seen_first(seen: str, answer: str) -> str:
+    """An answer that begins with what is seen: "a bus left of a turtle: no"."""
+    return f"{seen}{_SEEN}{answer}"
+
+
+def conclusion(answer: str) -> str:
+    """What an answer comes to, whatever it says first: "no" of "a bus left of a turtle: no"."""
+    return answer.rpartition(_SEEN)[2]
 
 
 def sample_scene(rng: np.random.Generator, source: Source, layout: str, unseen: bool = False) -> Scene:
@@ -296,10 +307,12 @@ __all__ = [
     "about_scene",
     "any_look",
     "by_words",
+    "conclusion",
     "description",
     "in_look",
     "of_scene",
     "said",
     "sample_scene",
+    "seen_first",
     "to_draw",
 ]

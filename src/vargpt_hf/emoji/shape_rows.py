@@ -11,6 +11,7 @@ from ..tiny.rows import ABOUT_THE_WHOLE, NUMBERS, questions_about, scene_to_draw
 from ..tiny.shapes import HELD_OUT_PAIRS, KINDS, Scene, sample_scene
 from ..tiny.shapes import render as render_at
 from .pictures import PICTURE_SIZE
+from .sentences import seen_first
 from .wordings import WRITE_DIGIT, question, spoken
 
 # How vargpt-tiny asks → the kind of question here, with the names in it in order.
@@ -74,8 +75,15 @@ def asked_about_shapes(
         look_up: only what is asked about one of several shapes, which is slower to learn.
     """
     scene = sample_scene(rng, (("list", "relation") if look_up else KINDS)[int(rng.integers(2 if look_up else len(KINDS)))])
-    asked = [one for one in questions_about(rng, scene) if not look_up or one[0] not in ABOUT_THE_WHOLE]
-    return scene, [(f"shapes: {kind}", lambda words=words: reworded(rng, words, held_out), answer) for kind, words, answer in asked]
+    everything = questions_about(rng, scene)
+    seen = next((answer for kind, _, answer in everything if kind == "describe"), None) if scene.kind == "relation" else None
+    asked = []
+    for kind, words, answer in everything:
+        if kind not in ABOUT_THE_WHOLE:
+            asked.append((f"shapes: {kind}", words, answer if seen is None else seen_first(seen, answer)))
+        elif not look_up:
+            asked.append((f"shapes: {kind}", words, answer))
+    return scene, [(kind, lambda words=words: reworded(rng, words, held_out), answer) for kind, words, answer in asked]
 
 
 __all__ = ["asked_about_shapes", "digit", "digit_to_write", "render", "reworded", "shapes_to_draw"]

@@ -16,6 +16,7 @@ from ..emoji.judge import ThingJudge, minilm_folder, network_features, pixel_fea
 from ..emoji.packages import PACKAGES
 from ..emoji.pictures import Pictures, read_pictures
 from ..emoji.rows import Row, rows
+from ..emoji.sentences import conclusion
 from ..emoji.sheets import Tile, sheet
 from ..emoji.split import training_pairs
 from ..tiny.digits import load_split
@@ -53,6 +54,7 @@ QUESTIONS: dict[str, tuple[dict[str, float], str]] = {  # group of questions: mi
     "answers, other wordings": (_ASKED, HELD_OUT),
     "answers, kept out": ({"read_name_unseen": 1.0, "read_unseen": 1.0}, TRAINED),
 }
+_MOST_TOKENS = 64  # of an answer, which says first what is seen
 _QUESTIONS_OF_A_DRAWING = 4  # questions for each row of a group of drawings: they have many kinds
 SHEET: dict[str, float] = {
     "draw": 4.0, "draw_unseen": 2.0, "draw_plain": 2.0, "draw_by_words": 1.0, "draw_scene": 2.0, "draw_shapes": 0.5, "draw_digit": 0.5,
@@ -166,7 +168,7 @@ def evaluate(
         if name == "kept out":
             examples.append(Example("kept-out", beside_training(pictures, judges.things, which, asked, images), KEPT_OUT_CAPTION))
     for name, asked in questions.items():
-        samples += _answer_samples(name, asked, answer_rows(model, processor, asked, batch_size), judges)
+        samples += _answer_samples(name, asked, answer_rows(model, processor, asked, batch_size, _MOST_TOKENS), judges)
     if sheets:
         asked = made(SHEET, TRAINED, _ON_THE_SHEET)
         tiles = [Tile([image], _prompt(row)) for row, image in zip(asked, draw(asked))]
@@ -284,7 +286,8 @@ def _answer_samples(name: str, asked: Sequence[Row], answers: Sequence[str], jud
     truths = [json.loads(row["truth"]) for row in asked]
     samples = []
     for index, (row, truth, given) in enumerate(zip(asked, truths, answers)):
-        values = {f"{name}: {truth['asks']}": same_answer(given, truth["answer"]), name: same_answer(given, truth["answer"])}
+        right = same_answer(conclusion(given), truth["answer"])
+        values = {f"{name}: {truth['asks']}": right, name: right}
         samples.append({"id": f"{name}/{index:05}", "prompt": _prompt(row), "answer": given.strip(), "metrics": values})
     names = [index for index, truth in enumerate(truths) if truth["asks"] == "name"]
     if judges.similarity is not None and names:

@@ -82,14 +82,16 @@ def draw_rows(
     return images
 
 
-def answer_rows(model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], batch_size: int) -> list[str]:
+def answer_rows(
+    model: "VargptForConditionalGeneration", processor: "VargptProcessor", rows: Sequence[Row], batch_size: int, max_new_tokens: int = 32
+) -> list[str]:
     """The likeliest answer to the question of each row, about its image where it has one."""
     answers = []
     for start in tqdm(range(0, len(rows), batch_size), desc="Answering", leave=False):
         batch = rows[start : start + batch_size]
         images = [row["images"] for row in batch]
         chats = [row["messages"][:1] for row in batch]
-        settings = {"images": images if any(images) else None, "do_sample": False, "max_new_tokens": 32}
+        settings = {"images": images if any(images) else None, "do_sample": False, "max_new_tokens": max_new_tokens}
         answers += answer(model, processor, chats, "text", **settings).texts
     return answers
 
