@@ -400,3 +400,10 @@ def test_several_questions_are_asked_of_one_image_in_training(packages):
     lengths = {len(row["messages"]) for row in made(packages, {"read": 1.0}, 20, split="train")}
     assert lengths == {12} and {len(row["messages"]) for row in made(packages, {"read": 1.0}, 20)} == {2}
     assert emoji_rows.IMAGE not in made(packages, {"read": 1.0}, 1, split="train")[0]["messages"][2]["content"]
+
+
+def test_what_is_seen_is_said_once_in_a_conversation(packages):
+    for row in made(packages, {"read_relation": 1.0}, 20, split="train"):
+        answers = [message["content"][0]["text"] for message in row["messages"][1::2]]
+        assert [": " in answer for answer in answers] == [True] + [False] * 5
+        assert json.loads(row["truth"])["answer"] == answers[-1]
