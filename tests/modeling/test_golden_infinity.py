@@ -105,6 +105,11 @@ def test_compiling_breaks_no_graph(decoder):
         torch.testing.assert_close(compiled(*inputs), decoder(*inputs))
 
 
+def test_a_schedule_that_the_decoder_does_not_have(decoder):
+    with pytest.raises(ValueError, match="The decoder has no schedule"):
+        decoder.config.reference_grid(ScaleSchedule.of([1, 2]))
+
+
 @torch.no_grad()
 def test_a_row_does_not_depend_on_the_context_of_others(decoder):
     rows, mask = context()

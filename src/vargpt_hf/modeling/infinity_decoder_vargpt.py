@@ -116,9 +116,16 @@ class VargptInfinityDecoderConfig(VargptVisualDecoderConfig):
             )
 
     def reference_grid(self, schedule: ScaleSchedule) -> tuple[int, int]:
-        """The grid whose rows and columns positions of this schedule count."""
+        """The grid whose rows and columns positions of this schedule count.
+
+        Raises:
+            ValueError: a schedule that is none of the decoder's.
+        """
         # Not by `index`, which torch.compile does not trace for schedules.
-        return next(tuple(grid) for known, grid in zip(self.scale_schedules, self.reference_grids) if known == schedule)
+        grid = next((grid for known, grid in zip(self.scale_schedules, self.reference_grids) if known == schedule), None)
+        if grid is None:
+            raise ValueError(f"The decoder has no schedule {schedule.to_list()}; `schedules` of the image tokenizer are {self.schedules}.")
+        return tuple(grid)
 
 
 @lru_cache(maxsize=64)
