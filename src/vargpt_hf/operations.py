@@ -166,6 +166,11 @@ def _counted(call: Callable[[torch.Tensor], torch.Tensor], *shape: int) -> int:
     return counter.get_total_flops()
 
 
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The layers of language model, vision tower and visual decoder: what checkpointing computes again."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 def is_trained(module: nn.Module) -> bool:
     """Whether anything inside requires gradients."""
     return any(p.requires_grad for p in module.parameters())
@@ -187,4 +192,4 @@ def matrices_in(module: nn.Module, skipped: set[int] | frozenset[int] = frozense
     return found
 
 
-__all__ = ["ATTENTION", "Matrix", "ModelParts", "Part", "Unit", "decoder_flops", "encoder_flops", "is_trained", "matrices_in"]
+__all__ = ["ATTENTION", "Matrix", "ModelParts", "Part", "Unit", "decoder_flops", "encoder_flops", "is_trained", "layers_of", "matrices_in"]

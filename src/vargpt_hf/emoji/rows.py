@@ -256,8 +256,7 @@ class Writer:
             ]
             said.add(seen)
         messages[0]["content"].insert(0, IMAGE)
-        asks, _, answer = chosen[-1]
-        truth = json.dumps({"task": task, "wordings": self.wordings, "asks": asks, "answer": conclusion(answer)})
+        truth = json.dumps({"task": task, "wordings": self.wordings, "asks": chosen[-1][0], "answer": end})  # of the last question
         return {"messages": messages, "images": [image], "output_images": [], "truth": truth}
 
 

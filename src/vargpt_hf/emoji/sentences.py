@@ -255,8 +255,8 @@ def about_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out
 
 def about_places(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """Where each thing of a scene stands."""
-    seen, places = description(source, scene), {code: PLACES[box] for code, box in zip(scene.codes, scene.boxes)}
-    return [("where", question(rng, "where", held_out, a=source.name(code)), seen_first(seen, place)) for code, place in places.items()]
+    seen, placed = description(source, scene), zip(scene.codes, scene.boxes)
+    return [("where", question(rng, "where", held_out, a=source.name(code)), seen_first(seen, PLACES[box])) for code, box in placed]
 
 
 def about_relation(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:

@@ -75,15 +75,14 @@ def asked_about_shapes(
         look_up: only what is asked about one of several shapes, which is slower to learn.
     """
     scene = sample_scene(rng, (("list", "relation") if look_up else KINDS)[int(rng.integers(2 if look_up else len(KINDS)))])
-    everything = questions_about(rng, scene)
-    seen = next((answer for kind, _, answer in everything if kind == "describe"), None) if scene.kind == "relation" else None
-    asked = []
-    for kind, words, answer in everything:
-        if kind not in ABOUT_THE_WHOLE:
-            asked.append((f"shapes: {kind}", words, answer if seen is None else seen_first(seen, answer)))
-        elif not look_up:
-            asked.append((f"shapes: {kind}", words, answer))
-    return scene, [(kind, lambda words=words: reworded(rng, words, held_out), answer) for kind, words, answer in asked]
+    asked = questions_about(rng, scene)
+    seen = next((answer for kind, _, answer in asked if kind == "describe"), None) if scene.kind == "relation" else None
+    if look_up:
+        asked = [one for one in asked if one[0] not in ABOUT_THE_WHOLE]
+    answers = [answer if seen is None or kind in ABOUT_THE_WHOLE else seen_first(seen, answer) for kind, _, answer in asked]
+    return scene, [
+        (f"shapes: {kind}", lambda words=words: reworded(rng, words, held_out), answer) for (kind, words, _), answer in zip(asked, answers)
+    ]
 
 
 __all__ = ["asked_about_shapes", "digit", "digit_to_write", "render", "reworded", "shapes_to_draw"]

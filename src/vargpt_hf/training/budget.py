@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
-from ..operations import CONDITIONS, ModelParts, Part, is_trained
+from ..operations import CONDITIONS, ModelParts, Part, is_trained, layers_of
 
 IMAGE_TOKENS = 324  # of a square image of 504 pixels, where the number of its tokens depends on its size
 _FLOAT32, _BFLOAT16 = 4, 2  # bytes
@@ -240,8 +239,7 @@ def _working_bytes(model: nn.Module, num_trained: int, itemsize: int, sharded: b
     else, where it is bfloat16, the copies of trained weights that autocast keeps."""
     if not sharded:
         return itemsize * num_trained * (itemsize == _BFLOAT16)
-    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+    sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers_of(model)]
     outside = sum(p.numel() for p in model.parameters()) - sum(sizes)
     return itemsize * (outside + sum(sorted(sizes)[-2:]))
 

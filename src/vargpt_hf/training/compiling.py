@@ -4,7 +4,8 @@ import os
 import shutil
 
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from ..operations import layers_of
 
 _CPP_COMPILERS = ("g++", "clang++")
 
@@ -26,7 +27,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> int:
     Raises:
         ValueError: no layers, or no C++ compiler on a machine whose CPU trains.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = layers_of(model)
     if not layers:
         raise ValueError(f"`compile_layers` found no layers in a {type(model).__name__}: leave it out.")
     if backend == "inductor" and next(model.parameters()).device.type == "cpu" and not _has_cpp_compiler():
