@@ -35,6 +35,15 @@ def keep_freed_memory() -> bool:
     return _set_malloc((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def attend_without_plans() -> None:
+    """Lets this process attend on NVIDIA's GPUs without cuDNN, which plans anew for every length that a batch has.
+
+    A plan takes 13 ms, and batches of training are of other lengths in every step: on an H100 that was most of the time of a small model.
+    """
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def share_freed_memory() -> bool:
     """Lets each thread of this process take what any other has freed, where glibc would keep it for the one that had it.
 

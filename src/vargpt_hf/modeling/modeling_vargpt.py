@@ -104,19 +104,21 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
 
     def _context(self, hidden_states: torch.Tensor, drawn: torch.BoolTensor, mask: torch.Tensor | None, images: VargptOutputImages):
         """Hidden states (N, P, D) of all tokens before each image's start, padded on the right, and their mask (N, P)."""
-        flat = drawn.flatten().nonzero().squeeze(1)
-        ends = self.num_positions(images.schedule_ids).cumsum(0)
-        firsts = flat[torch.cat([ends.new_zeros(1), ends[:-1]])[: len(ends)]]
-        parts = []
-        for first in firsts.tolist():
-            row, column = divmod(first, drawn.shape[1])
-            seen = slice(None) if mask is None else mask[row, : column - 1].bool()
-            parts.append(hidden_states[row, : column - 1][seen])
-        if not parts:
+        if not len(images.schedule_ids):
             return hidden_states.new_zeros(0, 1, hidden_states.shape[-1]), drawn.new_zeros(0, 1, dtype=torch.long)
-        lengths = torch.tensor([len(part) for part in parts], device=drawn.device)
-        padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-        return padded, (torch.arange(padded.shape[1], device=drawn.device) < lengths[:, None]).long()
+        ends = self.num_positions(images.schedule_ids).cumsum(0)
+        firsts = drawn.flatten().nonzero().squeeze(1)[torch.cat([ends.new_zeros(1), ends[:-1]])]
+        rows, columns = firsts // drawn.shape[1], firsts % drawn.shape[1]
+        seen = torch.arange(drawn.shape[1], device=drawn.device) < columns[:, None] - 1
+        if mask is not None:
+            seen &= mask[rows, : drawn.shape[1]].bool()
+        lengths = seen.sum(1, keepdim=True)
+        longest = int(lengths.max())
+        # One gather for all images: of a slice for each, every gradient would be as large as the whole batch.
+        positions = seen.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+        there = torch.arange(longest, device=drawn.device) < lengths
+        context = hidden_states[rows[:, None], positions].masked_fill(~there[..., None], 0)
+        return context, there.long()
 
     @can_return_tuple
     def forward(

@@ -108,12 +108,11 @@ def schedules_of(schedules: tuple) -> tuple[ScaleSchedule, ...]:
 
 def position_weights(schedules: Sequence[ScaleSchedule], schedule_ids: torch.LongTensor, power: float) -> torch.Tensor:
     """Weights (N, L) of the positions of N images, [`ScaleSchedule.loss_weights`] of each one's schedule, 1 behind its own positions."""
-    chosen = [schedules[index] for index in schedule_ids.tolist()]
-    longest = max((schedule.num_positions for schedule in chosen), default=schedules[0].num_positions)
-    weights = torch.ones(len(chosen), longest, device=schedule_ids.device)
-    for index, schedule in enumerate(chosen):
-        weights[index, : schedule.num_positions] = schedule.loss_weights(power, schedule_ids.device)
-    return weights
+    if len(schedules) == 1 or not len(schedule_ids):
+        return schedules[0].loss_weights(power, schedule_ids.device).expand(len(schedule_ids), -1)
+    present, which = schedule_ids.unique(return_inverse=True)
+    weights = [schedules[index].loss_weights(power, schedule_ids.device) for index in present.tolist()]
+    return torch.nn.utils.rnn.pad_sequence(weights, batch_first=True, padding_value=1.0)[which]
 
 
 def nearest_schedule(schedules: Sequence[ScaleSchedule], height: float, width: float) -> int:
