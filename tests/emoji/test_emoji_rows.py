@@ -15,7 +15,7 @@ from vargpt_hf.emoji.kinds import article, color_of, drawable, short_names
 from vargpt_hf.emoji.pictures import LOOKS, read_pictures
 from vargpt_hf.emoji.rows import TASKS, TEST_TASKS, captioned_images, distinct_drawings, rows, texts
 from vargpt_hf.emoji.scenes import LAYOUTS, Scene, crops, jittered, opposite, render
-from vargpt_hf.emoji.sentences import Source, conclusion, description, in_look, sample_scene
+from vargpt_hf.emoji.sentences import Source, conclusion, description, first_step, in_look, sample_scene
 from vargpt_hf.emoji.split import held_out_pairs, training_pairs
 from vargpt_hf.emoji.wordings import Wordings
 from vargpt_hf.tiny.judges import detect
@@ -218,24 +218,34 @@ def test_answers_follow_from_the_scene(packages, source):
 
 
 def test_answers_say_first_what_is_seen(packages):
-    """So that what follows from it is told from words: of one thing its name, of several who stands where, also of shapes."""
+    """So that what follows from it is told from words: of one thing its name, of several where each stands, also of shapes."""
     plain = {"name", "look", "describe", "count", "color", "shapes: count", "shapes: background", "shapes: describe"}
     mixture = {"read": 1.0, "read_scene": 1.0, "read_relation": 1.0, "look_up_shapes": 1.0}
     descriptions = {}
     for row in made(packages, mixture, 400):
         truth, said = json.loads(row["truth"]), row["messages"][1]["content"][0]["text"]
-        seen, _, answer = said.rpartition(": ")
+        seen, rest = first_step(said)
+        *looked_up, answer = rest.split(": ")
         assert conclusion(said) == answer == truth["answer"]
+        assert bool(seen) == (truth["asks"] not in plain)
         if not seen:
-            assert truth["asks"] in plain or truth["task"] == "look_up_shapes"
             continue
-        assert truth["asks"] not in plain
-        image = row["images"][0].tobytes()
-        assert descriptions.setdefault(image, seen) == seen
-        if truth["asks"] == "what is":
-            assert seen.startswith(answer) or seen.endswith(answer)
-        if truth["asks"] == "where" and len(relation := re.findall(_RELATION, seen)) == 1:
-            assert answer in {"left of": ("on the left", "on the right"), "above": ("at the top", "at the bottom")}[relation[0]]
+        assert descriptions.setdefault(row["images"][0].tobytes(), seen) == seen
+        kind = truth["asks"].removeprefix("shapes: ")
+        if kind in ("where", "place"):
+            assert f"{looked_up[0]} {answer}" in seen.split(", ")
+        elif kind == "is there":
+            name, place = looked_up
+            assert answer == ("yes" if f"{name} {place}" in seen.split(", ") else "no") and (place == "nowhere") == (answer == "no")
+        elif kind == "is it":
+            assert answer == ("yes" if looked_up == [seen] else "no")
+        elif kind in ("what is", "relation"):
+            assert not looked_up and any(part.startswith(f"{answer} ") for part in seen.split(", "))
+        elif kind == "yes or no":
+            named = looked_up[0].split(", ") if truth["task"] == "look_up_shapes" else [" ".join(looked_up)]
+            assert set(named) <= set(seen.split(", ")) and len(named) == (2 if truth["task"] == "look_up_shapes" else 1)
+        elif kind in ("colour", "shape"):
+            assert not looked_up and re.search(rf"\b{answer}\b", seen)
     assert len(descriptions) > 100
 
 
@@ -403,7 +413,8 @@ def test_several_questions_are_asked_of_one_image_in_training(packages):
 
 
 def test_what_is_seen_is_said_once_in_a_conversation(packages):
-    for row in made(packages, {"read_relation": 1.0}, 20, split="train"):
+    for row in made(packages, {"read_relation": 1.0}, 40, split="train"):
         answers = [message["content"][0]["text"] for message in row["messages"][1::2]]
-        assert [": " in answer for answer in answers] == [True] + [False] * 5
-        assert json.loads(row["truth"])["answer"] == answers[-1]
+        seen = first_step(answers[0])[0]
+        assert seen and not any(seen in answer for answer in answers[1:])
+        assert json.loads(row["truth"])["answer"] == conclusion(answers[-1])

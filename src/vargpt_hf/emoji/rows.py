@@ -31,6 +31,7 @@ from .sentences import (
     by_words,
     conclusion,
     description,
+    first_step,
     in_look,
     of_scene,
     sample_scene,
@@ -248,15 +249,15 @@ class Writer:
         chosen = [asked[index] for index in self.rng.permutation(len(asked))[: 1 if self.test else _QUESTIONS_IN_TRAINING]]
         messages, said = [], set()
         for _, words, answer in chosen:
-            end = conclusion(answer)
-            seen = answer.removesuffix(end)
+            seen, rest = first_step(answer)
             messages += [
                 {"role": "user", "content": [_text(words)]},
-                {"role": "assistant", "content": [_text(end if seen in said else answer)]},
+                {"role": "assistant", "content": [_text(rest if seen in said else answer)]},
             ]
             said.add(seen)
         messages[0]["content"].insert(0, IMAGE)
-        truth = json.dumps({"task": task, "wordings": self.wordings, "asks": chosen[-1][0], "answer": end})  # of the last question
+        last = {"asks": chosen[-1][0], "answer": conclusion(answer)}
+        truth = json.dumps({"task": task, "wordings": self.wordings, **last})
         return {"messages": messages, "images": [image], "output_images": [], "truth": truth}
 
 

@@ -24,7 +24,8 @@ _BARE, _DEFINITE = 0.2, 0.15  # shares of things said as "turtle" and "the turtl
 _SAME_GROUP = 0.5  # share of wrong things in a question that are of the same group as the right one
 
 Asked = tuple[str, str, str]  # kind of question, question, answer
-_SEEN = ": "  # between what is seen and what follows from it
+_STEP = ": "  # between what is seen, what is looked up in it, and what follows from that
+_NOWHERE = "nowhere"
 
 
 @dataclass(frozen=True)
@@ -216,70 +217,103 @@ def about_one(rng: np.random.Generator, source: Source, code: str, look: str, he
     asked = [
         ("name", question(rng, "name", held_out), concept.name),
         ("look", question(rng, "look", held_out), look),
-        ("group", question(rng, "group", held_out), seen_first(seen, GROUP_WORDS[concept.group])),
+        ("group", question(rng, "group", held_out), in_steps(seen, GROUP_WORDS[concept.group])),
         ("describe", question(rng, "describe", held_out), seen),
         ("count", question(rng, "count", held_out), NUMBERS[1]),
-        _is_it(rng, source, "is it", (code,), seen, held_out),
+        ("is it", *_is_it(rng, source, code, held_out)),
     ]
     if concept.subgroup in KIND_WORDS:
-        asked.append(("kind", question(rng, "kind", held_out), seen_first(seen, KIND_WORDS[concept.subgroup])))
+        asked.append(("kind", question(rng, "kind", held_out), in_steps(seen, KIND_WORDS[concept.subgroup])))
     if (color := _color(source.pictures, code, look)) is not None:
         asked.append(("color", question(rng, "color", held_out), color))
     return asked
 
 
-def _is_it(rng: np.random.Generator, source: Source, kind: str, shown: Sequence[str], seen: str, held_out: bool = False) -> Asked:
-    """Whether something is there; half of the times it is."""
+def _is_it(rng: np.random.Generator, source: Source, code: str, held_out: bool) -> tuple[str, str]:
+    """Whether a picture shows something: question and answer, half of the times yes."""
+    asked = _shown_or_not(rng, source, (code,))
+    seen, named = (article(source.name(one)) for one in (code, asked))
+    return question(rng, "is it", held_out, a=named), in_steps(seen, named, "yes" if asked == code else "no")
+
+
+def _shown_or_not(rng: np.random.Generator, source: Source, shown: Sequence[str]) -> str:
+    """What to ask for: half of the times something that is shown."""
     code = choice(rng, shown)
-    right = rng.random() < 0.5
-    if not right:
-        group, same = source.pictures.by_code[code].group, rng.random() < _SAME_GROUP
-        others = [c.code for c in source.concepts if c.code not in shown]
-        near = [other for other in others if source.pictures.by_code[other].group == group] if same else []
-        code = choice(rng, near or others)
-    return kind, question(rng, kind, held_out, a=article(source.name(code))), seen_first(seen, "yes" if right else "no")
+    if rng.random() < 0.5:
+        return code
+    group, same = source.pictures.by_code[code].group, rng.random() < _SAME_GROUP
+    others = [c.code for c in source.concepts if c.code not in shown]
+    near = [other for other in others if source.pictures.by_code[other].group == group] if same else []
+    return choice(rng, near or others)
 
 
 def about_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """What can be asked about a picture of two or three things."""
-    seen = description(source, scene)
     asked = [
         ("count", question(rng, "count", held_out), NUMBERS[len(scene.codes)]),
         ("look", question(rng, "look", held_out), scene.look),
-        ("describe", question(rng, "describe", held_out), seen),
-        _is_it(rng, source, "is there", scene.codes, seen, held_out),
+        ("describe", question(rng, "describe", held_out), description(source, scene)),
+        _is_there(rng, source, scene, held_out),
         *about_places(rng, source, scene, held_out),
     ]
     return asked if scene.relation is None else asked + about_relation(rng, source, scene, held_out)
 
 
+def _is_there(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool) -> Asked:
+    code, places = _shown_or_not(rng, source, scene.codes), _places(scene)
+    named, there = article(source.name(code)), code in places
+    answer = in_steps(where_things_are(source, scene), named, places.get(code, _NOWHERE), "yes" if there else "no")
+    return "is there", question(rng, "is there", held_out, a=named), answer
+
+
 def about_places(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """Where each thing of a scene stands."""
-    seen, placed = description(source, scene), zip(scene.codes, scene.boxes)
-    return [("where", question(rng, "where", held_out, a=source.name(code)), seen_first(seen, PLACES[box])) for code, box in placed]
+    seen, asked = where_things_are(source, scene), []
+    for code, place in _places(scene).items():
+        name = source.name(code)
+        asked.append(("where", question(rng, "where", held_out, a=name), in_steps(seen, article(name), place)))
+    return asked
 
 
 def about_relation(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """What stands there, and whether something stands so: half of the times it does, whichever thing is named first."""
-    (first, second), relation, seen = map(source.name, scene.codes), scene.relation, description(source, scene)
+    codes, relation, seen = scene.codes, scene.relation, where_things_are(source, scene)
     if rng.random() < 0.5:
-        first, second, relation = second, first, opposite(relation)
+        codes, relation = codes[::-1], opposite(relation)
+    first, second = map(source.name, codes)
     right = rng.random() < 0.5
-    told = relation if right else opposite(relation)
+    told, concluded = relation if right else opposite(relation), "yes" if right else "no"
+    looked_up = in_steps(seen, article(first), _places(scene)[codes[0]], concluded)
     return [
-        ("what is", question(rng, "what is", held_out, relation, b=second), seen_first(seen, article(first))),
-        ("yes or no", question(rng, "yes or no", held_out, told, a=first, b=second), seen_first(seen, "yes" if right else "no")),
+        ("what is", question(rng, "what is", held_out, relation, b=second), in_steps(seen, article(first))),
+        ("yes or no", question(rng, "yes or no", held_out, told, a=first, b=second), looked_up),
     ]
 
 
-def seen_first(seen: str, answer: str) -> str:
-    """An answer that begins with what is seen: "a bus left of a turtle: no"."""
-    return f"{seen}{_SEEN}{answer}"
+def _places(scene: Scene) -> dict[str, str]:
+    """Where each thing stands, in the order in which one reads."""
+    return {code: PLACES[box] for box, code in sorted(zip(scene.boxes, scene.codes), key=lambda one: (one[0][1], one[0][0]))}
+
+
+def where_things_are(source: Source, scene: Scene) -> str:
+    """What answers say first of a scene: "a bat at the top, a robe at the bottom"."""
+    return ", ".join(f"{article(source.name(code))} {place}" for code, place in _places(scene).items())
+
+
+def in_steps(*steps: str) -> str:
+    """An answer that says first what is seen, then what is looked up in it, then what follows: "a turtle: a bus: no"."""
+    return _STEP.join(steps)
 
 
 def conclusion(answer: str) -> str:
-    """What an answer comes to, whatever it says first: "no" of "a bus left of a turtle: no"."""
-    return answer.rpartition(_SEEN)[2]
+    """What an answer comes to, whatever it says first: "no" of "a turtle: a bus: no"."""
+    return answer.rpartition(_STEP)[2]
+
+
+def first_step(answer: str) -> tuple[str, str]:
+    """What an answer in steps says of what is seen, "" where it has one step alone, and the rest of it."""
+    seen, step, rest = answer.partition(_STEP)
+    return (seen, rest) if step else ("", answer)
 
 
 def sample_scene(rng: np.random.Generator, source: Source, layout: str, unseen: bool = False) -> Scene:
@@ -309,10 +343,12 @@ __all__ = [
     "by_words",
     "conclusion",
     "description",
+    "first_step",
     "in_look",
+    "in_steps",
     "of_scene",
     "said",
     "sample_scene",
-    "seen_first",
     "to_draw",
+    "where_things_are",
 ]

@@ -1,17 +1,18 @@
 """Shapes and digits of vargpt-tiny at 64 pixels, asked for and about in many wordings."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from PIL import Image
 
 from ..tiny.digits import sample_digit
 from ..tiny.rows import ABOUT_THE_WHOLE, NUMBERS, questions_about, scene_to_draw
-from ..tiny.shapes import HELD_OUT_PAIRS, KINDS, Scene, sample_scene
+from ..tiny.shapes import HELD_OUT_PAIRS, KINDS, PLACES, Scene, sample_scene
 from ..tiny.shapes import render as render_at
+from .kinds import article
 from .pictures import PICTURE_SIZE
-from .sentences import seen_first
+from .sentences import in_steps
 from .wordings import WRITE_DIGIT, question, spoken
 
 # How vargpt-tiny asks → the kind of question here, with the names in it in order.
@@ -76,13 +77,34 @@ def asked_about_shapes(
     """
     scene = sample_scene(rng, (("list", "relation") if look_up else KINDS)[int(rng.integers(2 if look_up else len(KINDS)))])
     asked = questions_about(rng, scene)
-    seen = next((answer for kind, _, answer in asked if kind == "describe"), None) if scene.kind == "relation" else None
     if look_up:
         asked = [one for one in asked if one[0] not in ABOUT_THE_WHOLE]
-    answers = [answer if seen is None or kind in ABOUT_THE_WHOLE else seen_first(seen, answer) for kind, _, answer in asked]
     return scene, [
-        (f"shapes: {kind}", lambda words=words: reworded(rng, words, held_out), answer) for (kind, words, _), answer in zip(asked, answers)
+        (f"shapes: {kind}", lambda words=words: reworded(rng, words, held_out), _answered(scene, kind, words, answer))
+        for kind, words, answer in asked
     ]
+
+
+def _answered(scene: Scene, kind: str, asked: str, answer: str) -> str:
+    """The answer; of a question about one of several shapes after where all of them are, and where those that it names are."""
+    if scene.kind not in ("list", "relation") or kind in ABOUT_THE_WHOLE:
+        return answer
+    places = {f"{item.colour} {item.shape}": PLACES[item.place] for item in sorted(scene.objects, key=lambda item: item.place[::-1])}
+    seen = _placed(places, places)
+    if kind == "place":
+        return in_steps(seen, article(*_named(places, asked)), answer)
+    if kind == "yes or no":
+        return in_steps(seen, _placed(_named(places, asked), places), answer)
+    return in_steps(seen, answer)
+
+
+def _named(names: Iterable[str], asked: str) -> list[str]:
+    """Those that a question names, in its order."""
+    return sorted((name for name in names if name in asked), key=asked.index)
+
+
+def _placed(names: Iterable[str], places: dict[str, str]) -> str:
+    return ", ".join(f"{article(name)} {places[name]}" for name in names)
 
 
 __all__ = ["asked_about_shapes", "digit", "digit_to_write", "render", "reworded", "shapes_to_draw"]
