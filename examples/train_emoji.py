@@ -11,6 +11,10 @@ Whether another seed shows the same curves, a fifth of a second run tells, which
 first (examples/compare_curves.py draws both):
 
     python examples/train_emoji.py runs/emoji-2 --packages DOWNLOADS --parts-of runs/emoji --seed 1 --stop-at 0.2
+
+A model that is there already, such as the package's own, learns on from its weights, with nothing but rows and stage:
+
+    python examples/train_emoji.py runs/emoji-more --packages DOWNLOADS --start-from vargpt-emoji
 """
 
 import argparse
@@ -23,7 +27,7 @@ from pathlib import Path
 
 VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
 FILES = Path(__file__).parent
-DRAWING = {"draw": 6.0, "draw_plain": 1.0, "draw_by_words": 1.0, "draw_scene": 3.0, "draw_and_say": 0.6, "draw_shapes": 1.6, "draw_digit": 0.6}
+DRAWING = {"draw": 5.0, "draw_plain": 1.0, "draw_by_words": 1.5, "draw_scene": 8.0, "draw_and_say": 0.6, "draw_shapes": 3.0, "draw_digit": 0.9}
 READING = {
     "read": 3.0,
     "read_name": 1.5,
@@ -69,6 +73,7 @@ CLIP_TRAINING = {
     "dataloader_num_workers": 1,
 }
 IMAGE_TOKENIZER_STEPS = 7_000
+RATE_OF_WHAT_HAS_LEARNED = 4e-4  # learning rate on CPUs: at 1e-3, what it draws by heart is forgotten in batches of 128
 EXAMPLE = "a turtle in the flat look"
 PARTS = ("data", "tokenizer", "image_tokenizer", "clip")  # of a run, which depend on no language model
 OWN_DATA = ("drawn scenes of coloured shapes (vargpt_hf.tiny.shapes)", "handwritten digits (scikit-learn's)")
@@ -86,11 +91,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0, help="how often the stage goes through its rows")
     parser.add_argument("--stop-at", type=float, default=1.0, help="share of the steps after which image tokenizer and stage end; 1 ships")
     parser.add_argument("--parts-of", type=Path, help="folder of a run whose data, tokenizers and vision tower are taken")
+    parser.add_argument(
+        "--start-from", help="model that the stage goes on from, a folder or a name such as vargpt-emoji, in place of new parts"
+    )
     parser.add_argument("--max-flip-rate", type=float, help="of bitwise self-correction, where the image tokenizer has bits; 0: none")
     parser.add_argument("--prompt-dropout", type=float, help="share of drawings whose prompt is emptied, in place of the stage's own")
     arguments = parser.parse_args()
     if arguments.max_flip_rate is not None and arguments.image_tokenizer != "bsq":
         parser.error("--max-flip-rate is of bits, which a codebook has not: give --image-tokenizer bsq, too")
+    if arguments.start_from and (arguments.parts_of or arguments.image_tokenizer != "vq"):
+        parser.error("--start-from takes all parts of a model: leave out --parts-of and --image-tokenizer")
     from vargpt_hf.emoji.packages import fetch
     from vargpt_hf.hardware import keep_freed_memory
     from vargpt_hf.training.image_tokenizer.networks import SmallNetwork
@@ -101,12 +111,17 @@ def main() -> None:
     fetch(packages)
     if arguments.parts_of:
         link_parts(arguments.parts_of, folder)
-    make_data(folder / "data", packages, arguments.scale)
-    make_parts(folder, packages, arguments)
+    if arguments.start_from:
+        take_model(arguments.start_from, folder / "base")
+    else:
+        make_images(folder / "data", packages, arguments.scale)
+        make_parts(folder, packages, arguments)
+    make_rows(folder / "data", packages, arguments.scale)
     if not (folder / "trained" / "model.safetensors").exists():
         dropout = [] if arguments.prompt_dropout is None else ["--prompt_dropout", arguments.prompt_dropout]
         length = ["--num_train_epochs", arguments.epochs, "--stop_at", arguments.stop_at]
-        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, *length, *dropout)
+        rate = {"learning_rate": RATE_OF_WHAT_HAS_LEARNED} if arguments.start_from else {}
+        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, *length, *dropout, **{**rate, **stage_of_gpu()})
     if arguments.stop_at == 1:
         ship(folder / "trained", folder / "vargpt-emoji")
         describe(folder / "vargpt-emoji", folder / "report", packages, arguments.evaluate)
@@ -117,11 +132,11 @@ def vargpt(*arguments) -> None:
     subprocess.run([VARGPT, *map(str, arguments)], check=True)
 
 
-def train(command: str, name: str, folder: Path, *arguments) -> None:
+def train(command: str, name: str, folder: Path, *arguments, **settings) -> None:
     """Trains by the file of that name beside this one, with this run's folder in place of its own, from the last checkpoint on."""
     config = folder / f"{Path(name).name}.yaml"
     config.write_text((FILES / f"{name}.yaml").read_text().replace("runs/emoji", str(folder)))
-    settings = {"resume_from_checkpoint": "true", **of_gpu()}
+    settings = {"resume_from_checkpoint": "true", **of_gpu(), **settings}
     vargpt(*command.split(), config, *(part for name, value in settings.items() for part in (f"--{name}", value)), *arguments)
 
 
@@ -129,7 +144,16 @@ def of_gpu() -> dict[str, int]:
     """What a GPU changes of settings laid out for CPUs: it takes batches faster than one process makes them, and its steps are shorter."""
     import torch
 
-    return {"dataloader_num_workers": min(4, os.cpu_count() or 1), "save_steps": 500} if torch.accelerator.is_available() else {}
+    workers = max(1, min(12, (os.cpu_count() or 1) - 2))
+    return {"dataloader_num_workers": workers, "save_steps": 500} if torch.accelerator.is_available() else {}
+
+
+def stage_of_gpu() -> dict[str, int | float | str]:
+    """What a GPU changes of the stage beside: it computes larger batches in hardly more time."""
+    import torch
+
+    larger = {"per_device_train_batch_size": 512, "learning_rate": 1.0e-3, "attn_implementation": "sdpa", "compile_layers": "true"}
+    return larger if torch.accelerator.is_available() else {}
 
 
 def link_parts(parts: Path, folder: Path) -> None:
@@ -142,13 +166,12 @@ def link_parts(parts: Path, folder: Path) -> None:
             (folder / name).symlink_to((parts / name).resolve())
 
 
-def make_data(data: Path, packages: Path, scale: float) -> None:
-    """Rows to train on, and captioned images."""
+def make_rows(data: Path, packages: Path, scale: float) -> None:
+    """Rows to train on."""
     from datasets import Features, Value
 
     from vargpt_hf.training.data import ROW_FEATURES
 
-    make_images(data, packages, scale)
     for number, (name, (count, mixture)) in enumerate(ROWS.items(), start=len(CAPTIONED)):
         features = Features({**ROW_FEATURES, "truth": Value("string")})
         make_dataset(data / name, rows_of_seeds, features, max(int(count * scale), 32), number, packages=packages, mixture=mixture)
@@ -202,16 +225,11 @@ def images_of_seeds(packages: Path, split: str, count: int, seeds: Sequence[int]
 
 def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
     """Tokenizer, image tokenizer, CLIP's vision tower, and the model folder that they make."""
-    import torch
-    from datasets import load_from_disk
-    from transformers import CLIPConfig, CLIPVisionModel, PreTrainedTokenizerFast
+    from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
-    from vargpt_hf.cli.options import check_device
     from vargpt_hf.emoji.rows import texts
-    from vargpt_hf.hardware import is_fast
     from vargpt_hf.training.image_tokenizer.loading import load_image_tokenizer
     from vargpt_hf.training.parts.base import build_base
-    from vargpt_hf.training.parts.clip import train_clip
     from vargpt_hf.training.parts.tokenizer import train_tokenizer
 
     if (folder / "base" / "model.safetensors").exists():
@@ -223,22 +241,51 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
     if not (folder / "image_tokenizer" / "model.safetensors").exists():
         length = ["--max_steps", max(int(IMAGE_TOKENIZER_STEPS * given.scale), 2), "--stop_at", given.stop_at]
         train("tokenizer train", f"tokenizer/emoji_{given.image_tokenizer}", folder, "--seed", given.seed, *length)
-    if not (folder / "clip" / "model.safetensors").exists():
-        config = CLIPConfig(
-            text_config={**CLIP_TOWER, "vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 64}
-            | {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
-            vision_config={**CLIP_TOWER, "num_hidden_layers": 4, "image_size": 64, "patch_size": 8, "hidden_act": "gelu"},
-            projection_dim=128,
-        )
-        images, test_images = (load_from_disk(folder / "data" / name) for name in CAPTIONED)
-        steps = max(int(CLIP_TRAINING["max_steps"] * given.scale), 2)
-        arguments = CLIP_TRAINING | {"bf16": is_fast(check_device("auto"), torch.bfloat16), "max_steps": steps}
-        arguments |= {"use_cpu": not torch.accelerator.is_available(), **of_gpu()}
-        train_clip(config, tokenizer, images, folder / "clip", test_images, given.seed, resume=True, **arguments)
+    train_vision_tower(folder, tokenizer, given.scale, given.seed)
     parts = load_image_tokenizer(folder / "image_tokenizer"), CLIPVisionModel.from_pretrained(folder / "clip")
     if given.max_flip_rate is not None:
         parts[0].config.max_flip_rate = given.max_flip_rate
     build_base(folder / "base", tokenizer, *parts, TEXT_CONFIG, DECODER_CONFIG, GENERATION, given.seed)
+
+
+def take_model(name: str, base: Path) -> None:
+    """A model that has learned already, as what the stage starts from: in float32, in which steps are not rounded away."""
+    import torch
+
+    from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+    from vargpt_hf.shipped import folder_of
+
+    if base.exists():
+        return
+    part = base.with_suffix(".part")
+    VargptForConditionalGeneration.from_pretrained(folder_of(name), dtype=torch.float32).save_pretrained(part)
+    VargptProcessor.from_pretrained(folder_of(name)).save_pretrained(part)
+    part.rename(base)
+
+
+def train_vision_tower(folder: Path, tokenizer, scale: float, seed: int) -> None:
+    """The vision tower of a CLIP, trained on captioned images."""
+    import torch
+    from datasets import load_from_disk
+    from transformers import CLIPConfig
+
+    from vargpt_hf.cli.options import check_device
+    from vargpt_hf.hardware import is_fast
+    from vargpt_hf.training.parts.clip import train_clip
+
+    if (folder / "clip" / "model.safetensors").exists():
+        return
+    config = CLIPConfig(
+        text_config={**CLIP_TOWER, "vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 64}
+        | {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        vision_config={**CLIP_TOWER, "num_hidden_layers": 4, "image_size": 64, "patch_size": 8, "hidden_act": "gelu"},
+        projection_dim=128,
+    )
+    images, test_images = (load_from_disk(folder / "data" / name) for name in CAPTIONED)
+    steps = max(int(CLIP_TRAINING["max_steps"] * scale), 2)
+    arguments = CLIP_TRAINING | {"bf16": is_fast(check_device("auto"), torch.bfloat16), "max_steps": steps}
+    arguments |= {"use_cpu": not torch.accelerator.is_available(), **of_gpu()}
+    train_clip(config, tokenizer, images, folder / "clip", test_images, seed, resume=True, **arguments)
 
 
 def ship(trained: Path, destination: Path) -> None:

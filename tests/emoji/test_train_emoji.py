@@ -15,6 +15,7 @@ from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.emoji.packages import PACKAGES
 from vargpt_hf.evaluation.report import read_report
 from vargpt_hf.inference.drawing import answer
+from vargpt_hf.shipped import EMOJI_NAME, folder_of
 from vargpt_hf.training.image_tokenizer.loading import fresh_image_tokenizer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_emoji.py"
@@ -115,6 +116,25 @@ def test_what_helps_can_be_left_out(stopped, packages, example, monkeypatch, cap
     with pytest.raises(SystemExit):
         example.main()
     assert "a codebook has not" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_learns_on_from_its_weights(packages, tmp_path, example, monkeypatch, capsys):
+    folder, called = tmp_path / "more", []
+    command = ["train_emoji.py", folder, "--packages", packages, "--scale", "0", "--start-from", "vargpt-emoji"]
+    monkeypatch.setattr(example, "vargpt", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr("sys.argv", [*map(str, command), "--stop-at", "0.5"])
+    example.main()
+    assert called[0][:2] == ("train", folder / "train.yaml") and ("--learning_rate", 4e-4) in zip(called[0], called[0][1:])
+    assert str(folder / "base") in (folder / "train.yaml").read_text() and {path.name for path in (folder / "data").iterdir()} == set(
+        example.ROWS
+    )
+    weights, shipped = (load_file(Path(place) / "model.safetensors") for place in (folder / "base", folder_of(EMOJI_NAME)))
+    assert all(value.dtype == torch.float32 and torch.equal(value, shipped[name].float()) for name, value in weights.items())
+    monkeypatch.setattr("sys.argv", [*map(str, command), "--parts-of", str(folder)])
+    with pytest.raises(SystemExit):
+        example.main()
+    assert "takes all parts of a model" in capsys.readouterr().err
 
 
 def test_parts_of_what_is_no_run_are_refused(tmp_path, example):
