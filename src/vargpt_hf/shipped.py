@@ -10,7 +10,7 @@ from pathlib import Path
 from .tiny import TINY_FOLDER, TINY_NAME
 
 EMOJI_NAME = "vargpt-emoji"
-DEFAULT_NAME = TINY_NAME  # of the commands that draw, ask, chat and serve
+DEFAULT_NAME = EMOJI_NAME  # of the commands that draw, ask, chat and serve
 
 _TINY_PROMPTS = ("a red circle above a blue square", "three orange squares", "a small blue cross on a black background", "a handwritten nine")
 _EMOJI_PROMPTS = ("a red scooter, flat look", "a turtle in the flat look", "a rocket, 3d style", "a panda in the cartoon look")
@@ -82,13 +82,11 @@ def shipped_model(name: str | Path | None) -> ShippedModel | None:
     Raises:
         ValueError: a model whose weights do not come with this version.
     """
-    if name is None:
-        return KNOWN[DEFAULT_NAME]
-    if str(name) not in KNOWN or Path(name).exists():
+    if name is not None and (str(name) not in KNOWN or Path(name).exists()):
         return None
-    model = KNOWN[str(name)]
+    model = KNOWN[DEFAULT_NAME if name is None else str(name)]
     if not model.weights.is_file():
-        raise ValueError(f"The weights of {name} do not come with this version of vargpt-hf, but those of {names()}.")
+        raise ValueError(f"The weights of {model.name} do not come with this version of vargpt-hf, but those of {names()}.")
     return model
 
 

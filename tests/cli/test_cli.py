@@ -160,7 +160,10 @@ def test_what_is_not_installed_is_named(package, extra, arguments):
         (["draw", "x", "--device", "cuda:63"], "--device is 'cuda:63', but "),
         (["draw", "x", "--device", "gpu"], "--device is 'gpu'; give"),
         (["ask", "scene.png", "x", "--device", "cuda:63"], "There is no file scene.png"),
-        (["info", "--model", "nothing"], "no such folder, and no model of that name comes with this package, which has vargpt-tiny"),
+        (
+            ["info", "--model", "nothing"],
+            "no such folder, and no model of that name comes with this package, which has vargpt-emoji, vargpt-tiny",
+        ),
         (["info", "--model", "some/thing"], "--model is 'some/thing': there is no such folder, and from the Hub"),
         (["info", "--model", "a/b/c"], "--model is 'a/b/c', which is not a folder"),
         (["encode", "nothing", "codes"], "nothing"),

@@ -35,12 +35,14 @@ def present(monkeypatch, tmp_path):
     return str(folder)
 
 
-def test_what_is_listed_is_there():
+def test_what_is_listed_is_there(monkeypatch):
+    monkeypatch.delenv(MODEL_VARIABLE)
     lines = run("models").output.splitlines()
     assert re.split(r"\s{2,}", lines[0]) == ["name", "weights", "pixels", "draws", "license"]
-    tiny = re.split(r"\s{2,}", lines[1])
+    assert lines[1].startswith(EMOJI_NAME) and lines[1].endswith("(default)")
+    tiny = re.split(r"\s{2,}", lines[2])
     size = (TINY_FOLDER / "model.safetensors").stat().st_size / 1e6
-    assert tiny == [TINY_NAME, f"{size:.1f} MB", "48×48", "colored shapes, handwritten digits", "Apache-2.0", "(default)"]
+    assert tiny == [TINY_NAME, f"{size:.1f} MB", "48×48", "colored shapes, handwritten digits", "Apache-2.0"]
     assert [line.split()[0] for line in lines[1:]] == [model.name for model in shipped_models()]
     assert all(model.weights.is_file() for model in shipped_models())
 
@@ -48,6 +50,8 @@ def test_what_is_listed_is_there():
 def test_what_is_absent_is_neither_listed_nor_loaded(absent):
     assert EMOJI_NAME not in run("models").output
     message = f"The weights of {EMOJI_NAME} do not come with this version of vargpt-hf, but those of {TINY_NAME}."
+    with pytest.raises(ValueError, match=re.escape(message)):  # also where nobody has named it
+        folder_of(None)
     stage = ["train", "lora", "--model_name_or_path", EMOJI_NAME, "--train_data", TINY_FOLDER, "--output_dir", "out"]
     for arguments in (["draw", "a cat", "--model", EMOJI_NAME], ["info", "-m", EMOJI_NAME], stage):
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -60,7 +64,7 @@ def test_what_is_present_is_drawn_with_by_its_name(present, tmp_path, monkeypatc
     assert run("draw", "a red circle", "--model", EMOJI_NAME).exit_code == 0
     assert Image.open("out.png").size == (48, 48)
     assert check_model(EMOJI_NAME, "auto") == (present, "float32") and model_folder(EMOJI_NAME) == (EMOJI_NAME, present)
-    assert short_name(EMOJI_NAME) == EMOJI_NAME and short_name(None) == TINY_NAME == model_folder(None)[0]
+    assert short_name(EMOJI_NAME) == EMOJI_NAME and short_name(None) == EMOJI_NAME == model_folder(None)[0]
 
 
 def test_a_variable_names_the_model_of_commands_that_name_none(present, tmp_path, monkeypatch):
@@ -100,7 +104,7 @@ def test_a_file_s_model_that_is_absent_may_be_replaced(absent, tmp_path, given):
 def test_a_folder_of_that_name_is_meant_first(absent, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(EMOJI_NAME).mkdir()
-    assert folder_of(EMOJI_NAME) == EMOJI_NAME and folder_of("me/mine") == "me/mine" and folder_of(None) == str(TINY_FOLDER)
+    assert folder_of(EMOJI_NAME) == EMOJI_NAME and folder_of("me/mine") == "me/mine" and folder_of(TINY_NAME) == str(TINY_FOLDER)
 
 
 def test_images_of_several_shapes_are_described(tmp_path):

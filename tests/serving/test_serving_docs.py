@@ -13,7 +13,7 @@ from noise_images import noise_image
 from PIL import Image
 from served import ask, vargpt
 
-from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.tiny import TINY_FOLDER, TINY_NAME
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "serving.md").read_text()
@@ -42,8 +42,9 @@ def test_the_page_s_commands_and_code_run(address, tmp_path, monkeypatch):
     assert done.stdout.endswith("data: [DONE]\n\n") and done.stdout.count("data: ") > 5
     names = {"__name__": "__main__"}
     for code in blocks("python"):
-        exec(compile(code.replace("http://localhost:8000", address), "serving.md", "exec"), names)
-    assert Image.open("circle.png").size == Image.open("edited.png").size == (48, 48)
+        code = code.replace("http://localhost:8000", address).replace("vargpt-emoji", TINY_NAME)
+        exec(compile(code, "serving.md", "exec"), names)
+    assert Image.open("turtle.png").size == Image.open("edited.png").size == (48, 48)
 
 
 def commands_for_others():

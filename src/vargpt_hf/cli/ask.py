@@ -20,7 +20,7 @@ def ask(
 
     \b
     Examples:
-      vargpt ask scene.png "what is above the blue square"
+      vargpt ask turtle.png "what is it"
       vargpt ask digit.png "which digit is this"
     """
     if not image.is_file():

@@ -70,7 +70,7 @@ def draw(
 
     \b
     Examples:
-      vargpt draw "a red circle above a blue square" -o scene.png
+      vargpt draw "a turtle in the flat look" -o turtle.png
       vargpt draw "a handwritten seven" --seed 3 --enlarge 6 --scales-strip strip.png
       vargpt draw "make the red circle green" --image scene.png --mask mask.png --model ./my-editor
       vargpt draw --prompts prompts.txt --num-processes 2 -o images

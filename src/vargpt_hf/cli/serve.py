@@ -38,7 +38,7 @@ def serve(
     \b
     Examples:
       vargpt serve --port 8000
-      curl localhost:8000/v1/images/generations -H "Content-Type: application/json" -d '{"prompt": "a red circle"}'
+      curl localhost:8000/v1/images/generations -H "Content-Type: application/json" -d '{"prompt": "a red scooter"}'
       VARGPT_API_KEY=secret vargpt serve --host 0.0.0.0 --model ./my-vargpt
     """
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from ..tiny import TINY_NAME
 from .options import check_device, check_model, load, model_folder, needs_extra
 
 
@@ -44,11 +45,12 @@ def shapes_and_digits(asked: Asked) -> None:
 
         load_split("train")
     begun = _begin(asked)
-    vargpt, processor = load(asked.model, asked.device, asked.dtype)
+    model = asked.model or TINY_NAME
+    vargpt, processor = load(model, asked.device, asked.dtype)
     from ..evaluation.provenance import of_generation, of_model, of_prompts
 
     result = evaluate(vargpt, processor, asked.number, asked.seed, asked.batch_size)
-    made = {"model": of_model(vargpt, *model_folder(asked.model)), "prompts": of_prompts(processor)}
+    made = {"model": of_model(vargpt, *model_folder(model)), "prompts": of_prompts(processor)}
     begun.finish(result, asked.output, **made, generate=of_generation(vargpt, {"max_new_tokens": 2}), device=vargpt.device)
 
 
