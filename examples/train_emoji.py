@@ -12,12 +12,13 @@ first (examples/compare_curves.py draws both):
 
     python examples/train_emoji.py runs/emoji-2 --packages DOWNLOADS --parts-of runs/emoji --seed 1 --stop-at 0.2
 
-A model that is there already, such as the package's own, learns on from its weights, with nothing but rows and stage:
+An existing model, such as the package's own, is trained further, on rows alone:
 
     python examples/train_emoji.py runs/emoji-more --packages DOWNLOADS --start-from vargpt-emoji
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -73,7 +74,7 @@ CLIP_TRAINING = {
     "dataloader_num_workers": 1,
 }
 IMAGE_TOKENIZER_STEPS = 7_000
-RATE_OF_WHAT_HAS_LEARNED = 4e-4  # learning rate on CPUs: at 1e-3, what it draws by heart is forgotten in batches of 128
+FINE_TUNING_RATE = 4e-4  # learning rate on CPUs: at 1e-3, batches of 128 make the model forget what it draws by heart
 EXAMPLE = "a turtle in the flat look"
 PARTS = ("data", "tokenizer", "image_tokenizer", "clip")  # of a run, which depend on no language model
 OWN_DATA = ("drawn scenes of coloured shapes (vargpt_hf.tiny.shapes)", "handwritten digits (scikit-learn's)")
@@ -91,9 +92,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0, help="how often the stage goes through its rows")
     parser.add_argument("--stop-at", type=float, default=1.0, help="share of the steps after which image tokenizer and stage end; 1 ships")
     parser.add_argument("--parts-of", type=Path, help="folder of a run whose data, tokenizers and vision tower are taken")
-    parser.add_argument(
-        "--start-from", help="model that the stage goes on from, a folder or a name such as vargpt-emoji, in place of new parts"
-    )
+    parser.add_argument("--start-from", help="model to train further: a folder, a Hub id, or a name such as vargpt-emoji")
+    parser.add_argument("--batch-size", type=int, help="rows of a step; by default 512 on NVIDIA's GPUs, where they take 23 GiB, else 128")
     parser.add_argument("--max-flip-rate", type=float, help="of bitwise self-correction, where the image tokenizer has bits; 0: none")
     parser.add_argument("--prompt-dropout", type=float, help="share of drawings whose prompt is emptied, in place of the stage's own")
     arguments = parser.parse_args()
@@ -108,6 +108,8 @@ def main() -> None:
     SmallNetwork()  # the judge's, hours later: whoever lacks it should hear of it now
     keep_freed_memory()
     folder, packages = arguments.output, arguments.packages or arguments.output / "packages"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = settings_of_run(folder, arguments.start_from, arguments.batch_size)
     fetch(packages)
     if arguments.parts_of:
         link_parts(arguments.parts_of, folder)
@@ -120,11 +122,10 @@ def main() -> None:
     if not (folder / "trained" / "model.safetensors").exists():
         dropout = [] if arguments.prompt_dropout is None else ["--prompt_dropout", arguments.prompt_dropout]
         length = ["--num_train_epochs", arguments.epochs, "--stop_at", arguments.stop_at]
-        rate = {"learning_rate": RATE_OF_WHAT_HAS_LEARNED} if arguments.start_from else {}
-        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, *length, *dropout, **{**rate, **stage_of_gpu()})
+        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, *length, *dropout, **settings)
     if arguments.stop_at == 1:
         ship(folder / "trained", folder / "vargpt-emoji")
-        describe(folder / "vargpt-emoji", folder / "report", packages, arguments.evaluate)
+        describe(folder / "vargpt-emoji", folder / "report", packages, arguments.evaluate, arguments.start_from)
 
 
 def vargpt(*arguments) -> None:
@@ -148,12 +149,36 @@ def of_gpu() -> dict[str, int]:
     return {"dataloader_num_workers": workers, "save_steps": 500} if torch.accelerator.is_available() else {}
 
 
-def stage_of_gpu() -> dict[str, int | float | str]:
-    """What a GPU changes of the stage beside: it computes larger batches in hardly more time."""
+def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None) -> dict[str, int | float | str]:
+    """Settings of the stage that depend on machine and command, as they were when the run began.
+
+    A run that continues elsewhere keeps them: of other batches, the steps done so far would be another share of the rows.
+
+    Raises:
+        ValueError: a run that began from other weights, or with another batch size.
+    """
     import torch
 
-    larger = {"per_device_train_batch_size": 512, "learning_rate": 1.0e-3, "attn_implementation": "sdpa", "compile_layers": "true"}
-    return larger if torch.accelerator.is_available() else {}
+    kept = folder / "run.json"
+    if kept.exists():
+        began = json.loads(kept.read_text())
+    else:
+        settings = {"per_device_train_batch_size": 128}
+        if torch.cuda.is_available():
+            settings = {"per_device_train_batch_size": 512, "warmup_steps": 100, "attn_implementation": "sdpa", "compile_layers": "true"}
+        elif start_from:
+            settings["learning_rate"] = FINE_TUNING_RATE
+        if batch_size:
+            settings["per_device_train_batch_size"] = batch_size
+        began = {"start_from": start_from, "stage": settings}
+        kept.write_text(json.dumps(began))
+    if began["start_from"] != start_from:
+        told = began["start_from"] or "fresh weights"
+        raise ValueError(f"The run in {folder} began from {told}, not from {start_from or 'fresh weights'}: give another folder.")
+    size = began["stage"]["per_device_train_batch_size"]
+    if batch_size not in (None, size):
+        raise ValueError(f"The run in {folder} began with {size} rows a step, not with {batch_size}: leave out --batch-size.")
+    return began["stage"]
 
 
 def link_parts(parts: Path, folder: Path) -> None:
@@ -249,7 +274,7 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
 
 
 def take_model(name: str, base: Path) -> None:
-    """A model that has learned already, as what the stage starts from: in float32, in which steps are not rounded away."""
+    """The model to train further, as the stage's first weights: in float32, so that small steps are not rounded away."""
     import torch
 
     from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
@@ -302,15 +327,20 @@ def ship(trained: Path, destination: Path) -> None:
     part.rename(destination)
 
 
-def describe(model: Path, report: Path, packages: Path, number: int) -> None:
-    """The report of one evaluation, and the model's card, which has its metrics, a drawing and the credits of all that it was trained on."""
+def describe(model: Path, report: Path, packages: Path, number: int, start_from: str | None = None) -> None:
+    """The report of one evaluation, and the model's card, which has its metrics, a drawing and the credits of all that it was trained on.
+
+    The license of weights that somebody else has begun is left to whoever gives them away.
+    """
     from vargpt_hf.emoji.packages import PACKAGES
+    from vargpt_hf.shipped import KNOWN
 
     if not (report / "report.json").exists():
         vargpt("evaluate", "--suite", "emoji", "--model", model, "--references", packages, "--number", number, "--output", report)
     if not (model / "README.md").exists():
         data = [part for name in (*(package.credit for package in PACKAGES), *OWN_DATA) for part in ("--data", name)]
-        vargpt("card", model, "--report", report, "--draw", EXAMPLE, "--license", "apache-2.0", *data)
+        origin = ["--license", "apache-2.0"] if start_from in (None, *KNOWN) else ["--base-model", start_from]
+        vargpt("card", model, "--report", report, "--draw", EXAMPLE, *origin, *data)
 
 
 if __name__ == "__main__":

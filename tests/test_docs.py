@@ -132,7 +132,7 @@ def test_commands_run(page, tmp_path, monkeypatch):
     """In one folder, which the page before it left an image in; what installs the package runs in .ci/run."""
     monkeypatch.chdir(tmp_path)
     if page == "asking.md":
-        render(Scene((SceneObject("circle", "red", "large", (0, 0)), SceneObject("square", "blue", "large", (1, 0))))).save("turtle.png")
+        render(Scene((SceneObject("circle", "red", "large", (0, 0)), SceneObject("square", "blue", "large", (1, 0))))).save("scooter.png")
     ran = [words[1:] for words in shell_commands(DOCS[page]) if words[0] == "vargpt"]
     assert ran
     for arguments in ran:

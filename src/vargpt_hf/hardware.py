@@ -35,13 +35,13 @@ def keep_freed_memory() -> bool:
     return _set_malloc((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def attend_without_plans() -> None:
-    """Lets this process attend on NVIDIA's GPUs without cuDNN, which plans anew for every length that a batch has.
+def disable_cudnn_attention() -> None:
+    """Leaves attention on NVIDIA's GPUs to torch's other kernels, for the rest of this process.
 
-    A plan takes 13 ms, and batches of training are of other lengths in every step: on an H100 that was most of the time of a small model.
+    cuDNN plans attention anew for every sequence length, which takes 13 ms a call, and batches of training vary in length: on an H100 that was
+    most of the time of a small model.
     """
-    if torch.cuda.is_available():
-        torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def share_freed_memory() -> bool:

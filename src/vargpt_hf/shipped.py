@@ -10,7 +10,7 @@ from pathlib import Path
 from .tiny import TINY_FOLDER, TINY_NAME
 
 EMOJI_NAME = "vargpt-emoji"
-DEFAULT_NAME = EMOJI_NAME  # of the commands that draw, ask, chat and serve
+DEFAULT_NAME = EMOJI_NAME  # of commands that name no model
 
 _TINY_PROMPTS = ("a red circle above a blue square", "three orange squares", "a small blue cross on a black background", "a handwritten nine")
 _EMOJI_PROMPTS = ("a red scooter, flat look", "a turtle in the flat look", "a rocket, 3d style", "a panda in the cartoon look")

@@ -13,6 +13,7 @@ from vargpt_hf import shipped
 from vargpt_hf.cli import app
 from vargpt_hf.cli.options import MODEL_VARIABLE, check_model, model_folder
 from vargpt_hf.cli.serve import short_name
+from vargpt_hf.evaluation.report import read_report
 from vargpt_hf.shipped import EMOJI_NAME, KNOWN, folder_of, shipped_models
 from vargpt_hf.tiny import TINY_FOLDER, TINY_NAME
 
@@ -78,6 +79,12 @@ def test_a_variable_names_the_model_of_commands_that_name_none(present, tmp_path
     assert run("info", "--model", TINY_NAME).exit_code == 0 == run("evaluate", TINY_FOLDER, "-n", 1).exit_code
     with pytest.raises(ValueError, match="Give the model once"):
         run("evaluate", TINY_FOLDER, "--model", TINY_NAME)
+
+
+def test_the_suite_of_shapes_and_digits_is_vargpt_tiny_s(tmp_path, monkeypatch):
+    monkeypatch.delenv(MODEL_VARIABLE)
+    assert run("evaluate", "-n", 1, "-o", tmp_path / "report").exit_code == 0
+    assert read_report(tmp_path / "report")["model"]["name"] == TINY_NAME
 
 
 def test_training_takes_the_name(present, tmp_path, monkeypatch):

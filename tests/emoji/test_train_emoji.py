@@ -89,7 +89,8 @@ def test_a_second_seed_takes_the_parts_and_stops_early(stopped, packages, exampl
     monkeypatch.setattr(example, "vargpt", lambda *arguments: called.append(arguments))
     example.main()
     assert called == [
-        ("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--seed", 2, "--num_train_epochs", 1.0, "--stop_at", 0.2)
+        ("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--per_device_train_batch_size", 128)
+        + ("--seed", 2, "--num_train_epochs", 1.0, "--stop_at", 0.2)
     ]
     assert all((again / name).is_symlink() for name in example.PARTS)
     parts = [load_file(place / "base" / "model.safetensors") for place in (folder, again)]
@@ -123,18 +124,36 @@ def test_a_model_learns_on_from_its_weights(packages, tmp_path, example, monkeyp
     folder, called = tmp_path / "more", []
     command = ["train_emoji.py", folder, "--packages", packages, "--scale", "0", "--start-from", "vargpt-emoji"]
     monkeypatch.setattr(example, "vargpt", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("sys.argv", [*map(str, command), "--stop-at", "0.5"])
     example.main()
     assert called[0][:2] == ("train", folder / "train.yaml") and ("--learning_rate", 4e-4) in zip(called[0], called[0][1:])
+    VargptProcessor.from_pretrained(folder / "base").check_fits(AutoConfig.from_pretrained(folder / "base"))
     assert str(folder / "base") in (folder / "train.yaml").read_text() and {path.name for path in (folder / "data").iterdir()} == set(
         example.ROWS
     )
     weights, shipped = (load_file(Path(place) / "model.safetensors") for place in (folder / "base", folder_of(EMOJI_NAME)))
+    assert weights.keys() == shipped.keys()
     assert all(value.dtype == torch.float32 and torch.equal(value, shipped[name].float()) for name, value in weights.items())
     monkeypatch.setattr("sys.argv", [*map(str, command), "--parts-of", str(folder)])
     with pytest.raises(SystemExit):
         example.main()
     assert "takes all parts of a model" in capsys.readouterr().err
+
+
+def test_a_run_keeps_the_settings_that_it_began_with(tmp_path, example, monkeypatch):
+    """On another machine, too: of other batches, the steps done so far would be another share of the rows."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    began = example.settings_of_run(tmp_path, None, None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert example.settings_of_run(tmp_path, None, None) == began == {"per_device_train_batch_size": 128}
+    with pytest.raises(ValueError, match="began with 128 rows a step, not with 64"):
+        example.settings_of_run(tmp_path, None, 64)
+    with pytest.raises(ValueError, match="began from fresh weights, not from vargpt-emoji"):
+        example.settings_of_run(tmp_path, "vargpt-emoji", None)
+    (tmp_path / "other").mkdir()
+    larger = example.settings_of_run(tmp_path / "other", "vargpt-emoji", 256)
+    assert larger["per_device_train_batch_size"] == 256 and larger["compile_layers"] == "true" and "learning_rate" not in larger
 
 
 def test_parts_of_what_is_no_run_are_refused(tmp_path, example):

@@ -6,14 +6,18 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, DType, Model, Seed, needs_extra
+from ..tiny import TINY_NAME
+from .options import MODEL_VARIABLE, Device, DType, Seed, needs_extra
 from .suites import SUITES, Asked
 
 
 def evaluate(
     context: typer.Context,
     folder: Annotated[str | None, typer.Argument(metavar="MODEL", help="The same as --model.", show_default=False)] = None,
-    model: Model = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", envvar=MODEL_VARIABLE, help=f"As of other commands; {TINY_NAME} by default for shapes-and-digits."),
+    ] = None,
     suite: Annotated[str, typer.Option(help=f"What to measure: {', '.join(SUITES)}; see docs/evaluation.md.")] = "shapes-and-digits",
     number: Annotated[int, typer.Option("--number", "-n", min=1, help="Rows of each group, of suites that make their own.")] = 400,
     seed: Seed = 0,

@@ -42,7 +42,7 @@ from .wordings import question, spoken
 WORDINGS = ("trained", "held out")
 _ONLY_IN_TESTS = "What is kept out of training is for the test split alone."
 _LAYOUTS = (*RELATIONS, *RELATIONS, "beside", "beside", THREE, THREE)  # of scenes, all alike likely
-_QUESTIONS_IN_TRAINING = 6  # about one image: with them a row is hardly longer than a drawing's, beside which it is padded
+_QUESTIONS_IN_TRAINING = 5  # about one image: with them a row is about as long as a drawing's, beside which it is padded
 _COMPARING = ("is it", "is there", "where", "what is", "yes or no")  # kinds of questions that are slowest to learn: names have to be compared
 _TIMES = 3  # that these are asked in place of once, each time of other things or in other words
 _SMALL_TALK = (

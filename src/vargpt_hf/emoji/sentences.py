@@ -220,7 +220,7 @@ def about_one(rng: np.random.Generator, source: Source, code: str, look: str, he
         ("group", question(rng, "group", held_out), in_steps(seen, GROUP_WORDS[concept.group])),
         ("describe", question(rng, "describe", held_out), seen),
         ("count", question(rng, "count", held_out), NUMBERS[1]),
-        ("is it", *_is_it(rng, source, code, held_out)),
+        _is_it(rng, source, code, held_out),
     ]
     if concept.subgroup in KIND_WORDS:
         asked.append(("kind", question(rng, "kind", held_out), in_steps(seen, KIND_WORDS[concept.subgroup])))
@@ -229,11 +229,10 @@ def about_one(rng: np.random.Generator, source: Source, code: str, look: str, he
     return asked
 
 
-def _is_it(rng: np.random.Generator, source: Source, code: str, held_out: bool) -> tuple[str, str]:
-    """Whether a picture shows something: question and answer, half of the times yes."""
+def _is_it(rng: np.random.Generator, source: Source, code: str, held_out: bool) -> Asked:
     asked = _shown_or_not(rng, source, (code,))
     seen, named = (article(source.name(one)) for one in (code, asked))
-    return question(rng, "is it", held_out, a=named), in_steps(seen, named, "yes" if asked == code else "no")
+    return "is it", question(rng, "is it", held_out, a=named), in_steps(seen, named, "yes" if asked == code else "no")
 
 
 def _shown_or_not(rng: np.random.Generator, source: Source, shown: Sequence[str]) -> str:

@@ -114,7 +114,7 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
             seen &= mask[rows, : drawn.shape[1]].bool()
         lengths = seen.sum(1, keepdim=True)
         longest = int(lengths.max())
-        # One gather for all images: of a slice for each, every gradient would be as large as the whole batch.
+        # One gather for all images: slicing per image would give each slice a gradient as large as the whole batch.
         positions = seen.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
         there = torch.arange(longest, device=drawn.device) < lengths
         context = hidden_states[rows[:, None], positions].masked_fill(~there[..., None], 0)

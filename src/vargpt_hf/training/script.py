@@ -13,7 +13,7 @@ from torch import nn
 from transformers import ProgressCallback
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
-from ..hardware import attend_without_plans, keep_freed_memory
+from ..hardware import disable_cudnn_attention, keep_freed_memory
 from ..modeling.configuration_vargpt import VargptConfig
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..peft import PRESETS, find_preset, lora_config
@@ -217,7 +217,7 @@ def _run(trainer: VargptSFTTrainer, script: PreferenceArguments, checkpoint: str
     """Trains, saves model and processor, and then what people look at."""
     if not torch.accelerator.is_available():
         keep_freed_memory()  # not before the model is loaded: what quantizing frees would be kept in pieces
-    attend_without_plans()
+    disable_cudnn_attention()
     output_dir = Path(trainer.args.output_dir)
     trainer.add_callback(StopAt(script.stop_at))
     sampler = _sampler(trainer, script)
