@@ -13,7 +13,7 @@ from vargpt_hf.evaluation import lmms_requests
 from vargpt_hf.evaluation.lmms_setup import load_setup
 from vargpt_hf.evaluation.paper import PAPER, lmms_command, paper_table, read_results
 from vargpt_hf.peft import lora_config
-from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.tiny import TINY_FOLDER, TINY_NAME
 from vargpt_hf.tiny.digits import digit_image, load_split
 from vargpt_hf.tiny.judges import detect
 
@@ -60,7 +60,7 @@ def read(doc):
 
 
 def test_answers_of_the_chat_interface(lmms, digits):
-    model = lmms.VargptChat(batch_size=2, device="cpu")
+    model = lmms.VargptChat(pretrained=TINY_NAME, batch_size=2, device="cpu")
     model.task_dict = {"digits": {"test": digits}}
     asked = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False, "until": ["\n\n"]}
     requests = [Request("context", read, asked, index, "digits", "test") for index in range(3)]
@@ -74,7 +74,7 @@ def test_answers_of_the_chat_interface(lmms, digits):
 
 
 def test_the_simple_interface_gives_losses(lmms, digits):
-    model = lmms.VargptSimple(batch_size=2, device="cpu")
+    model = lmms.VargptSimple(pretrained=TINY_NAME, batch_size=2, device="cpu")
     model.task_dict = {"digits": {"test": digits}}
     assert lmms.VargptSimple.is_simple and not lmms.VargptChat.is_simple
 
@@ -94,7 +94,7 @@ def test_the_simple_interface_gives_losses(lmms, digits):
 
 
 def test_a_loss_is_the_mean_over_the_tokens_of_the_answer():
-    setup = load_setup(device="cpu")
+    setup = load_setup(TINY_NAME, device="cpu")
     chat = lmms_requests.simple_chat("who are you", [])
     ((loss, greedy),) = lmms_requests.losses(setup.model, setup.processor, [chat], ["i am vargpt-tiny"])
     text = "USER: who are you ASSISTANT: i am vargpt-tiny" + setup.processor.tokenizer.eos_token
@@ -113,7 +113,7 @@ def test_a_loss_is_the_mean_over_the_tokens_of_the_answer():
 
 
 def test_rounds(lmms, digits):
-    model = lmms.VargptChat(device="cpu")
+    model = lmms.VargptChat(pretrained=TINY_NAME, device="cpu")
     model.task_dict = {"talk": {"test": [{}]}}
 
     def messages(doc, round_idx=None, previous_output=None, previous_round_info=None):
@@ -135,7 +135,7 @@ def test_rounds(lmms, digits):
 
 @pytest.mark.parametrize("mode", ["image", "text_image"])
 def test_drawings(lmms, mode, tmp_path):
-    model = lmms.VargptChat(batch_size=2, device="cpu", generation_mode=mode, output_dir=str(tmp_path), max_new_tokens=20)
+    model = lmms.VargptChat(pretrained=TINY_NAME, batch_size=2, device="cpu", generation_mode=mode, output_dir=str(tmp_path), max_new_tokens=20)
     model.task_dict = {"draw": {"test": [{"prompt": "a red circle"}, {"prompt": "three orange squares"}]}}
     requests = [
         Request("", lambda doc: [{"role": "user", "content": doc["prompt"]}], {"max_new_tokens": 64}, index, "draw", "test")
@@ -156,7 +156,7 @@ def test_an_adapter_is_merged(tmp_path):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     adapted.save_pretrained(tmp_path)
-    loaded = load_setup(peft=str(tmp_path), dtype="float32", device="cpu")
+    loaded = load_setup(TINY_NAME, peft=str(tmp_path), dtype="float32", device="cpu")
     ids = torch.tensor([[1, 20, 21, 22]])
     with torch.no_grad():
         torch.testing.assert_close(loaded.model(input_ids=ids).logits, adapted.eval()(input_ids=ids).logits, atol=1e-2, rtol=1e-3)
