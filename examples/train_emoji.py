@@ -114,7 +114,7 @@ def main() -> None:
     if arguments.parts_of:
         link_parts(arguments.parts_of, folder)
     if arguments.start_from:
-        take_model(arguments.start_from, folder / "base")
+        save_in("float32", arguments.start_from, folder / "base")  # in which small steps are not rounded away
     else:
         make_images(folder / "data", packages, arguments.scale)
         make_parts(folder, packages, arguments)
@@ -124,7 +124,7 @@ def main() -> None:
         length = ["--num_train_epochs", arguments.epochs, "--stop_at", arguments.stop_at]
         train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, *length, *dropout, **settings)
     if arguments.stop_at == 1:
-        ship(folder / "trained", folder / "vargpt-emoji")
+        save_in("bfloat16", folder / "trained", folder / "vargpt-emoji")
         describe(folder / "vargpt-emoji", folder / "report", packages, arguments.evaluate, arguments.start_from)
 
 
@@ -273,21 +273,6 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
     build_base(folder / "base", tokenizer, *parts, TEXT_CONFIG, DECODER_CONFIG, GENERATION, given.seed)
 
 
-def take_model(name: str, base: Path) -> None:
-    """The model to train further, as the stage's first weights: in float32, so that small steps are not rounded away."""
-    import torch
-
-    from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
-    from vargpt_hf.shipped import folder_of
-
-    if base.exists():
-        return
-    part = base.with_suffix(".part")
-    VargptForConditionalGeneration.from_pretrained(folder_of(name), dtype=torch.float32).save_pretrained(part)
-    VargptProcessor.from_pretrained(folder_of(name)).save_pretrained(part)
-    part.rename(base)
-
-
 def train_vision_tower(folder: Path, tokenizer, scale: float, seed: int) -> None:
     """The vision tower of a CLIP, trained on captioned images."""
     import torch
@@ -313,17 +298,16 @@ def train_vision_tower(folder: Path, tokenizer, scale: float, seed: int) -> None
     train_clip(config, tokenizer, images, folder / "clip", test_images, seed, resume=True, **arguments)
 
 
-def ship(trained: Path, destination: Path) -> None:
-    """The trained model and its processor, in bfloat16."""
-    import torch
-
+def save_in(dtype: str, source: str | Path, destination: Path) -> None:
+    """A model and its processor once more, in another number format; there when it is complete."""
     from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+    from vargpt_hf.shipped import folder_of
 
     if destination.exists():
         return
-    part = destination.with_suffix(".part")
-    VargptForConditionalGeneration.from_pretrained(trained, dtype=torch.bfloat16).save_pretrained(part)
-    VargptProcessor.from_pretrained(trained).save_pretrained(part)
+    part, source = destination.with_suffix(".part"), folder_of(source)
+    VargptForConditionalGeneration.from_pretrained(source, dtype=dtype).save_pretrained(part)
+    VargptProcessor.from_pretrained(source).save_pretrained(part)
     part.rename(destination)
 
 

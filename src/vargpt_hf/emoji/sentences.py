@@ -261,13 +261,13 @@ def about_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out
 def _is_there(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool) -> Asked:
     code, places = _shown_or_not(rng, source, scene.codes), _places(scene)
     named, there = article(source.name(code)), code in places
-    answer = in_steps(where_things_are(source, scene), named, places.get(code, _NOWHERE), "yes" if there else "no")
+    answer = in_steps(_where_things_are(source, scene), named, places.get(code, _NOWHERE), "yes" if there else "no")
     return "is there", question(rng, "is there", held_out, a=named), answer
 
 
 def about_places(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """Where each thing of a scene stands."""
-    seen, asked = where_things_are(source, scene), []
+    seen, asked = _where_things_are(source, scene), []
     for code, place in _places(scene).items():
         name = source.name(code)
         asked.append(("where", question(rng, "where", held_out, a=name), in_steps(seen, article(name), place)))
@@ -276,7 +276,7 @@ def about_places(rng: np.random.Generator, source: Source, scene: Scene, held_ou
 
 def about_relation(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> list[Asked]:
     """What stands there, and whether something stands so: half of the times it does, whichever thing is named first."""
-    codes, relation, seen = scene.codes, scene.relation, where_things_are(source, scene)
+    codes, relation, seen = scene.codes, scene.relation, _where_things_are(source, scene)
     if rng.random() < 0.5:
         codes, relation = codes[::-1], opposite(relation)
     first, second = map(source.name, codes)
@@ -294,7 +294,7 @@ def _places(scene: Scene) -> dict[str, str]:
     return {code: PLACES[box] for box, code in sorted(zip(scene.boxes, scene.codes), key=lambda one: (one[0][1], one[0][0]))}
 
 
-def where_things_are(source: Source, scene: Scene) -> str:
+def _where_things_are(source: Source, scene: Scene) -> str:
     """What answers say first of a scene: "a bat at the top, a robe at the bottom"."""
     return ", ".join(f"{article(source.name(code))} {place}" for code, place in _places(scene).items())
 
@@ -349,5 +349,4 @@ __all__ = [
     "said",
     "sample_scene",
     "to_draw",
-    "where_things_are",
 ]
