@@ -23,6 +23,7 @@ from ..modeling.visual_decoder_vargpt import GENERATE_CONDITION
 from .collator import VargptDataCollator, listed
 from .compiling import compile_layers
 from .guards import TrainingGuard
+from .optimizer import MuonOption
 from .packing import IGNORE_INDEX
 from .readers import PREFERENCE_CODES_FEATURES, PREFERENCE_FEATURES, for_trainer, to_pairs
 from .targets import number_of_drawings
@@ -184,7 +185,7 @@ LOSSES: dict[str, Callable[[Pairs], torch.Tensor]] = {
 }
 
 
-class VargptDPOTrainer(TrainingGuard, DPOTrainer):
+class VargptDPOTrainer(TrainingGuard, MuonOption, DPOTrainer):
     """TRL's `DPOTrainer` for answers with text, images to draw, or both, on either side of a pair.
 
     TRL scores text tokens alone. Here the log-probability of an answer is that of its tokens plus that of its images' codes, each given

@@ -13,6 +13,7 @@ from ..modeling.image_tokenizer_vargpt import NO_CODE, code_log_probs, to_symbol
 from .collator import VargptDataCollator
 from .compiling import compile_layers
 from .guards import TrainingGuard
+from .optimizer import MuonOption
 from .packing import num_tokens
 from .readers import for_trainer, to_rows
 from .targets import CountsTargets, text_targets
@@ -34,6 +35,7 @@ class AnyMachineDefaults:
         gradient_checkpointing: another name of `activation_checkpointing`, which Transformers prefers.
         compile_layers: compile every layer of language model, vision tower and visual decoder, see `compiling.compile_layers`; `torch_compile`
             compiles the whole model, which takes longer and starts anew for batches of other contents.
+        muon: train the matrices of these layers by Muon, all else by AdamW, see `optimizer.MuonWithAdamW`.
 
     Raises:
         ValueError: another `bf16`.
@@ -46,6 +48,7 @@ class AnyMachineDefaults:
     )
     max_length: int | None = None
     compile_layers: bool = False
+    muon: bool = False
     report_to: list[str] = field(default_factory=list)
     logging_steps: float = 20
     logging_nan_inf_filter: bool = False  # such a loss stops the run; looking for it in every step would wait for the device
@@ -86,7 +89,7 @@ class VargptSFTConfig(AnyMachineDefaults, SFTConfig):
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}.")
 
 
-class VargptSFTTrainer(TrainingGuard, CountsTargets, SFTTrainer):
+class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
     """TRL's `SFTTrainer` for rows in which images are read and drawn.
 
     TRL computes the loss from hidden states and leaves the model's own forward out, and with it the images' loss: this trainer
