@@ -5,10 +5,10 @@ import pytest
 
 from vargpt_hf.tiny.digits import load_split
 from vargpt_hf.tiny.judges import detect
-from vargpt_hf.tiny.rows import PLURALS, SEEN_PAIRS, TASKS, captioned_images, rows, texts
-from vargpt_hf.tiny.shapes import HELD_OUT_PAIRS, KINDS, render, sample_scene
+from vargpt_hf.tiny.rows import SEEN_PAIRS, TASKS, captioned_images, plural, rows, texts
+from vargpt_hf.tiny.shapes import HELD_OUT_PAIRS, KINDS, SHAPES, render, sample_scene
 
-SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
+SINGULAR = {plural(shape): shape for shape in SHAPES}
 TRAINING_TASKS = {task: 1.0 for task in TASKS if task != "draw_unseen"}
 
 

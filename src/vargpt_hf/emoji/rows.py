@@ -18,6 +18,7 @@ from PIL import Image
 from ..tiny.rows import DRAWING, IMAGE, Part, Row
 from ..tiny.shapes import choice
 from . import scenes, shape_rows
+from .more_shapes import render_varied, varied_scene
 from .pictures import read_pictures
 from .scenes import ONE, RELATIONS, THREE, Scene, jittered
 from .sentences import (
@@ -110,7 +111,7 @@ class Writer:
         return self._drawing(thing, scene, look=scene.look, says=description(self.source, scene))
 
     def draw_shapes(self) -> Row:
-        """Shapes, as vargpt-tiny draws them."""
+        """Shapes, as vargpt-tiny draws them; in training often in more colours and of more shapes."""
         return self._draw_shapes()
 
     def draw_shapes_unseen(self) -> Row:
@@ -217,11 +218,11 @@ class Writer:
         return self._row([_text(words)], answer, truth, drawings=[scenes.render(self.source.pictures, scene)])
 
     def _draw_shapes(self, unseen: bool = False) -> Row:
-        scene, words = shape_rows.shapes_to_draw(self.rng, unseen)
+        scene, words = shape_rows.shapes_to_draw(self.rng, unseen) if self.test else varied_scene(self.rng)
         objects = [{"shape": item.shape, "colour": item.colour, "size": item.size} for item in scene.objects]
         truth = {"kind": scene.kind, "relation": scene.relation, "background": scene.background, "objects": objects}
         user = _text(to_draw(self.rng, words, self.held_out))
-        return self._row([user], [DRAWING], {"task": "draw_shapes", **truth}, drawings=[shape_rows.render(scene)])
+        return self._row([user], [DRAWING], {"task": "draw_shapes", **truth}, drawings=[render_varied(scene)])
 
     def _read_pair(self, code: str, look: str) -> Row:
         return self._asked("read", self._shown(Scene((code,), look)), lambda: about_one(self.rng, self.source, code, look, self.held_out))

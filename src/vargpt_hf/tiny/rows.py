@@ -19,7 +19,6 @@ Row = dict[str, Any]
 Part = dict[str, str]
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses"}
 SEEN_PAIRS = ALL_PAIRS - HELD_OUT_PAIRS
 IMAGE, DRAWING = {"type": "image"}, {"type": "output_image"}
 
@@ -51,13 +50,18 @@ def describe(scene: Scene, size: bool = False, background: bool = False, place: 
     names = [_name(item, size) for item in scene.objects]
     if scene.kind == "count":
         item = scene.objects[0]
-        text = f"{NUMBERS[len(names)]} {item.size + ' ' if size else ''}{item.colour} {PLURALS[item.shape]}"
+        text = f"{NUMBERS[len(names)]} {item.size + ' ' if size else ''}{item.colour} {plural(item.shape)}"
     elif scene.kind == "relation":
         text = f"{names[0]} {scene.relation} {names[1]}"
     else:
         text = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     text = f"{text} {PLACES[scene.objects[0].place]}" if place else text
     return f"{text} on {_article(scene.background)} background" if background else text
+
+
+def plural(shape: str) -> str:
+    """Of a shape's name."""
+    return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
 def _article(words: str) -> str:
@@ -82,7 +86,9 @@ def _text(text: str) -> Part:
     return {"type": "text", "text": text}
 
 
-def scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(), kind: str | None = None) -> tuple[Scene, str]:
+def scene_to_draw(
+    rng: np.random.Generator, must_show: frozenset = frozenset(), kind: str | None = None, pairs: Collection[Pair] = SEEN_PAIRS
+) -> tuple[Scene, str]:
     """A scene and its words; what they do not say is drawn in one way: large, on white, placed by `ARRANGEMENTS`."""
     kind = choice(rng, KINDS) if kind is None else kind
     says_background, says_size = rng.random() < _SHARE_BACKGROUND_SAID, rng.random() < _SHARE_SIZE_SAID
@@ -90,7 +96,7 @@ def scene_to_draw(rng: np.random.Generator, must_show: frozenset = frozenset(), 
     scene = sample_scene(
         rng,
         kind,
-        pairs=SEEN_PAIRS,
+        pairs=pairs,
         must_show=must_show,
         background=choice(rng, _DRAWN_BACKGROUNDS) if says_background else "white",
         sizes=tuple(SIZES) if says_size else ("large",),
@@ -167,7 +173,7 @@ def questions_about(rng: np.random.Generator, scene: Scene) -> list[tuple[str, s
         questions.append(("describe", "describe the picture", describe(_as_seen(scene))))
     if scene.kind == "count":
         item = objects[0]
-        questions += [("colour", f"what colour are the {PLURALS[item.shape]}", item.colour), ("shape", "what shape are they", item.shape)]
+        questions += [("colour", f"what colour are the {plural(item.shape)}", item.colour), ("shape", "what shape are they", item.shape)]
         return questions
     shapes, colours = [item.shape for item in objects], [item.colour for item in objects]
     for item in objects:

@@ -5,7 +5,7 @@ the right and y down, of the finished image.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,10 +13,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 T = TypeVar("T")
+Pair = tuple[str, str]  # (colour, shape)
+Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]  # left, top, right, bottom of an object, pixels before they are reduced
+Form = Callable[[ImageDraw.ImageDraw, Box, Colour, Colour], None]  # draws a shape: where, its colour, that of the background
 
 IMAGE_SIZE = 48
 SHAPES = ("circle", "square", "triangle", "cross")
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLOURS: dict[str, Colour] = {
     "red": (222, 28, 36),
     "green": (28, 168, 56),
     "blue": (32, 72, 224),
@@ -25,7 +29,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "orange": (250, 132, 16),
 }
 SIZES: dict[str, int] = {"small": 10, "large": 14}  # side of the bounding box, pixels
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
+BACKGROUNDS: dict[str, Colour] = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 RELATIONS = ("above", "below", "left of", "right of")
 KINDS = ("single", "list", "count", "relation")
 
@@ -59,8 +63,6 @@ ARRANGEMENTS: dict[int | str, tuple[tuple[int, int], ...]] = {  # of so many obj
     "right of": ((2, 1), (0, 1)),
 }
 SUPERSAMPLING = 4
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -164,11 +166,37 @@ def sample_scene(
             return Scene(objects, background, kind, relation)
 
 
-def render(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:
+def _circle(draw: ImageDraw.ImageDraw, box: Box, fill: Colour, background: Colour) -> None:
+    draw.ellipse(box, fill=fill)
+
+
+def _square(draw: ImageDraw.ImageDraw, box: Box, fill: Colour, background: Colour) -> None:
+    draw.rectangle(box, fill=fill)
+
+
+def _triangle(draw: ImageDraw.ImageDraw, box: Box, fill: Colour, background: Colour) -> None:
+    left, top, right, bottom = box
+    draw.polygon([((left + right) / 2, top), (left, bottom), (right, bottom)], fill=fill)
+
+
+def _cross(draw: ImageDraw.ImageDraw, box: Box, fill: Colour, background: Colour) -> None:
+    """A plus: two bars, each a third as wide as it is long."""
+    left, top, right, bottom = box
+    arm = math.floor((right - left + 1) / 3)
+    draw.rectangle((left, top + arm, right, bottom - arm), fill=fill)
+    draw.rectangle((left + arm, top, right - arm, bottom), fill=fill)
+
+
+FORMS: dict[str, Form] = {"circle": _circle, "square": _square, "triangle": _triangle, "cross": _cross}
+
+
+def render(scene: Scene, size: int = IMAGE_SIZE, colours: Mapping[str, Colour] = COLOURS, forms: Mapping[str, Form] = FORMS) -> Image.Image:
     """The scene as a square RGB image with smooth edges.
 
     Args:
         size: side of the image, pixels, a divisor of 192; everything in it grows with it.
+        colours: red, green and blue of each colour's name, 0 to 255.
+        forms: what draws each shape.
 
     Raises:
         ValueError: another size.
@@ -176,27 +204,18 @@ def render(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:
     side = IMAGE_SIZE * SUPERSAMPLING
     if size < 1 or side % size:
         raise ValueError(f"`size` must divide {side}, got {size}.")
-    image = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
+    background = BACKGROUNDS[scene.background]
+    image = Image.new("RGB", (side, side), background)
     draw = ImageDraw.Draw(image)
     for item in scene.objects:
-        _draw_object(draw, item)
+        forms[item.shape](draw, _box(item), colours[item.colour], background)
     return image.reduce(side // size)
 
 
-def _draw_object(draw: ImageDraw.ImageDraw, item: SceneObject) -> None:
-    k, half, fill = SUPERSAMPLING, item.side / 2, COLOURS[item.colour]
-    left, top = (item.centre[0] - half) * k, (item.centre[1] - half) * k
-    right, bottom = left + item.side * k - 1, top + item.side * k - 1  # Pillow's boxes include their last pixel
-    if item.shape == "circle":
-        draw.ellipse((left, top, right, bottom), fill=fill)
-    elif item.shape == "square":
-        draw.rectangle((left, top, right, bottom), fill=fill)
-    elif item.shape == "triangle":
-        draw.polygon([((left + right) / 2, top), (left, bottom), (right, bottom)], fill=fill)
-    else:
-        arm = math.floor(item.side * k / 3)  # a plus: two bars, each a third as wide as it is long
-        draw.rectangle((left, top + arm, right, bottom - arm), fill=fill)
-        draw.rectangle((left + arm, top, right - arm, bottom), fill=fill)
+def _box(item: SceneObject) -> Box:
+    left, top = ((centre - item.side / 2) * SUPERSAMPLING for centre in item.centre)
+    last = item.side * SUPERSAMPLING - 1  # Pillow's boxes include their last pixel
+    return left, top, left + last, top + last
 
 
 def choice(rng: np.random.Generator, options: Sequence[T]) -> T:
