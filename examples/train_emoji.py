@@ -28,7 +28,16 @@ from pathlib import Path
 
 VARGPT = Path(sys.executable).with_name("vargpt")  # of this environment, active or not
 FILES = Path(__file__).parent
-DRAWING = {"draw": 5.0, "draw_plain": 1.0, "draw_by_words": 1.5, "draw_scene": 8.0, "draw_and_say": 0.6, "draw_shapes": 3.0, "draw_digit": 0.9}
+DRAWING = {
+    "draw": 5.0,
+    "draw_plain": 1.0,
+    "draw_by_words": 1.5,
+    "draw_scene": 8.0,
+    "draw_and_say": 0.6,
+    "draw_shapes": 1.0,
+    "draw_varied_shapes": 2.0,
+    "draw_digit": 0.9,
+}
 READING = {
     "read": 3.0,
     "read_name": 1.5,
@@ -163,9 +172,9 @@ def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None
     if kept.exists():
         began = json.loads(kept.read_text())
     else:
-        settings = {"per_device_train_batch_size": 128}
+        settings = {"per_device_train_batch_size": 128, "muon": "true"}
         if torch.cuda.is_available():
-            settings = {"per_device_train_batch_size": 512, "warmup_steps": 100, "attn_implementation": "sdpa", "compile_layers": "true"}
+            settings |= {"per_device_train_batch_size": 512, "warmup_steps": 100, "attn_implementation": "sdpa", "compile_layers": "true"}
         elif start_from:
             settings["learning_rate"] = FINE_TUNING_RATE
         if batch_size:
@@ -175,6 +184,7 @@ def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None
     if began["start_from"] != start_from:
         told = began["start_from"] or "fresh weights"
         raise ValueError(f"The run in {folder} began from {told}, not from {start_from or 'fresh weights'}: give another folder.")
+    began["stage"].setdefault("muon", "false")  # of runs that began before there was Muon
     size = began["stage"]["per_device_train_batch_size"]
     if batch_size not in (None, size):
         raise ValueError(f"The run in {folder} began with {size} rows a step, not with {batch_size}: leave out --batch-size.")

@@ -1,16 +1,17 @@
-"""Scenes of more colours and shapes: what they show is what their words say, and never what is kept out."""
+"""Scenes of more colors and shapes: what they show is what their words say, and never what is kept out."""
 
 import numpy as np
 import pytest
 
-from vargpt_hf.emoji.more_shapes import ALL_COLOURS, ALL_FORMS, PAIRS, render_varied, varied_scene
+from vargpt_hf.emoji.more_shapes import ALL_COLORS, ALL_FORMS, PAIRS, render_varied, varied_scene
+from vargpt_hf.tiny.judges import detect
 from vargpt_hf.tiny.shapes import ALL_PAIRS, BACKGROUNDS, COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneObject
 
 
 @pytest.fixture(scope="module")
 def scenes():
     rng = np.random.default_rng(0)
-    return [varied_scene(rng) for _ in range(4000)]
+    return [varied_scene(rng) for _ in range(2500)]
 
 
 def pixels(shape: str, colour: str, background: str = "white") -> np.ndarray:
@@ -23,14 +24,17 @@ def test_all_pairs_but_those_kept_out(scenes):
     assert PAIRS > ALL_PAIRS - HELD_OUT_PAIRS
 
 
+def test_nothing_passes_for_what_is_kept_out(scenes):
+    """Not only by name: the judge of shapes, who knows six colors and four shapes, takes a gold star for a yellow cross."""
+    found = {(one.colour, one.shape) for scene, _ in scenes for one in detect(render_varied(scene))}
+    assert not found & HELD_OUT_PAIRS and len(found) > 15
+    star = Scene((SceneObject("star", "gold", "large", (1, 1)),))
+    assert [(one.colour, one.shape) for one in detect(render_varied(star))] == [("yellow", "cross")]
+
+
 def test_words_name_what_is_shown(scenes):
     for scene, words in scenes[:500]:
         assert all(item.colour in words and item.shape in words for item in scene.objects), words
-
-
-def test_vargpt_tinys_own_pairs_stay_frequent(scenes):
-    own = np.mean([all(item.pair in ALL_PAIRS for item in scene.objects) for scene, _ in scenes])
-    assert 0.2 < own < 0.35
 
 
 @pytest.mark.parametrize("shape", sorted(set(ALL_FORMS) - set(SHAPES)))
@@ -51,7 +55,7 @@ def test_holes_show_the_background(shape, background):
     np.testing.assert_array_equal(middle, BACKGROUNDS[background])
 
 
-def test_colours_can_be_told_apart():
-    values = np.array(list(ALL_COLOURS.values()))
+def test_colors_can_be_told_apart():
+    values = np.array(list(ALL_COLORS.values()))
     distances = np.abs(values[:, None] - values[None]).sum(-1) + 1000 * np.eye(len(values), dtype=int)
-    assert distances.min() >= 40 and COLOURS.items() <= ALL_COLOURS.items()
+    assert distances.min() >= 40 and COLOURS.items() <= ALL_COLORS.items()

@@ -146,13 +146,16 @@ def test_a_run_keeps_the_settings_that_it_began_with(tmp_path, example, monkeypa
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     began = example.settings_of_run(tmp_path, None, None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert example.settings_of_run(tmp_path, None, None) == began == {"per_device_train_batch_size": 128}
+    assert example.settings_of_run(tmp_path, None, None) == began == {"per_device_train_batch_size": 128, "muon": "true"}
     with pytest.raises(ValueError, match="began with 128 rows a step, not with 64"):
         example.settings_of_run(tmp_path, None, 64)
     with pytest.raises(ValueError, match="began from fresh weights, not from vargpt-emoji"):
         example.settings_of_run(tmp_path, "vargpt-emoji", None)
     (tmp_path / "other").mkdir()
     larger = example.settings_of_run(tmp_path / "other", "vargpt-emoji", 256)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/run.json").write_text('{"start_from": null, "stage": {"per_device_train_batch_size": 128}}')
+    assert example.settings_of_run(tmp_path / "old", None, None)["muon"] == "false"  # the optimizer that it began with
     assert larger["per_device_train_batch_size"] == 256 and larger["compile_layers"] == "true" and "learning_rate" not in larger
 
 

@@ -47,7 +47,12 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor],
 
 
 @pytest.mark.parametrize(
-    ("stage", "steps", "optimizer"), [("stage3", 3, {"optim": "sgd", "learning_rate": 0.05}), ("pretrain", 4, {"learning_rate": 1e-3})]
+    ("stage", "steps", "optimizer"),
+    [
+        ("stage3", 3, {"optim": "sgd", "learning_rate": 0.05}),
+        ("pretrain", 4, {"learning_rate": 1e-3}),
+        ("pretrain", 2, {"learning_rate": 1e-3, "muon": True}),
+    ],
 )
 def test_two_processes_make_the_steps_of_one(base, tmp_path, stage, steps, optimizer):
     """Two ranks with 2 rows each, accumulated twice, log the losses and give the weights of one batch of 8."""

@@ -1,15 +1,17 @@
 """Muon beside AdamW: each moves what is its own, as it would alone; runs resume; what cannot be is refused."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from micro import ROWS, write_config
+from peft import get_peft_model
 from safetensors.torch import load_file
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-from vargpt_hf.training.optimizer import MuonWithAdamW
+from vargpt_hf.peft import lora_config
+from vargpt_hf.training.optimizer import MuonOption, MuonWithAdamW
 from vargpt_hf.training.preference import VargptDPOConfig, VargptDPOTrainer
 from vargpt_hf.training.script import train
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
@@ -107,32 +109,36 @@ def test_muon_takes_matrices_alone(small):
 
 @pytest.fixture(params=["sft", "dpo"])
 def make_trainer(request, model, processor, tmp_path):
-    def make(**settings):
-        settings = SETTINGS | settings
+    def make(optimizers=(None, None), **settings):
+        settings = {"output_dir": str(tmp_path), **SETTINGS, **settings}
         if request.param == "sft":
-            return VargptSFTTrainer(model, VargptSFTConfig(str(tmp_path), **settings), train_dataset=ROWS, processing_class=processor)
-        return VargptDPOTrainer(model, args=VargptDPOConfig(str(tmp_path), **settings), train_dataset=PAIRS, processing_class=processor)
+            return VargptSFTTrainer(model, VargptSFTConfig(**settings), train_dataset=ROWS, processing_class=processor, optimizers=optimizers)
+        args = VargptDPOConfig(**settings)
+        return VargptDPOTrainer(model, args=args, train_dataset=PAIRS, processing_class=processor, optimizers=optimizers)
 
     return make
 
 
 def test_the_trainers_setting(make_trainer, model):
-    """Muon has the linear layers' matrices, AdamW all else that is trained, and what decays decays as ever."""
+    """Muon has the linear layers inside layers, AdamW all else that is trained, and what decays decays as ever."""
     model.model.image_tokenizer.requires_grad_(False)
     trainer = make_trainer(weight_decay=0.25)
     trainer.train()
-    groups = trainer.optimizer.param_groups
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    wanted = {id(part.weight) for layer in layers for part in layer.modules() if isinstance(part, nn.Linear)}
-    muon = [id(p) for group in groups for p in group["params"] if group["optimizer"] == "muon"]
-    assert set(muon) == wanted and len(muon) == len(wanted)
-    trained = {id(p) for p in model.parameters() if p.requires_grad}
-    others = [id(p) for group in groups for p in group["params"] if group["optimizer"] == "adamw"]
-    assert set(others) == trained - wanted and len(others) == len(trained - wanted)
-    decaying = trainer.get_decay_parameter_names(model)
-    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    assert {decays[id(p)] == 0.25 for name, p in model.named_parameters() if name in decaying and p.requires_grad} == {True}
-    assert {decays[id(p)] for name, p in model.named_parameters() if name not in decaying and p.requires_grad} == {0.0}
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    groups = [(names[id(p)], group) for group in trainer.optimizer.param_groups for p in group["params"]]
+    by = {kind: [name for name, group in groups if group["optimizer"] == kind] for kind in ("muon", "adamw")}
+    assert sorted(by["muon"] + by["adamw"]) == sorted(names.values())
+    assert all(".layers." in name and name.endswith(".weight") and "norm" not in name for name in by["muon"])
+    for part in (
+        "language_model.layers.0.self_attn.q_proj",
+        "vision_tower.encoder.layers.0.mlp.fc1",
+        "visual_decoder.layers.0.self_attn.q_proj",
+    ):
+        assert any(part in name for name in by["muon"]), part
+    for part in ("embed_tokens", "lm_head", "projector", "visual_decoder.head", "norm", ".bias", "class_embedding"):
+        assert any(part in name for name in by["adamw"]), part
+    decaying = set(trainer.get_decay_parameter_names(model))
+    assert all(group["weight_decay"] == (0.25 if name in decaying else 0.0) for name, group in groups)
 
 
 def test_without_the_setting(make_trainer):
@@ -141,16 +147,78 @@ def test_without_the_setting(make_trainer):
     assert not any("optimizer" in group for group in trainer.optimizer.param_groups)
 
 
-def test_what_cannot_be(make_trainer, model, monkeypatch):
+def test_what_cannot_be(make_trainer, model):
     with pytest.raises(ValueError, match="stands beside torch's AdamW, not beside optim='sgd'"):
-        make_trainer(optim="sgd").create_optimizer()
-    trainer = make_trainer()
-    monkeypatch.setattr(trainer, "is_fsdp_enabled", True)
-    with pytest.raises(ValueError, match="needs whole matrices"):
-        trainer.create_optimizer()
+        make_trainer(optim="sgd")
+    with pytest.raises(ValueError, match="makes the optimizer"):
+        make_trainer(optimizers=(torch.optim.SGD(model.parameters(), 0.1), None))
     model.requires_grad_(False).get_input_embeddings().requires_grad_(True)
-    with pytest.raises(ValueError, match="found no matrix"):
+    with pytest.raises(ValueError, match="found no linear layer to train"):
         make_trainer().create_optimizer()
+
+
+@pytest.mark.parametrize("sharded", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_what_is_sharded_is_refused(sharded):
+    class Base:
+        def __init__(self):
+            self.optimizer, self.optimizer_cls_and_kwargs = None, None
+            self.args, self.model = SimpleNamespace(optim="adamw_torch"), nn.Linear(1, 1)
+            self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+            setattr(self, sharded, True)
+
+    class Trainer(MuonOption, Base):
+        muon = True
+
+    with pytest.raises(ValueError, match="needs whole matrices"):
+        Trainer()
+
+
+def test_tensors_that_lie_on_several_devices_are_refused(make_trainer, monkeypatch):
+    monkeypatch.setattr("vargpt_hf.training.optimizer.DTensor", nn.Parameter)
+    with pytest.raises(ValueError, match="needs whole matrices"):
+        make_trainer()
+
+
+def test_adapters(model, processor, tmp_path):
+    """Matrices of adapters are Muon's, copies of whole modules AdamW's; the rest stays as it was."""
+    adapted = get_peft_model(model, lora_config("draw", model, r=4))
+    before = {name: p.detach().clone() for name, p in adapted.named_parameters()}
+    trainer = VargptSFTTrainer(adapted, VargptSFTConfig(str(tmp_path), **SETTINGS), train_dataset=ROWS, processing_class=processor)
+    trainer.train()
+    names = {id(p): name for name, p in adapted.named_parameters()}
+    groups = trainer.optimizer.param_groups
+    muon = [names[id(p)] for group in groups for p in group["params"] if group["optimizer"] == "muon"]
+    assert muon and all("lora_" in name for name in muon)
+    assert any("modules_to_save" in names[id(p)] for group in groups for p in group["params"] if group["optimizer"] == "adamw")
+    moved = {name for name, p in adapted.named_parameters() if not torch.equal(p, before[name])}
+    assert any("lora_B" in name for name in moved) and all(p.requires_grad for name, p in adapted.named_parameters() if name in moved)
+
+
+def test_groups_and_copies(small):
+    optimizer = both(small)
+    with pytest.raises(ValueError, match="must be one of 'muon', 'adamw', got None"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+    added = nn.Parameter(torch.ones(2))
+    optimizer.add_param_group({"params": [added], "optimizer": "adamw", "lr": 0.5})
+    added.grad = torch.ones(2)
+    copied = copy.deepcopy(optimizer)
+    copied.step()
+    assert torch.equal(added, torch.ones(2))
+    optimizer.step()
+    assert not torch.equal(added, torch.ones(2))
+
+
+@pytest.mark.parametrize("muon", [True, False])
+def test_a_run_that_began_otherwise(base, tmp_path, muon):
+    file = write_config(tmp_path, base, stage="pretrain", muon=muon)
+    train(file, ["--stop_at", "0.5"])
+    with pytest.raises(ValueError, match=f"was trained {'with' if muon else 'without'} `muon`"):
+        train(file, ["--muon", str(not muon), "--resume_from_checkpoint", "true"])
+
+
+def test_state_of_another_optimizer(small):
+    with pytest.raises(ValueError, match="without Muon"):
+        both(small).load_state_dict(torch.optim.AdamW(small.parameters()).state_dict())
 
 
 def test_a_run_resumes(base, tmp_path):

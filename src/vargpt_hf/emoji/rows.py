@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..tiny.rows import DRAWING, IMAGE, Part, Row
+from ..tiny.shapes import Scene as ShapeScene
 from ..tiny.shapes import choice
 from . import scenes, shape_rows
 from .more_shapes import render_varied, varied_scene
@@ -111,13 +112,17 @@ class Writer:
         return self._drawing(thing, scene, look=scene.look, says=description(self.source, scene))
 
     def draw_shapes(self) -> Row:
-        """Shapes, as vargpt-tiny draws them; in training often in more colours and of more shapes."""
-        return self._draw_shapes()
+        """Shapes, as vargpt-tiny draws them."""
+        return self._draw_shapes(*shape_rows.shapes_to_draw(self.rng))
+
+    def draw_varied_shapes(self) -> Row:
+        """Shapes in more colors and of more forms, so that a model learns both apart."""
+        return self._draw_shapes(*varied_scene(self.rng))
 
     def draw_shapes_unseen(self) -> Row:
         """A shape of a color in which training does not draw it."""
         self._only_in_tests()
-        return self._draw_shapes(unseen=True)
+        return self._draw_shapes(*shape_rows.shapes_to_draw(self.rng, unseen=True))
 
     def draw_digit(self) -> Row:
         """A handwritten digit."""
@@ -217,8 +222,7 @@ class Writer:
         answer = [DRAWING] if says is None else [DRAWING, _text(says)]
         return self._row([_text(words)], answer, truth, drawings=[scenes.render(self.source.pictures, scene)])
 
-    def _draw_shapes(self, unseen: bool = False) -> Row:
-        scene, words = shape_rows.shapes_to_draw(self.rng, unseen) if self.test else varied_scene(self.rng)
+    def _draw_shapes(self, scene: ShapeScene, words: str) -> Row:
         objects = [{"shape": item.shape, "colour": item.colour, "size": item.size} for item in scene.objects]
         truth = {"kind": scene.kind, "relation": scene.relation, "background": scene.background, "objects": objects}
         user = _text(to_draw(self.rng, words, self.held_out))
@@ -277,6 +281,7 @@ TASKS: dict[str, Callable[[Writer], Row]] = {
         Writer.draw_scene_unseen,
         Writer.draw_and_say,
         Writer.draw_shapes,
+        Writer.draw_varied_shapes,
         Writer.draw_shapes_unseen,
         Writer.draw_digit,
         Writer.read,
@@ -374,7 +379,7 @@ def captioned_images(count: int, seed: int, split: str = "train", *, folder: str
         folder: of the packages.
         which: "things" or "all" concepts.
     """
-    mixture = {"draw": 5.0, "draw_scene": 2.0, "draw_shapes": 2.0, "draw_digit": 1.0}
+    mixture = {"draw": 5.0, "draw_scene": 2.0, "draw_shapes": 1.0, "draw_varied_shapes": 1.0, "draw_digit": 1.0}
     for row in rows(mixture, count, seed + (1 << 32), split, folder=folder, which=which):
         yield {"image": row["output_images"][0], "text": row["messages"][0]["content"][0]["text"]}
 

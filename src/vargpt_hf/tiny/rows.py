@@ -60,7 +60,7 @@ def describe(scene: Scene, size: bool = False, background: bool = False, place: 
 
 
 def plural(shape: str) -> str:
-    """Of a shape's name."""
+    """The plural of a shape's name."""
     return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 

@@ -5,6 +5,7 @@ outputs of linear layers. `docs/paper_scale.md` says what is left out, the tests
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..operations import CONDITIONS, ModelParts, Part, is_trained, layers_of
+from .optimizer import trained_matrices
 
 IMAGE_TOKENS = 324  # of a square image of 504 pixels, where the number of its tokens depends on its size
 _FLOAT32, _BFLOAT16 = 4, 2  # bytes
@@ -23,8 +25,8 @@ class Budget:
 
     Args:
         trained_parameters, frozen_parameters: of the whole model.
-        weights, gradients, optimizer: bytes on each GPU; AdamW's two moments in the format of the weights, which where they are float32
-            are their own masters.
+        weights, gradients, optimizer: bytes on each GPU; AdamW's two moments, or Muon's one, in the format of the weights, which where they
+            are float32 are their own masters.
         working: bytes on each GPU of weights as they compute: gathered from other GPUs, or cast to bfloat16.
         activations: bytes on each GPU that the forward pass keeps for the backward pass.
         transient: bytes on each GPU that the backward pass needs for a moment: the logits with their gradients, or, where that is more, the
@@ -76,6 +78,7 @@ def estimate_budget(
     bf16: bool = True,
     gradient_checkpointing: bool = False,
     sharded: bool = False,
+    muon: bool = False,
 ) -> Budget:
     """The budget of training what requires gradients in a model (see `apply_stage`).
 
@@ -90,6 +93,7 @@ def estimate_budget(
         bf16: compute in bfloat16; else in float32.
         gradient_checkpointing: keep inputs of layers only, and compute the layers again in the backward pass.
         sharded: spread weights, gradients and optimizer over the GPUs (FSDP2, ZeRO-3), gathering each layer when it computes.
+        muon: train by Muon what it can train (`optimizer.trained_matrices`), of which it keeps one moment in place of two.
 
     Raises:
         ValueError: no VARGPT inside, numbers out of range, or a row too short for its images.
@@ -114,13 +118,14 @@ def estimate_budget(
     kept, transient = zip(*(each.activations(itemsize, gradient_checkpointing) for each in passes))
     share = num_processes if sharded else 1
     trained = [p for p in model.parameters() if p.requires_grad]
-    num_trained, trained_bytes = sum(p.numel() for p in trained), sum(p.numel() * p.element_size() for p in trained)
+    num_trained, trained_bytes = sum(p.numel() for p in trained), _bytes(trained)
+    moments = 2 * trained_bytes - (_bytes(trained_matrices(model)) if muon else 0)
     return Budget(
         trained_parameters=num_trained,
         frozen_parameters=sum(p.numel() for p in model.parameters()) - num_trained,
-        weights=math.ceil(sum(p.numel() * p.element_size() for p in model.parameters()) / share),
+        weights=math.ceil(_bytes(model.parameters()) / share),
         gradients=math.ceil(trained_bytes / share),
-        optimizer=math.ceil(2 * trained_bytes / share),
+        optimizer=math.ceil(moments / share),
         working=_working_bytes(model, num_trained, itemsize, sharded),
         activations=math.ceil(sum(kept)),
         transient=math.ceil(max(transient)),
@@ -130,6 +135,10 @@ def estimate_budget(
         tokens=num_processes * batch_size * sequence_length,
         num_processes=num_processes,
     )
+
+
+def _bytes(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() * p.element_size() for p in parameters)
 
 
 class _Rows(NamedTuple):

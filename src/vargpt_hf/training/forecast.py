@@ -101,7 +101,7 @@ def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[Dat
         f"{shape.images:.2f} images to read, {shape.drawings:.2f} to draw",
         "a step": f"{rows_each_step:,} rows ({args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
         f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * shape.tokens:,.0f} tokens",
-        "steps": _describe_steps(args, rows),
+        "steps": f"{_describe_steps(args, rows)}{', by Muon and AdamW' if trainer.muon else ''}",
         **_describe_drawings(trainer.model, rows, shape),
         "format": _describe_format(args),
         **_describe_cost(trainer, args, shape),
@@ -167,6 +167,7 @@ def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: 
         "bf16": bool(args.bf16),
         "gradient_checkpointing": bool(args.gradient_checkpointing),
         "sharded": trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
+        "muon": trainer.muon,
     }
     around = 2 * shape.drawings  # the tokens before and after an image
     largest = estimate_budget(trainer.model, sequence_length=math.ceil(shape.longest + around), **settings)

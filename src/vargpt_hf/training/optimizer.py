@@ -1,21 +1,28 @@
 """Muon beside AdamW, as one optimizer and as an option of trainers."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers.training_args import OptimizerNames
 
 from ..operations import layers_of
 
+_FILE = "optimizer.pt"  # of a checkpoint
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon on matrices of hidden layers, AdamW on embeddings, heads, norms and biases.
+    """Muon on matrices, AdamW on all other parameters.
 
-    Muon's step is the momentum of a matrix with all its singular values brought near one (`torch.optim.Muon`), so that directions that few
-    examples ask for move as far as common ones. Steps are scaled to the size of AdamW's (arXiv 2502.16982, section 2.2): learning rate
-    and weight decay mean the same to both. Muon keeps one moment of a matrix, AdamW two.
+    A step of Muon is the momentum of a matrix with all its singular values brought near one (`torch.optim.Muon`), so that directions that few
+    examples ask for move as far as common ones. It is scaled to the size of AdamW's steps (arXiv 2502.16982, section 2.2): learning rate
+    and weight decay mean the same to both. Muon keeps one moment of a parameter, AdamW two. A matrix whose gradient stays zero still
+    moves by its momentum, in steps that do not shrink.
+
+    Every group has `optimizer`, "muon" or "adamw".
 
     Args:
         matrices: parameters (rows, columns) that Muon moves.
@@ -46,6 +53,30 @@ class MuonWithAdamW(torch.optim.Optimizer):
         groups = [{**group, "optimizer": name} for name, part in self._parts.items() for group in part.param_groups]
         super().__init__(groups, {})
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_parts": self._parts}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch.
+
+        Raises:
+            ValueError: a group that does not say whose it is.
+        """
+        name = param_group.get("optimizer")
+        if name not in self._parts:
+            raise ValueError(f"A group's `optimizer` must be one of {', '.join(map(repr, self._parts))}, got {name!r}.")
+        super().add_param_group({**self._parts[name].defaults, **param_group})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch.
+
+        Raises:
+            ValueError: the state of another optimizer.
+        """
+        if not _is_muons(state_dict):
+            raise ValueError("This state is of training without Muon: leave out `muon` to resume, or start anew.")
+        super().load_state_dict(state_dict)
+
     def step(self, closure=None):
         """One step of both; `closure`, where given, is called once before."""
         loss = None
@@ -58,43 +89,74 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
 
+def _is_muons(state_dict: dict[str, Any]) -> bool:
+    return any(group.get("optimizer") == "muon" for group in state_dict["param_groups"])
+
+
+def check_checkpoint(folder: str | Path, muon: bool) -> None:
+    """Refuses a checkpoint whose optimizer is not the one that is to continue.
+
+    Raises:
+        ValueError: it was trained with `muon` and is to continue without, or the other way round.
+    """
+    file = Path(folder) / _FILE
+    if not file.is_file():  # as of sharded training, which has no Muon
+        return
+    if (had := _is_muons(torch.load(file, map_location="meta", weights_only=True))) is not muon:
+        told, todo = ("with", "give `muon: true`") if had else ("without", "leave it out")
+        raise ValueError(f"{folder} was trained {told} `muon`: {todo} to resume, or start in another folder.")
+
+
 class MuonOption:
-    """Makes a trainer of Transformers train by [`MuonWithAdamW`] where its arguments say `muon`; before the trainer among the bases."""
+    """Lets a trainer of Transformers train by [`MuonWithAdamW`], where its attribute `muon` says so; before the trainer among the bases.
+
+    Raises:
+        ValueError: `muon` with another optimizer, or with weights that are sharded.
+    """
+
+    muon: bool = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not self.muon:
+            return
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
+            raise ValueError("`muon` makes the optimizer: leave it out, or the optimizer that you give.")
+        if (name := OptimizerNames(self.args.optim).value) not in ("adamw_torch", "adamw_torch_fused"):
+            raise ValueError(f"`muon` stands beside torch's AdamW, not beside optim={name!r}: leave out one of them.")
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or any(isinstance(p, DTensor) for p in self.model.parameters()):
+            raise ValueError(
+                "`muon` needs whole matrices, which FSDP, DeepSpeed and tensor parallelism spread: leave it out, or train with DDP."
+            )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in `Trainer`.
 
         Raises:
-            ValueError: `muon` with weights that are sharded, another `optim` than AdamW, or no matrix to train.
+            ValueError: no matrix to train.
         """
-        if self.optimizer is not None or not getattr(self.args, "muon", False):
+        if self.optimizer is not None or not self.muon:
             return super().create_optimizer(model)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("`muon` needs whole matrices, which FSDP and DeepSpeed spread over GPUs: leave it out, or train with DDP.")
         model = self.model if model is None else model
         adamw, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-        if not (isinstance(adamw, type) and issubclass(adamw, torch.optim.AdamW)):
-            other = OptimizerNames(self.args.optim).value
-            raise ValueError(f"`muon` stands beside torch's AdamW, not beside optim={other!r}: leave out one of them.")
-        self.optimizer = _muon_with_adamw(model, self.get_decay_parameter_names(model), self.args.weight_decay, adamw, options)
+        decaying, matrices = set(self.get_decay_parameter_names(model)), trained_matrices(model)
+        if not matrices:
+            raise ValueError("`muon` found no linear layer to train inside the layers of the model: leave it out.")
+        known = set(map(id, matrices))
+        others = [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in known]
+        groups = [
+            {"params": [p for name, p in others if (name in decaying) is decays], "weight_decay": self.args.weight_decay if decays else 0.0}
+            for decays in (True, False)
+        ]
+        rest = {name: value for name, value in options.items() if name != "lr"}
+        self.optimizer = MuonWithAdamW(matrices, groups, lr=options["lr"], weight_decay=self.args.weight_decay, adamw=adamw, **rest)
         return self.optimizer
 
 
-def _muon_with_adamw(
-    model: nn.Module, decaying: Iterable[str], weight_decay: float, adamw: type[torch.optim.AdamW], options: dict[str, Any]
-) -> MuonWithAdamW:
-    """The optimizer of what is trained in a model; `decaying` are names of parameters that shrink."""
-    linears = {id(part.weight) for layer in layers_of(model) for part in layer.modules() if isinstance(part, nn.Linear)}
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    matrices, decaying = [p for _, p in trained if id(p) in linears], set(decaying)
-    if not matrices:
-        raise ValueError("`muon` found no matrix of a hidden layer to train: leave it out.")
-    others = [
-        {"params": [p for name, p in trained if id(p) not in linears and (name in decaying) is decays], "weight_decay": decay}
-        for decays, decay in ((True, weight_decay), (False, 0.0))
-    ]
-    options = dict(options)
-    return MuonWithAdamW(matrices, others, lr=options.pop("lr"), weight_decay=weight_decay, adamw=adamw, **options)
+def trained_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """What Muon trains: weights of the linear layers, those of adapters among them, inside the layers of all parts of a model."""
+    linears = [part.weight for layer in layers_of(model) for part in layer.modules() if isinstance(part, nn.Linear)]
+    return list({id(weight): weight for weight in linears if weight.requires_grad}.values())
 
 
-__all__ = ["MuonOption", "MuonWithAdamW"]
+__all__ = ["MuonOption", "MuonWithAdamW", "check_checkpoint", "trained_matrices"]

@@ -235,6 +235,7 @@ class VargptDPOTrainer(TrainingGuard, MuonOption, DPOTrainer):
             raise ValueError("Preference tuning needs the model's processor: give it as `processing_class`.")
         if ref_model is None and peft_config is None and not isinstance(model, PeftModel):
             ref_model = copy.deepcopy(model).eval().requires_grad_(False)  # TRL would load what may not be saved anywhere
+        self.muon = isinstance(args, AnyMachineDefaults) and args.muon
         super().__init__(
             model,
             ref_model=ref_model,

@@ -24,6 +24,7 @@ from .data import DataSource, add_lengths, mix_pairs, mix_rows, names_of, source
 from .forecast import StepTimer, describe_plan, num_steps
 from .formats import loaded_whole, loading_options, widen_trained
 from .guards import StopAt, last_complete_checkpoint, remove_half_checkpoints
+from .optimizer import check_checkpoint
 from .preference import VargptDPOConfig, VargptDPOTrainer
 from .progress import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
 from .resolution import fit_processor, with_image_budget
@@ -219,6 +220,8 @@ def _run(trainer: VargptSFTTrainer, script: PreferenceArguments, checkpoint: str
         keep_freed_memory()  # not before the model is loaded: what quantizing frees would be kept in pieces
     disable_cudnn_attention()
     output_dir = Path(trainer.args.output_dir)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, trainer.muon)
     trainer.add_callback(StopAt(script.stop_at))
     sampler = _sampler(trainer, script)
     if sampler is not None:

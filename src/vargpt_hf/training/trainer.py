@@ -35,7 +35,7 @@ class AnyMachineDefaults:
         gradient_checkpointing: another name of `activation_checkpointing`, which Transformers prefers.
         compile_layers: compile every layer of language model, vision tower and visual decoder, see `compiling.compile_layers`; `torch_compile`
             compiles the whole model, which takes longer and starts anew for batches of other contents.
-        muon: train the matrices of these layers by Muon, all else by AdamW, see `optimizer.MuonWithAdamW`.
+        muon: train the linear layers inside these layers by Muon and all else by AdamW, see `optimizer.MuonWithAdamW`.
 
     Raises:
         ValueError: another `bf16`.
@@ -132,6 +132,7 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
                 raise ValueError(f"`packing` is done by VargptDataCollator, not by a {type(data_collator).__name__}: leave one of them out.")
             data_collator.packing, args.packing = True, False  # TRL's own packing knows no images
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        self.muon = isinstance(args, AnyMachineDefaults) and args.muon
         super().__init__(
             model,
             args=args,
