@@ -237,7 +237,7 @@ def test_card(tmp_path):
         "license: mit",
         "pipeline_tag: any-to-any",
         "![a red circle](drawn.png)",
-        "| shapes and digits | written: digit | 1 | 0.5101 to 1 | 4 |",
+        "| shapes and digits | written: digit | 100.0% | 51.0% to 100.0% | 4 |",
         "- shapes",
         'model="me/mine"',
     ):

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import AutoConfig
 
 from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.emoji.packages import PACKAGES
+from vargpt_hf.evaluation.card import headline
 from vargpt_hf.inference.drawing import answer
 from vargpt_hf.shipped import EMOJI_NAME, KNOWN
 
@@ -44,7 +46,12 @@ def test_size():
 def test_the_card_says_how_good_it_is_and_whose_pictures_it_learned_from():
     card = (SHIPPED.folder / "README.md").read_text()
     assert all(package.credit in card for package in PACKAGES)
-    assert all(metric in card for metric in ("seen: both", "kept out: both", "answers: name"))
+    shown, folded = card.partition("## Evaluation")[2].split("<details>")
+    main = headline({"suite": "emoji"})
+    assert len(main) > 10 and [line.split(" | ")[1] for line in shown.splitlines() if line.startswith("| emoji")] == list(main)
+    assert "| ceiling of seen: both |" in folded and not any(f"| {metric} |" in folded for metric in main)
+    measured = {one.metric_name for one in ModelCard(card).data.eval_results}
+    assert set(main) < measured and len(measured) == len(main) + folded.count("| emoji in three looks")
 
 
 def test_it_draws_the_picture_of_its_card(emoji):

@@ -12,6 +12,7 @@ from vargpt_hf.modeling.visual_decoder_vargpt import VargptVisualDecoder
 from vargpt_hf.peft import lora_config
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.budget import estimate_budget
+from vargpt_hf.training.optimizer import MuonWithAdamW, trained_matrices
 from vargpt_hf.training.stages import apply_stage
 
 ROWS, TEXT = 2, 40
@@ -171,15 +172,18 @@ def test_activations_of_checkpointing(kind, stage):
     assert found.transient > 0 and found.activations + found.transient < budget(model).activations
 
 
-def test_states_are_those_of_adamw():
+@pytest.mark.parametrize("muon", [False, True])
+def test_states_are_those_of_the_optimizer(muon):
     model = small_model()
     trained = apply_stage(model, "stage3")
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters)
+    matrices = trained_matrices(model) if muon else []
+    others = [p for p in parameters if not any(p is matrix for matrix in matrices)]
+    optimizer = MuonWithAdamW(matrices, others, lr=1e-3, weight_decay=0.0) if muon else torch.optim.AdamW(parameters)
     model(**batch(model.config)).loss.backward()
     optimizer.step()
     states = sum(t.numel() * t.element_size() for state in optimizer.state.values() for name, t in state.items() if name != "step")
-    found = budget(model)
+    found = budget(model, muon=muon)
     assert (found.trained_parameters, found.frozen_parameters) == (trained, model.num_parameters() - trained)
     assert (found.optimizer, found.gradients) == (states, sum(p.grad.nbytes for p in parameters))
     assert found.weights == sum(p.nbytes for p in model.parameters())

@@ -32,12 +32,14 @@ def card(
     readme = folder / "README.md"
     if readme.exists() and not overwrite:
         raise ValueError(f"{readme} is there already: give --overwrite to replace it.")
-    results = []
+    results, first = [], []
     for one in report or ():
-        from ..evaluation.card import eval_results
+        from ..evaluation.card import eval_results, headline
         from ..evaluation.report import read_report
 
-        results += eval_results(read_report(one), folder)
+        found = read_report(one)
+        results += eval_results(found, folder)
+        first += headline(found)
     vargpt, processor = load(str(folder.resolve()), device="cpu", dtype="float32")
     example = None
     if draw is not None:
@@ -54,6 +56,7 @@ def card(
         base_model=base_model,
         datasets=data or (),
         results=results,
+        headline=first,
         example=example,
     )
     written.save(readme)

@@ -8,6 +8,31 @@ from huggingface_hub import EvalResult
 
 from ..inference.prompts import model_fingerprint
 
+_HEADLINES: dict[str, tuple[str, ...]] = {  # of suites with many metrics
+    "emoji": (
+        "seen: both",
+        "seen: both, of the ceiling",
+        "seen, other wordings: both",
+        "kept out: concept",
+        "kept out: both",
+        "kept out: both, top 5",
+        "scenes of two: all concepts",
+        "not named: concept",
+        "shapes: shape and colour",
+        "shapes, kept out: shape and colour",
+        "digits: digit",
+        "answers",
+        "answers, other wordings",
+        "answers: name",
+        "answers: yes or no",
+    ),
+}
+
+
+def headline(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the metrics of a report that say most; of a suite with few, none in particular."""
+    return _HEADLINES.get(report["suite"], ())
+
 
 def eval_results(report: Mapping[str, Any], folder: str | Path | None = None) -> list[EvalResult]:
     """The metrics of a report, each with its interval and the number of its samples.
@@ -44,4 +69,4 @@ def eval_results(report: Mapping[str, Any], folder: str | Path | None = None) ->
     ]
 
 
-__all__ = ["eval_results"]
+__all__ = ["eval_results", "headline"]

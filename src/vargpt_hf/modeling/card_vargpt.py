@@ -37,6 +37,7 @@ def make_card(
     base_model: str | None = None,
     datasets: Sequence[str] = (),
     results: Sequence[EvalResult] = (),
+    headline: Sequence[str] = (),
     example: tuple[str, str] | None = None,
 ) -> ModelCard:
     """The card of a model, to be saved as README.md.
@@ -49,6 +50,7 @@ def make_card(
         datasets: what it was trained on; Hub ids among them also stand in the card's metadata.
         results: what it was measured at, read off a report of `vargpt evaluate` (`vargpt_hf.evaluation.card.eval_results`), for the card's
             metadata (`model-index`) and a table.
+        headline: names of the metrics that this table shows at once, in this order; all others are folded away. By default none is.
         example: a prompt, and the file in the repository that shows what was drawn.
     """
     note = getattr(model.config, "license_note", None)
@@ -71,7 +73,7 @@ def make_card(
         sections.append(f"![{prompt}]({example[1]})\n\n*{prompt}*")
     sections += ["## Use", _USE.format(name=name, prompt=prompt), "## Sizes", _sizes(model)]
     if results:
-        sections += ["## Evaluation", _evaluation(results)]
+        sections += ["## Evaluation", _evaluation(results, headline)]
     if datasets:
         sections += ["## Data", "\n".join(f"- {dataset}" for dataset in datasets)]
     if note:
@@ -126,15 +128,25 @@ def has_own_card(repo_id: str, token: bool | str | None = None) -> bool:
     return "has been automatically generated" not in card.text
 
 
-def _evaluation(results: Sequence[EvalResult]) -> str:
-    """What was measured, as a table."""
+def _evaluation(results: Sequence[EvalResult], headline: Sequence[str]) -> str:
+    """What was measured, as a table, or as two of which the second is folded away."""
+    named = {result.metric_name: result for result in results}
+    first = [named[name] for name in headline if name in named] or list(results)
+    rest = [result for result in results if not any(result is shown for shown in first)]
+    sections = [_table(first)]
+    if rest:
+        sections.append(f"<details><summary>{len(rest)} more metrics</summary>\n\n{_table(rest)}\n\n</details>")
+    return "\n\n".join([*sections, f"Measured by `vargpt evaluate`: {results[0].source_name}."])
+
+
+def _table(results: Sequence[EvalResult]) -> str:
     rows = []
     for result in results:
-        args = result.metric_args or {}
-        interval = "" if args.get("low") is None else f"{args['low']:.4g} to {args['high']:.4g}"
-        rows.append(f"| {result.dataset_name} | {result.metric_name} | {result.metric_value:.4g} | {interval} | {args.get('samples', '')} |")
-    head = ["| data | metric | value | 95% interval | samples |", "|---|---|---|---|---|"]
-    return "\n".join([*head, *rows]) + f"\n\nMeasured by `vargpt evaluate`: {results[0].source_name}."
+        args, is_share = result.metric_args or {}, result.metric_type == "accuracy"
+        shown = "{:.1%}".format if is_share else "{:.4g}".format
+        interval = "" if args.get("low") is None else f"{shown(args['low'])} to {shown(args['high'])}"
+        rows.append(f"| {result.dataset_name} | {result.metric_name} | {shown(result.metric_value)} | {interval} | {args.get('samples', '')} |")
+    return "\n".join(["| data | metric | value | 95% interval | samples |", "|---|---|---|---|---|", *rows])
 
 
 def _sizes(model: PreTrainedModel) -> str:
