@@ -89,7 +89,7 @@ def test_a_second_seed_takes_the_parts_and_stops_early(stopped, packages, exampl
     monkeypatch.setattr(example, "vargpt", lambda *arguments: called.append(arguments))
     example.main()
     assert called == [
-        ("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--per_device_train_batch_size", 128)
+        ("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--per_device_train_batch_size", 128, "--muon", "true")
         + ("--seed", 2, "--num_train_epochs", 1.0, "--stop_at", 0.2)
     ]
     assert all((again / name).is_symlink() for name in example.PARTS)

@@ -98,7 +98,7 @@ def test_a_run_that_was_stopped_comes_to_its_end(stopped_at_its_end):
     assert {"seen: shape and colour", "unseen: shape and colour", "written: digit", "answers"} <= set(figures)
     card = ModelCard.load(folder / "vargpt-tiny" / "README.md")
     assert card.data.license == "apache-2.0" and card.data.datasets is None
-    assert f"| answers | {figures['answers']['value']:.4g} |" in card.text and "handwritten digits" in card.text
+    assert f"| answers | {figures['answers']['value']:.1%} |" in card.text and "handwritten digits" in card.text
     assert Image.open(folder / "vargpt-tiny" / "drawn.png").size == (48, 48)
     model = VargptForConditionalGeneration.from_pretrained(folder / "vargpt-tiny")
     VargptProcessor.from_pretrained(folder / "vargpt-tiny")

@@ -1,6 +1,6 @@
 """Shapes in more colors and of more forms than vargpt-tiny's, for training alone.
 
-Few pairs of color and shape are learned by heart, one by one; of many, it takes less to learn colors and shapes.
+A model learns few pairs of color and shape by heart, one by one; where there are many, it learns colors and shapes.
 """
 
 import math
