@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from vargpt_hf.emoji.more_shapes import ALL_COLORS, ALL_FORMS, PAIRS, render_varied, varied_scene
+from vargpt_hf.emoji.more_shapes import ALL_COLORS, ALL_FORMS, PAIRS, varied_scene
+from vargpt_hf.emoji.shape_rows import render
 from vargpt_hf.tiny.judges import detect
 from vargpt_hf.tiny.shapes import ALL_PAIRS, BACKGROUNDS, COLOURS, HELD_OUT_PAIRS, SHAPES, Scene, SceneObject
 
@@ -15,7 +16,7 @@ def scenes():
 
 
 def pixels(shape: str, colour: str, background: str = "white") -> np.ndarray:
-    return np.asarray(render_varied(Scene((SceneObject(shape, colour, "large", (1, 1)),), background)), dtype=int)
+    return np.asarray(render(Scene((SceneObject(shape, colour, "large", (1, 1)),), background)), dtype=int)
 
 
 def test_all_pairs_but_those_kept_out(scenes):
@@ -26,10 +27,10 @@ def test_all_pairs_but_those_kept_out(scenes):
 
 def test_nothing_passes_for_what_is_kept_out(scenes):
     """Not only by name: the judge of shapes, who knows six colors and four shapes, takes a gold star for a yellow cross."""
-    found = {(one.colour, one.shape) for scene, _ in scenes for one in detect(render_varied(scene))}
+    found = {(one.colour, one.shape) for scene, _ in scenes for one in detect(render(scene))}
     assert not found & HELD_OUT_PAIRS and len(found) > 15
     star = Scene((SceneObject("star", "gold", "large", (1, 1)),))
-    assert [(one.colour, one.shape) for one in detect(render_varied(star))] == [("yellow", "cross")]
+    assert [(one.colour, one.shape) for one in detect(render(star))] == [("yellow", "cross")]
 
 
 def test_words_name_what_is_shown(scenes):

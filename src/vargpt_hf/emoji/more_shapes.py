@@ -7,11 +7,10 @@ import math
 from itertools import product
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
 from ..tiny.rows import scene_to_draw
-from ..tiny.shapes import COLOURS, FORMS, HELD_OUT_PAIRS, Box, Colour, Form, Scene, render
-from .pictures import PICTURE_SIZE
+from ..tiny.shapes import COLOURS, FORMS, HELD_OUT_PAIRS, Box, Colour, Form, Scene
 
 _SINGLE = 0.5  # share of scenes that have one object; the others have what vargpt-tiny's have
 _ADDED_COLORS: dict[str, Colour] = {
@@ -121,9 +120,4 @@ def varied_scene(rng: np.random.Generator) -> tuple[Scene, str]:
     return scene_to_draw(rng, kind="single" if rng.random() < _SINGLE else None, pairs=PAIRS)
 
 
-def render_varied(scene: Scene) -> Image.Image:
-    """Such a scene at 64 pixels."""
-    return render(scene, PICTURE_SIZE, ALL_COLORS, ALL_FORMS)
-
-
-__all__ = ["ALL_COLORS", "ALL_FORMS", "PAIRS", "render_varied", "varied_scene"]
+__all__ = ["ALL_COLORS", "ALL_FORMS", "PAIRS", "varied_scene"]

@@ -19,7 +19,7 @@ from ..tiny.rows import DRAWING, IMAGE, Part, Row
 from ..tiny.shapes import Scene as ShapeScene
 from ..tiny.shapes import choice
 from . import scenes, shape_rows
-from .more_shapes import render_varied, varied_scene
+from .more_shapes import varied_scene
 from .pictures import read_pictures
 from .scenes import ONE, RELATIONS, THREE, Scene, jittered
 from .sentences import (
@@ -226,7 +226,7 @@ class Writer:
         objects = [{"shape": item.shape, "colour": item.colour, "size": item.size} for item in scene.objects]
         truth = {"kind": scene.kind, "relation": scene.relation, "background": scene.background, "objects": objects}
         user = _text(to_draw(self.rng, words, self.held_out))
-        return self._row([user], [DRAWING], {"task": "draw_shapes", **truth}, drawings=[render_varied(scene)])
+        return self._row([user], [DRAWING], {"task": "draw_shapes", **truth}, drawings=[shape_rows.render(scene)])
 
     def _read_pair(self, code: str, look: str) -> Row:
         return self._asked("read", self._shown(Scene((code,), look)), lambda: about_one(self.rng, self.source, code, look, self.held_out))

@@ -11,6 +11,7 @@ from ..tiny.rows import ABOUT_THE_WHOLE, NUMBERS, questions_about, scene_to_draw
 from ..tiny.shapes import HELD_OUT_PAIRS, KINDS, PLACES, Scene, sample_scene
 from ..tiny.shapes import render as render_at
 from .kinds import article
+from .more_shapes import ALL_COLORS, ALL_FORMS
 from .pictures import PICTURE_SIZE
 from .sentences import in_steps
 from .wordings import WRITE_DIGIT, question, spoken
@@ -43,8 +44,8 @@ def reworded(rng: np.random.Generator, asked: str, held_out: bool = False) -> st
 
 
 def render(scene: Scene) -> Image.Image:
-    """A scene of shapes at 64 pixels."""
-    return render_at(scene, PICTURE_SIZE)
+    """A scene of shapes at 64 pixels, in all colors and of all forms."""
+    return render_at(scene, PICTURE_SIZE, ALL_COLORS, ALL_FORMS)
 
 
 def digit(rng: np.random.Generator, split: str) -> tuple[Image.Image, int]:

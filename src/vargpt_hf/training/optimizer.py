@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from transformers.trainer import OPTIMIZER_NAME
 from transformers.training_args import OptimizerNames
 
 from ..operations import layers_of
-
-_FILE = "optimizer.pt"  # of a checkpoint
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -99,7 +98,7 @@ def check_checkpoint(folder: str | Path, muon: bool) -> None:
     Raises:
         ValueError: it was trained with `muon` and is to continue without, or the other way round.
     """
-    file = Path(folder) / _FILE
+    file = Path(folder) / OPTIMIZER_NAME
     if not file.is_file():  # as of sharded training, which has no Muon
         return
     if (had := _is_muons(torch.load(file, map_location="meta", weights_only=True))) is not muon:
