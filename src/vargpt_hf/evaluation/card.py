@@ -30,8 +30,8 @@ _HEADLINES: dict[str, tuple[str, ...]] = {  # of suites with many metrics
 
 
 def headline(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the metrics of a report that say most; of a suite with few, none in particular."""
-    return _HEADLINES.get(report["suite"], ())
+    """Names of the metrics of a report that say most; of a suite with few, all of them."""
+    return _HEADLINES.get(report["suite"]) or tuple(report["metrics"])
 
 
 def eval_results(report: Mapping[str, Any], folder: str | Path | None = None) -> list[EvalResult]:
