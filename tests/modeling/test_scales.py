@@ -22,7 +22,7 @@ def test_squares_are_saved_as_sides_and_others_as_pairs():
     assert ScaleSchedule.of(SQUARE.to_list()) == SQUARE
 
 
-@pytest.mark.parametrize("scales", [[], [0, 2], [2, 1], [1, 1], [[1, 2], [2, 1]], [[1, 2, 3]], [1.0, 2.0], [True, 2], ["1"], [1, 2**14]])
+@pytest.mark.parametrize("scales", [[], [0, 2], [2, 1], [[1, 2], [2, 1]], [[1, 2, 3]], [1.0, 2.0], [True, 2], ["1"], [1, 2**14]])
 def test_what_is_no_schedule_is_refused(scales):
     with pytest.raises(ValueError, match="scale"):
         ScaleSchedule.of(scales)

@@ -198,6 +198,14 @@ def test_accumulation_and_order_do_not_change_the_step(base, processor, tmp_path
             torch.testing.assert_close(weight, results[0][1][name], atol=1e-5, rtol=1e-4)
 
 
+def test_scales_of_one_grid_are_logged_together(model, processor, tmp_path):
+    trainer = trainer_of(model, processor, tmp_path)
+    model.config.image_tokenizer_config.schedules = [[1, 2, 2]]
+    trainer._sums["train"] = torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0, 9.0, 18.0, 1.0, 8.0, 2.0])  # of two images with 9 codes
+    figures = trainer._figures("train")
+    assert {name: figures[f"image_accuracy{name}"] for name in ("", "_1x1", "_2x2")} == {"": 11 / 18, "_1x1": 0.5, "_2x2": 10 / 16}
+
+
 def test_logs(model, processor, tmp_path):
     apply_stage(model, "pretrain")
     trainer = trainer_of(model, processor, tmp_path, per_device_train_batch_size=8, max_steps=2)

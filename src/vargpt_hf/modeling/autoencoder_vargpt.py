@@ -1,6 +1,7 @@
 """The convolutional autoencoder that image tokenizers quantize inside of: pixels to latents and back.
 
 VAR's and Infinity's are of one form (residual blocks by levels, a middle, GroupNorm throughout); VAR's has attention at the lowest resolution.
+A local encoder has neither attention nor GroupNorm, both of which look at the whole image.
 
 Shapes: N images, height and width in pixels, H W the latent grid, Cz latent channels.
 """
@@ -14,14 +15,28 @@ from .base_configuration_vargpt import MOST_LAYERS, check_number, check_size
 from .image_tokenizer_vargpt import VargptImageTokenizerConfig
 
 
-class VargptConvResidualBlock(nn.Module):
-    """(GroupNorm, SiLU, 3×3 convolution) twice beside a shortcut."""
+class VargptPositionNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position, (N, C, H, W)."""
 
-    def __init__(self, config: VargptImageTokenizerConfig, in_channels: int, out_channels: int):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden_states.movedim(1, -1)).movedim(-1, 1)
+
+
+def make_norm(config: VargptImageTokenizerConfig, channels: int, local: bool) -> nn.Module:
+    """GroupNorm, or what sees one position alone (`local`)."""
+    if local:
+        return VargptPositionNorm(channels, eps=config.norm_eps)
+    return nn.GroupNorm(config.norm_num_groups, channels, eps=config.norm_eps)
+
+
+class VargptConvResidualBlock(nn.Module):
+    """(Norm, SiLU, 3×3 convolution) twice beside a shortcut."""
+
+    def __init__(self, config: VargptImageTokenizerConfig, in_channels: int, out_channels: int, local: bool = False):
         super().__init__()
-        self.norm1 = nn.GroupNorm(config.norm_num_groups, in_channels, eps=config.norm_eps)
+        self.norm1 = make_norm(config, in_channels, local)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-        self.norm2 = nn.GroupNorm(config.norm_num_groups, out_channels, eps=config.norm_eps)
+        self.norm2 = make_norm(config, out_channels, local)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, kernel_size=1)
@@ -100,11 +115,18 @@ class VargptConvLevel(nn.Module):
     """The residual blocks of one resolution, each followed by attention at the lowest, then the way to the next one."""
 
     def __init__(
-        self, config: VargptImageTokenizerConfig, in_channels: int, channels: int, num_blocks: int, attention: bool, resample: nn.Module
+        self,
+        config: VargptImageTokenizerConfig,
+        in_channels: int,
+        channels: int,
+        num_blocks: int,
+        attention: bool,
+        resample: nn.Module,
+        local: bool = False,
     ):
         super().__init__()
         self.blocks = nn.ModuleList(
-            VargptConvResidualBlock(config, in_channels if index == 0 else channels, channels) for index in range(num_blocks)
+            VargptConvResidualBlock(config, in_channels if index == 0 else channels, channels, local) for index in range(num_blocks)
         )
         self.attentions = nn.ModuleList(VargptNonLocalBlock(config, channels) if attention else nn.Identity() for _ in range(num_blocks))
         self.resample = resample
@@ -118,11 +140,11 @@ class VargptConvLevel(nn.Module):
 class VargptConvMiddle(nn.Module):
     """Residual block, attention where there is some, residual block at the lowest resolution."""
 
-    def __init__(self, config: VargptImageTokenizerConfig, channels: int, attention: bool):
+    def __init__(self, config: VargptImageTokenizerConfig, channels: int, attention: bool, local: bool = False):
         super().__init__()
-        self.block_1 = VargptConvResidualBlock(config, channels, channels)
+        self.block_1 = VargptConvResidualBlock(config, channels, channels, local)
         self.attention = VargptNonLocalBlock(config, channels) if attention else nn.Identity()
-        self.block_2 = VargptConvResidualBlock(config, channels, channels)
+        self.block_2 = VargptConvResidualBlock(config, channels, channels, local)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.block_2(self.attention(self.block_1(hidden_states)))
@@ -134,9 +156,10 @@ class VargptConvEncoder(nn.Module):
     Args:
         config: with `base_channels`, `channel_multipliers`, `num_res_blocks`, `norm_num_groups`, `norm_eps`.
         attention: at the lowest resolution.
+        local: norms over the channels of each position in place of GroupNorm.
     """
 
-    def __init__(self, config: VargptImageTokenizerConfig, attention: bool):
+    def __init__(self, config: VargptImageTokenizerConfig, attention: bool, local: bool = False):
         super().__init__()
         widths = [config.base_channels * multiplier for multiplier in config.channel_multipliers]
         last = len(widths) - 1
@@ -149,11 +172,12 @@ class VargptConvEncoder(nn.Module):
                 num_blocks=config.num_res_blocks,
                 attention=attention and index == last,
                 resample=nn.Identity() if index == last else VargptDownsample(width),
+                local=local,
             )
             for index, width in enumerate(widths)
         )
-        self.middle = VargptConvMiddle(config, widths[-1], attention)
-        self.norm_out = nn.GroupNorm(config.norm_num_groups, widths[-1], eps=config.norm_eps)
+        self.middle = VargptConvMiddle(config, widths[-1], attention, local)
+        self.norm_out = make_norm(config, widths[-1], local)
         self.conv_out = nn.Conv2d(widths[-1], config.latent_channels, kernel_size=3, padding=1)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -200,7 +224,7 @@ def init_convolutions(module: nn.Module) -> None:
         init.kaiming_normal_(module.weight, nonlinearity="linear")
         if module.bias is not None:
             init.zeros_(module.bias)
-    elif isinstance(module, nn.GroupNorm):
+    elif isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
         init.ones_(module.weight)
         init.zeros_(module.bias)
 

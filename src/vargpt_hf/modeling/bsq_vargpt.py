@@ -71,7 +71,7 @@ class VargptBSQConfig(VargptImageTokenizerConfig):
         entropy_temperature (`float`): of the bits' probabilities in that loss.
 
     Raises:
-        ValueError: schedules whose grids do not grow; widths that GroupNorm cannot split; values out of range.
+        ValueError: schedules whose grids shrink; widths that GroupNorm cannot split; values out of range.
     """
 
     model_type = "vargpt_bsq"

@@ -20,7 +20,8 @@ class ScaleSchedule:
     """The grids of one kind of image, hashable, so that what follows from it can be cached by it.
 
     Args:
-        grids: height and width of each scale in positions, coarse to fine; the last one is the latent grid.
+        grids: height and width of each scale in positions, coarse to fine; the last one is the latent grid. A grid may come again: such a
+            scale codes what the one before it left.
 
     Raises:
         ValueError: no grids, a side below 1, or a grid that is smaller than the one before it.
@@ -29,12 +30,12 @@ class ScaleSchedule:
     grids: tuple[tuple[int, int], ...]
 
     def __post_init__(self):
-        shrinking = any(a[0] > b[0] or a[1] > b[1] or a == b for a, b in zip(self.grids, self.grids[1:]))
+        shrinking = any(a[0] > b[0] or a[1] > b[1] for a, b in zip(self.grids, self.grids[1:]))
         sides = [side for grid in self.grids for side in grid]
         if not sides or min(sides) < 1 or max(sides) > LARGEST_SIDE or shrinking:
             raise ValueError(
-                f"A scale schedule needs (height, width) grids that grow from 1 or more to {LARGEST_SIDE} at most, coarse to fine; got "
-                f"{self.grids}."
+                f"A scale schedule needs (height, width) grids from 1 or more to {LARGEST_SIDE} at most, coarse to fine, none of them smaller "
+                f"than the one before; got {self.grids}."
             )
 
     @classmethod

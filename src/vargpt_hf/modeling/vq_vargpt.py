@@ -35,13 +35,15 @@ class VargptVQConfig(VargptImageTokenizerConfig):
             halves the side.
         num_res_blocks (`int`): residual blocks per encoder level; a decoder level has one more.
         norm_num_groups (`int`), norm_eps (`float`): GroupNorm of the residual blocks.
+        local_encoder (`bool`): leave out what shows the encoder the whole image at once: attention, and GroupNorm, in place of which norms
+            see the channels of one position. So latents, and codes with them, depend less on what is elsewhere in the image. VAR's has both.
         quant_conv_kernel_size (`int`): kernel of the convolutions around the quantizer.
         num_residual_convs (`int`): convolutions φ shared by the scales.
         residual_conv_ratio (`float`): share of the convolution in φ, in [0, 1].
         commitment_weight (`float`): β of the tokenizer's own loss.
 
     Raises:
-        ValueError: schedules whose grids do not grow; widths that GroupNorm cannot split; values out of range.
+        ValueError: schedules whose grids shrink; widths that GroupNorm cannot split; values out of range.
     """
 
     model_type = "vargpt_vq"
@@ -55,6 +57,7 @@ class VargptVQConfig(VargptImageTokenizerConfig):
     num_res_blocks: int = 2
     norm_num_groups: int = 32
     norm_eps: float = 1e-6
+    local_encoder: bool = False
     quant_conv_kernel_size: int = 3
     num_residual_convs: int = 4
     residual_conv_ratio: float | int = 0.5
@@ -185,7 +188,7 @@ class VargptVQModel(VargptImageTokenizer):
     def __init__(self, config: VargptVQConfig):
         super().__init__(config)
         kernel, channels = config.quant_conv_kernel_size, config.latent_channels
-        self.encoder = VargptConvEncoder(config, attention=True)
+        self.encoder = VargptConvEncoder(config, attention=not config.local_encoder, local=config.local_encoder)
         self.quant_conv = nn.Conv2d(channels, channels, kernel_size=kernel, padding=kernel // 2)
         self.quantizer = VargptResidualQuantizer(config)
         self.post_quant_conv = nn.Conv2d(channels, channels, kernel_size=kernel, padding=kernel // 2)

@@ -1,6 +1,7 @@
 """Supervised fine-tuning of text and images together, on TRL's trainer."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -101,7 +102,7 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
     are skipped) is so while training alone, and a run that resumes draws what an uninterrupted one does.
 
     Logged are `text_loss`, `output_image_loss`, `text_accuracy`, `image_accuracy` (shares of right tokens and codes), `image_accuracy_PxP`
-    of each scale by its side, `code_perplexity` (e to the plain cross-entropy of a code's symbol) and `num_tokens`, each over all targets
+    of each grid by its side, `code_perplexity` (e to the plain cross-entropy of a code's symbol) and `num_tokens`, each over all targets
     since the last log; for evaluation over the whole dataset, with the prefix `eval_`, where `eval_loss` is the weighted sum of the losses.
 
     Of a mixture whose rows have a `source`, its number, `rows_of_NAME` tells how many rows of each of `source_names` have been trained on.
@@ -234,8 +235,11 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
             figures["code_perplexity"] = math.exp(entropy / num_codes)
             schedule = self.model.config.schedules[0]
             images = num_codes / schedule.num_positions
-            for (rows, columns), hits in zip(schedule.grids, hits_of_scales):
-                figures[f"image_accuracy_{rows}x{columns}"] = hits / (images * rows * columns)
+            of_grids = defaultdict(list)  # a grid may come again
+            for grid, hits in zip(schedule.grids, hits_of_scales):
+                of_grids[grid].append(hits)
+            for (rows, columns), hits in of_grids.items():
+                figures[f"image_accuracy_{rows}x{columns}"] = sum(hits) / (len(hits) * images * rows * columns)
         if mode == "train":
             self._total_train_tokens += int(tokens)
             rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []

@@ -140,7 +140,7 @@ def test_a_stream_and_a_mixture_train(tmp_path):
         ({"kind": "gan"}, "There is no kind 'gan' of image tokenizers: give one of vq, bsq"),
         ({"kind": None}, "must say either `kind` (vq, bsq), for a fresh image tokenizer, or `model_name_or_path`"),
         ({"image_tokenizer": {**FIELDS["vq"], "codebok_size": 3}}, "has no field codebok_size: see VargptVQConfig"),
-        ({"image_tokenizer": {**FIELDS["vq"], "schedules": [[1, 4, 2]]}}, "A scale schedule needs (height, width) grids that grow"),
+        ({"image_tokenizer": {**FIELDS["vq"], "schedules": [[1, 4, 2]]}}, "A scale schedule needs (height, width) grids from 1 or more"),
         ({"image_tokenizer": {**FIELDS["vq"], "schedules": [[1, 2, 8]]}}, "is 16×16 pixels (width × height), smaller than the 32×32"),
         ({"image_tokenizer": "nonsense"}, "`image_tokenizer` must be a mapping"),
         ({"l1_wieght": 1.0}, "unknown key `l1_wieght` (did you mean `l1_weight`?)"),
