@@ -66,11 +66,11 @@ TEXT_CONFIG = {
 DECODER_CONFIG = {
     "model_type": "vargpt_infinity_decoder",
     "hidden_size": 256,
-    "intermediate_size": 768,
+    "intermediate_size": 672,
     "num_hidden_layers": 5,
     "num_attention_heads": 4,
     "unconditional_context_size": 32,
-    "max_scales": 6,
+    "max_scales": 4,
     "drop_path_rate": 0.0,
 }
 CLIP_TOWER = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
@@ -82,8 +82,10 @@ CLIP_TRAINING = {
     "save_total_limit": 2,
     "dataloader_num_workers": 1,
 }
-IMAGE_TOKENIZER_STEPS = 7_000
-FINE_TUNING_RATE = 4e-4  # learning rate on CPUs: at 1e-3, batches of 128 make the model forget what it draws by heart
+IMAGE_TOKENIZER_STEPS = 5_000
+# Learning rates of --start-from: on CPUs, at 1e-3, batches of 128 make the model forget what it draws by heart.
+FINE_TUNING_RATES = {"cpu": 4e-4, "cuda": 1e-3}
+BEFORE_MUON = {"muon": "false", "learning_rate": 1e-3}  # settings of runs that began then
 EXAMPLE = "a turtle in the flat look"
 PARTS = ("data", "tokenizer", "image_tokenizer", "clip")  # of a run, which depend on no language model
 OWN_DATA = ("drawn scenes of coloured shapes (vargpt_hf.tiny.shapes)", "handwritten digits (scikit-learn's)")
@@ -102,7 +104,7 @@ def main() -> None:
     parser.add_argument("--stop-at", type=float, default=1.0, help="share of the steps after which image tokenizer and stage end; 1 ships")
     parser.add_argument("--parts-of", type=Path, help="folder of a run whose data, tokenizers and vision tower are taken")
     parser.add_argument("--start-from", help="model to train further: a folder, a Hub id, or a name such as vargpt-emoji")
-    parser.add_argument("--batch-size", type=int, help="rows of a step; by default 512 on NVIDIA's GPUs, where they take 23 GiB, else 128")
+    parser.add_argument("--batch-size", type=int, help="rows of a step; by default 512 on NVIDIA's GPUs, where they take 23 GiB, else 64")
     parser.add_argument("--max-flip-rate", type=float, help="of bitwise self-correction, where the image tokenizer has bits; 0: none")
     parser.add_argument("--prompt-dropout", type=float, help="share of drawings whose prompt is emptied, in place of the stage's own")
     arguments = parser.parse_args()
@@ -131,7 +133,7 @@ def main() -> None:
     if not (folder / "trained" / "model.safetensors").exists():
         dropout = [] if arguments.prompt_dropout is None else ["--prompt_dropout", arguments.prompt_dropout]
         length = ["--num_train_epochs", arguments.epochs, "--stop_at", arguments.stop_at]
-        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, *length, *dropout, **settings)
+        train("train", "emoji/train", folder, "--seed", 1 + arguments.seed, *length, *dropout, **settings | {"compile_layers": can_compile()})
     if arguments.stop_at == 1:
         save_in("bfloat16", folder / "trained", folder / "vargpt-emoji")
         describe(folder / "vargpt-emoji", folder / "report", packages, arguments.evaluate, arguments.start_from)
@@ -158,6 +160,15 @@ def of_gpu() -> dict[str, int]:
     return {"dataloader_num_workers": workers, "save_steps": 500} if torch.accelerator.is_available() else {}
 
 
+def can_compile() -> str:
+    """Whether layers can be compiled here, for a stage's file."""
+    import torch
+
+    from vargpt_hf.training.compiling import has_cpp_compiler
+
+    return str(torch.cuda.is_available() or has_cpp_compiler()).lower()
+
+
 def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None) -> dict[str, int | float | str]:
     """Settings of the stage that depend on machine and command, as they were when the run began.
 
@@ -172,11 +183,12 @@ def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None
     if kept.exists():
         began = json.loads(kept.read_text())
     else:
-        settings = {"per_device_train_batch_size": 128, "muon": "true"}
-        if torch.cuda.is_available():
-            settings |= {"per_device_train_batch_size": 512, "warmup_steps": 100, "attn_implementation": "sdpa", "compile_layers": "true"}
-        elif start_from:
-            settings["learning_rate"] = FINE_TUNING_RATE
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        settings = {"per_device_train_batch_size": 64, "muon": "true"}
+        if device == "cuda":
+            settings |= {"per_device_train_batch_size": 512, "warmup_steps": 100, "attn_implementation": "sdpa"}
+        if start_from:
+            settings["learning_rate"] = FINE_TUNING_RATES[device]
         if batch_size:
             settings["per_device_train_batch_size"] = batch_size
         began = {"start_from": start_from, "stage": settings}
@@ -184,11 +196,11 @@ def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None
     if began["start_from"] != start_from:
         told = began["start_from"] or "fresh weights"
         raise ValueError(f"The run in {folder} began from {told}, not from {start_from or 'fresh weights'}: give another folder.")
-    began["stage"].setdefault("muon", "false")  # of runs that began before there was Muon
-    size = began["stage"]["per_device_train_batch_size"]
+    stage = began["stage"] if "muon" in began["stage"] else BEFORE_MUON | began["stage"]
+    size = stage["per_device_train_batch_size"]
     if batch_size not in (None, size):
         raise ValueError(f"The run in {folder} began with {size} rows a step, not with {batch_size}: leave out --batch-size.")
-    return began["stage"]
+    return stage
 
 
 def link_parts(parts: Path, folder: Path) -> None:

@@ -89,8 +89,8 @@ def test_a_second_seed_takes_the_parts_and_stops_early(stopped, packages, exampl
     monkeypatch.setattr(example, "vargpt", lambda *arguments: called.append(arguments))
     example.main()
     assert called == [
-        ("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--per_device_train_batch_size", 128, "--muon", "true")
-        + ("--seed", 2, "--num_train_epochs", 1.0, "--stop_at", 0.2)
+        ("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--per_device_train_batch_size", 64, "--muon", "true")
+        + ("--compile_layers", example.can_compile(), "--seed", 2, "--num_train_epochs", 1.0, "--stop_at", 0.2)
     ]
     assert all((again / name).is_symlink() for name in example.PARTS)
     parts = [load_file(place / "base" / "model.safetensors") for place in (folder, again)]
@@ -146,17 +146,18 @@ def test_a_run_keeps_the_settings_that_it_began_with(tmp_path, example, monkeypa
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     began = example.settings_of_run(tmp_path, None, None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert example.settings_of_run(tmp_path, None, None) == began == {"per_device_train_batch_size": 128, "muon": "true"}
-    with pytest.raises(ValueError, match="began with 128 rows a step, not with 64"):
-        example.settings_of_run(tmp_path, None, 64)
+    assert example.settings_of_run(tmp_path, None, None) == began == {"per_device_train_batch_size": 64, "muon": "true"}
+    with pytest.raises(ValueError, match="began with 64 rows a step, not with 128"):
+        example.settings_of_run(tmp_path, None, 128)
     with pytest.raises(ValueError, match="began from fresh weights, not from vargpt-emoji"):
         example.settings_of_run(tmp_path, "vargpt-emoji", None)
     (tmp_path / "other").mkdir()
     larger = example.settings_of_run(tmp_path / "other", "vargpt-emoji", 256)
+    assert larger["per_device_train_batch_size"] == 256 and larger["attn_implementation"] == "sdpa" and larger["learning_rate"] == 1e-3
     (tmp_path / "old").mkdir()
     (tmp_path / "old/run.json").write_text('{"start_from": null, "stage": {"per_device_train_batch_size": 128}}')
-    assert example.settings_of_run(tmp_path / "old", None, None)["muon"] == "false"  # the optimizer that it began with
-    assert larger["per_device_train_batch_size"] == 256 and larger["compile_layers"] == "true" and "learning_rate" not in larger
+    found = example.settings_of_run(tmp_path / "old", None, None)  # the optimizer that it began with, and that one's learning rate
+    assert found == {"per_device_train_batch_size": 128, "muon": "false", "learning_rate": 1e-3}
 
 
 def test_parts_of_what_is_no_run_are_refused(tmp_path, example):

@@ -30,7 +30,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> int:
     layers = layers_of(model)
     if not layers:
         raise ValueError(f"`compile_layers` found no layers in a {type(model).__name__}: leave it out.")
-    if backend == "inductor" and next(model.parameters()).device.type == "cpu" and not _has_cpp_compiler():
+    if backend == "inductor" and next(model.parameters()).device.type == "cpu" and not has_cpp_compiler():
         raise ValueError(
             f"`compile_layers` needs a C++ compiler ({', '.join(_CPP_COMPILERS)}, or one that CXX names): install it, or leave it out."
         )
@@ -39,8 +39,9 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> int:
     return len(layers)
 
 
-def _has_cpp_compiler() -> bool:
+def has_cpp_compiler() -> bool:
+    """Whether this machine has what torch compiles for CPUs with."""
     return any(shutil.which(name) for name in (os.environ.get("CXX"), *_CPP_COMPILERS) if name)
 
 
-__all__ = ["compile_layers"]
+__all__ = ["compile_layers", "has_cpp_compiler"]
