@@ -4,7 +4,7 @@ report and its card.
     python examples/train_emoji.py runs/emoji --packages DOWNLOADS
 
 The pictures are in four npm packages, which npm fetches into DOWNLOADS unless they lie there (vargpt_hf.emoji.packages). Laid out for six
-hours of 2 cores of an Intel Xeon with AMX, by estimate; --scale 0.01 tries every step in some minutes, to no good. Steps whose
+hours of 2 cores of an AMD EPYC with bfloat16 units; --scale 0.01 tries every step in some minutes, to no good. Steps whose
 result is there are skipped, and every training resumes from its last checkpoint: stop it whenever you like, and give the same command again.
 
 Whether another seed shows the same curves, a fifth of a second run tells, which takes what does not depend on the language model from the

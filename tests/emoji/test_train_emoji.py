@@ -160,6 +160,13 @@ def test_a_run_keeps_the_settings_that_it_began_with(tmp_path, example, monkeypa
     assert found == {"per_device_train_batch_size": 128, "muon": "false", "learning_rate": 1e-3}
 
 
+@pytest.mark.parametrize(("cuda", "compiler", "compiles"), [(True, False, "true"), (False, True, "true"), (False, False, "false")])
+def test_layers_are_compiled_where_they_can_be(example, monkeypatch, cuda, compiler, compiles):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("vargpt_hf.training.compiling.has_cpp_compiler", lambda: compiler)
+    assert example.can_compile() == compiles
+
+
 def test_parts_of_what_is_no_run_are_refused(tmp_path, example):
     with pytest.raises(FileNotFoundError, match="has no data: --parts-of takes the folder of a run"):
         example.link_parts(tmp_path, tmp_path / "again")
