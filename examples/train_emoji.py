@@ -188,7 +188,7 @@ def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None
         if device == "cuda":
             settings |= {"per_device_train_batch_size": 512, "warmup_steps": 100, "attn_implementation": "sdpa"}
         if start_from:
-            settings["learning_rate"] = FINE_TUNING_RATES[device]
+            settings |= dict.fromkeys(("learning_rate", "muon_learning_rate"), FINE_TUNING_RATES[device])
         if batch_size:
             settings["per_device_train_batch_size"] = batch_size
         began = {"start_from": start_from, "stage": settings}

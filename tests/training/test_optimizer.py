@@ -141,6 +141,18 @@ def test_the_trainers_setting(make_trainer, model):
     assert all(group["weight_decay"] == (0.25 if name in decaying else 0.0) for name, group in groups)
 
 
+def test_a_learning_rate_of_its_own(make_trainer):
+    """Muon's stands beside AdamW's, and a schedule scales both."""
+    trainer = make_trainer(learning_rate=1e-3, muon_learning_rate=4e-3, lr_scheduler_type="constant")
+    trainer.train()
+    assert {(group["optimizer"], group["lr"]) for group in trainer.optimizer.param_groups} == {("muon", 4e-3), ("adamw", 1e-3)}
+    trainer = make_trainer(learning_rate=1e-3, muon_learning_rate=4e-3, max_steps=4, lr_scheduler_type="linear")
+    trainer.create_optimizer_and_scheduler(4)
+    trainer.optimizer.step()
+    trainer.lr_scheduler.step()
+    assert {(group["optimizer"], group["lr"]) for group in trainer.optimizer.param_groups} == {("muon", 3e-3), ("adamw", 0.75e-3)}
+
+
 def test_without_the_setting(make_trainer):
     trainer = make_trainer(muon=False)
     trainer.train()

@@ -18,15 +18,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     A step of Muon is the momentum of a matrix with all its singular values brought near one (`torch.optim.Muon`), so that directions that few
     examples ask for move as far as common ones. It is scaled to the size of AdamW's steps (arXiv 2502.16982, section 2.2): learning rate
-    and weight decay mean the same to both. Muon keeps one moment of a parameter, AdamW two. A matrix whose gradient stays zero still
-    moves by its momentum, in steps that do not shrink.
+    and weight decay mean the same to both. But matrices inside layers bear larger learning rates by Muon than all else does by AdamW. Muon
+    keeps one moment of a parameter, AdamW two. A matrix whose gradient stays zero still moves by its momentum, in steps that do not shrink.
 
     Every group has `optimizer`, "muon" or "adamw".
 
     Args:
         matrices: parameters (rows, columns) that Muon moves.
         others: all others, in the form that AdamW takes.
-        lr: learning rate of both.
+        lr: learning rate of AdamW, and of Muon where it has none of its own.
+        muon_lr: learning rate of Muon.
         weight_decay: of matrices; that of the others stands in their groups.
         adamw: AdamW's class.
         options: what else AdamW is given, such as `betas`.
@@ -41,12 +42,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
         others: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         *,
         lr: float,
+        muon_lr: float | None = None,
         weight_decay: float,
         adamw: type[torch.optim.AdamW] = torch.optim.AdamW,
         **options: Any,
     ):
         self._parts = {
-            "muon": torch.optim.Muon(matrices, lr, weight_decay, adjust_lr_fn="match_rms_adamw"),
+            "muon": torch.optim.Muon(matrices, lr if muon_lr is None else muon_lr, weight_decay, adjust_lr_fn="match_rms_adamw"),
             "adamw": adamw(others, lr, **options),
         }
         groups = [{**group, "optimizer": name} for name, part in self._parts.items() for group in part.param_groups]
@@ -109,11 +111,14 @@ def check_checkpoint(folder: str | Path, muon: bool) -> None:
 class MuonOption:
     """Lets a trainer of Transformers train by [`MuonWithAdamW`], where its attribute `muon` says so; before the trainer among the bases.
 
+    `muon_learning_rate` is Muon's; None: that of the training's arguments, which AdamW has. A schedule scales both.
+
     Raises:
         ValueError: `muon` with another optimizer, or with weights that are sharded.
     """
 
     muon: bool = False
+    muon_learning_rate: float | None = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -148,7 +153,8 @@ class MuonOption:
             for decays in (True, False)
         ]
         rest = {name: value for name, value in options.items() if name != "lr"}
-        self.optimizer = MuonWithAdamW(matrices, groups, lr=options["lr"], weight_decay=self.args.weight_decay, adamw=adamw, **rest)
+        rates = {"lr": options["lr"], "muon_lr": self.muon_learning_rate}
+        self.optimizer = MuonWithAdamW(matrices, groups, weight_decay=self.args.weight_decay, adamw=adamw, **rates, **rest)
         return self.optimizer
 
 

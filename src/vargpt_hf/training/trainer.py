@@ -37,6 +37,7 @@ class AnyMachineDefaults:
         compile_layers: compile every layer of language model, vision tower and visual decoder, see `compiling.compile_layers`; `torch_compile`
             compiles the whole model, which takes longer and starts anew for batches of other contents.
         muon: train the linear layers inside these layers by Muon and all else by AdamW, see `optimizer.MuonWithAdamW`.
+        muon_learning_rate: of Muon; None: `learning_rate`, which is AdamW's. Without `muon` nothing reads it.
 
     Raises:
         ValueError: another `bf16`.
@@ -50,6 +51,7 @@ class AnyMachineDefaults:
     max_length: int | None = None
     compile_layers: bool = False
     muon: bool = False
+    muon_learning_rate: float | None = None
     report_to: list[str] = field(default_factory=list)
     logging_steps: float = 20
     logging_nan_inf_filter: bool = False  # such a loss stops the run; looking for it in every step would wait for the device
@@ -133,7 +135,8 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
                 raise ValueError(f"`packing` is done by VargptDataCollator, not by a {type(data_collator).__name__}: leave one of them out.")
             data_collator.packing, args.packing = True, False  # TRL's own packing knows no images
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
-        self.muon = isinstance(args, AnyMachineDefaults) and args.muon
+        if isinstance(args, AnyMachineDefaults):
+            self.muon, self.muon_learning_rate = args.muon, args.muon_learning_rate
         super().__init__(
             model,
             args=args,
