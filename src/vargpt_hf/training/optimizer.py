@@ -109,9 +109,10 @@ def check_checkpoint(folder: str | Path, muon: bool) -> None:
 
 
 class MuonOption:
-    """Lets a trainer of Transformers train by [`MuonWithAdamW`], where its attribute `muon` says so; before the trainer among the bases.
+    """Lets a trainer of Transformers train by [`MuonWithAdamW`], where `muon` says so; before the trainer among the bases.
 
-    `muon_learning_rate` is Muon's; None: that of the training's arguments, which AdamW has. A schedule scales both.
+    `muon` and `muon_learning_rate` are those of the training's arguments, where these have them. Without a learning rate of its own, Muon has
+    AdamW's. A schedule scales both.
 
     Raises:
         ValueError: `muon` with another optimizer, or with weights that are sharded.
@@ -122,6 +123,8 @@ class MuonOption:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.muon = getattr(self.args, "muon", self.muon)
+        self.muon_learning_rate = getattr(self.args, "muon_learning_rate", self.muon_learning_rate)
         if not self.muon:
             return
         if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
@@ -152,9 +155,8 @@ class MuonOption:
             {"params": [p for name, p in others if (name in decaying) is decays], "weight_decay": self.args.weight_decay if decays else 0.0}
             for decays in (True, False)
         ]
-        rest = {name: value for name, value in options.items() if name != "lr"}
-        rates = {"lr": options["lr"], "muon_lr": self.muon_learning_rate}
-        self.optimizer = MuonWithAdamW(matrices, groups, weight_decay=self.args.weight_decay, adamw=adamw, **rates, **rest)
+        settings = {"muon_lr": self.muon_learning_rate, "weight_decay": self.args.weight_decay, "adamw": adamw}
+        self.optimizer = MuonWithAdamW(matrices, groups, **settings, **options)
         return self.optimizer
 
 

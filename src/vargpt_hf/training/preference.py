@@ -235,8 +235,6 @@ class VargptDPOTrainer(TrainingGuard, MuonOption, DPOTrainer):
             raise ValueError("Preference tuning needs the model's processor: give it as `processing_class`.")
         if ref_model is None and peft_config is None and not isinstance(model, PeftModel):
             ref_model = copy.deepcopy(model).eval().requires_grad_(False)  # TRL would load what may not be saved anywhere
-        if isinstance(args, AnyMachineDefaults):
-            self.muon, self.muon_learning_rate = args.muon, args.muon_learning_rate
         super().__init__(
             model,
             ref_model=ref_model,

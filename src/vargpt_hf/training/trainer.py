@@ -135,8 +135,6 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
                 raise ValueError(f"`packing` is done by VargptDataCollator, not by a {type(data_collator).__name__}: leave one of them out.")
             data_collator.packing, args.packing = True, False  # TRL's own packing knows no images
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
-        if isinstance(args, AnyMachineDefaults):
-            self.muon, self.muon_learning_rate = args.muon, args.muon_learning_rate
         super().__init__(
             model,
             args=args,
