@@ -32,7 +32,8 @@ DRAWING = {
     "draw": 5.0,
     "draw_plain": 1.0,
     "draw_by_words": 1.5,
-    "draw_scene": 8.0,
+    "draw_placed": 2.0,
+    "draw_scene": 7.0,
     "draw_and_say": 0.6,
     "draw_shapes": 1.0,
     "draw_varied_shapes": 2.0,
@@ -188,7 +189,7 @@ def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None
         if device == "cuda":
             settings |= {"per_device_train_batch_size": 512, "warmup_steps": 100, "attn_implementation": "sdpa"}
         if start_from:
-            settings |= dict.fromkeys(("learning_rate", "muon_learning_rate"), FINE_TUNING_RATES[device])
+            settings["learning_rate"] = FINE_TUNING_RATES[device]
         if batch_size:
             settings["per_device_train_batch_size"] = batch_size
         began = {"start_from": start_from, "stage": settings}

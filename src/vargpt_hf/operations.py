@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .modeling.modeling_vargpt import VargptForConditionalGeneration
+from .modeling.modeling_vargpt import VargptForConditionalGeneration, VargptModel
 
 ATTENTION = 4  # operations of one pair of query and key and one channel: a product each for scores and for values, two operations each
 CONDITIONS = 2  # the decoder's modulations are computed once for each of these, not for each position
@@ -169,6 +169,14 @@ def _counted(call: Callable[[torch.Tensor], torch.Tensor], *shape: int) -> int:
 def layers_of(model: nn.Module) -> list[nn.Module]:
     """The layers of language model, vision tower and visual decoder: what checkpointing computes again."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def projectors_of(model: nn.Module) -> list[nn.Module]:
+    """The projectors between vision tower, language model and visual decoder of the VARGPT inside a model; none of another model."""
+    found = []
+    for inner in (module for module in model.modules() if isinstance(module, VargptModel)):
+        found += [inner.projector_to_llm, inner.projector_to_decoder, *map(inner.vlm.get_submodule, inner.backbone.projector_names)]
+    return found
 
 
 def is_trained(module: nn.Module) -> bool:

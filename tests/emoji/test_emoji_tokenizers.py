@@ -46,7 +46,7 @@ def test_both_kinds_are_measured_alike(packages, tmp_path, monkeypatch, capsys, 
     said = capsys.readouterr().out.splitlines()
     header, line, *rows = ([cell.strip() for cell in text.strip("| ").split("|")] for text in said)
     assert [len(row) for row in (header, line, *rows)] == [10] * 4 and [row[:3] for row in rows] == [
-        ["vq", "145", "2,048"],
+        ["vq", "148", "2,048"],
         ["bsq", "85", "1,048,576"],
     ]
     found = json.loads((folder / "metrics.json").read_text())

@@ -129,7 +129,7 @@ def test_a_model_learns_on_from_its_weights(packages, tmp_path, example, monkeyp
     example.main()
     given = list(zip(called[0], called[0][1:]))
     assert called[0][:2] == ("train", folder / "train.yaml")
-    assert ("--learning_rate", 4e-4) in given and ("--muon_learning_rate", 4e-4) in given
+    assert ("--learning_rate", 4e-4) in given
     VargptProcessor.from_pretrained(folder / "base").check_fits(AutoConfig.from_pretrained(folder / "base"))
     assert str(folder / "base") in (folder / "train.yaml").read_text() and {path.name for path in (folder / "data").iterdir()} == set(
         example.ROWS

@@ -70,3 +70,36 @@ def test_norms_of_a_local_encoder_start_at_one_and_are_of_the_encoder_alone():
     assert all((weight == 1).all() for weight in weights.values())
     kinds = {name.split(".")[0]: type(module).__name__ for name, module in model.named_modules() if name.endswith("norm1")}
     assert kinds == {"encoder": "VargptPositionNorm", "decoder": "GroupNorm"}
+
+
+def test_what_fills_windows_has_the_same_codes_wherever_it_stands():
+    model = tokenizer([2, 4, 8, 8], window_size=2, local_encoder=True)
+    schedule = model.config.scale_schedules[0]
+    generator = torch.Generator().manual_seed(0)
+    thing, neighbor = (torch.rand(1, 3, 16, 16, generator=generator) * 2 - 1 for _ in range(2))  # of 4×4 positions, as a 2×2 grid has
+    alone, beside, below = torch.zeros(3, 1, 3, 32, 32).unbind()
+    alone[..., :16, :16] = thing
+    beside[..., :16, :16], beside[..., :16, 16:] = neighbor, thing
+    below[..., 16:, :16], below[..., 16:, 16:] = thing, neighbor
+    scales = schedule.split(model.encode(torch.cat([alone, beside, below])))
+    for grid, codes in zip((2, 4, 8, 8), scales):
+        half = grid // 2
+        first, second, third = codes.unflatten(1, (grid, grid))
+        assert torch.equal(first[:half, :half], second[:half, half:]) and torch.equal(first[:half, :half], third[half:, :half])
+    assert len(scales[-1].unique()) > 1
+
+
+def test_windows_are_encoded_as_images_of_their_own():
+    model = tokenizer([2, 4], window_size=2)
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = model.encode_latents(pixels)
+    whole = tokenizer([2])
+    for row, column in ((0, 0), (1, 0), (1, 1)):
+        window = whole.encode_latents(pixels[..., 8 * row : 8 * row + 8, 8 * column : 8 * column + 8])
+        torch.testing.assert_close(latents[..., 2 * row : 2 * row + 2, 2 * column : 2 * column + 2], window)
+
+
+@pytest.mark.parametrize("schedule, size", [([1, 4], 3), ([3, 4], 2), ([2, 3, 6], 2), ([4], 0)])
+def test_windows_that_do_not_tile_are_refused(schedule, size):
+    with pytest.raises(ValueError, match="window"):
+        VargptVQConfig(schedules=[schedule], window_size=size, **SMALL)

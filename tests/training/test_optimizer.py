@@ -120,7 +120,7 @@ def make_trainer(request, model, processor, tmp_path):
 
 
 def test_the_trainers_setting(make_trainer, model):
-    """Muon has the linear layers inside layers, AdamW all else that is trained, and what decays decays as ever."""
+    """Muon has the linear layers inside layers and projectors, AdamW all else that is trained, and what decays decays as ever."""
     model.model.image_tokenizer.requires_grad_(False)
     trainer = make_trainer(weight_decay=0.25)
     trainer.train()
@@ -128,14 +128,17 @@ def test_the_trainers_setting(make_trainer, model):
     groups = [(names[id(p)], group) for group in trainer.optimizer.param_groups for p in group["params"]]
     by = {kind: [name for name, group in groups if group["optimizer"] == kind] for kind in ("muon", "adamw")}
     assert sorted(by["muon"] + by["adamw"]) == sorted(names.values())
-    assert all(".layers." in name and name.endswith(".weight") and "norm" not in name for name in by["muon"])
+    assert all((".layers." in name or "projector" in name) and name.endswith(".weight") and "norm" not in name for name in by["muon"])
     for part in (
         "language_model.layers.0.self_attn.q_proj",
         "vision_tower.encoder.layers.0.mlp.fc1",
         "visual_decoder.layers.0.self_attn.q_proj",
+        "multi_modal_projector.linear_1",
+        "projector_to_llm.fc1",
+        "projector_to_decoder.fc2",
     ):
         assert any(part in name for name in by["muon"]), part
-    for part in ("embed_tokens", "lm_head", "projector", "visual_decoder.head", "norm", ".bias", "class_embedding"):
+    for part in ("embed_tokens", "lm_head", "projector_to_llm.fc1.bias", "visual_decoder.head", "norm", ".bias", "class_embedding"):
         assert any(part in name for name in by["adamw"]), part
     decaying = set(trainer.get_decay_parameter_names(model))
     assert all(group["weight_decay"] == (0.25 if name in decaying else 0.0) for name, group in groups)

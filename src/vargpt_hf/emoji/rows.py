@@ -21,7 +21,7 @@ from ..tiny.shapes import choice
 from . import scenes, shape_rows
 from .more_shapes import varied_scene
 from .pictures import read_pictures
-from .scenes import ONE, RELATIONS, THREE, Scene, jittered
+from .scenes import ONE, PLACED, RELATIONS, THREE, Scene, jittered
 from .sentences import (
     Asked,
     Source,
@@ -95,6 +95,11 @@ class Writer:
         """One thing that is not called by its name, but by a shorter one, its kind, its use or its tags."""
         words, codes, (code, look), told = by_words(self.rng, self.source, self.held_out)
         return self._drawing(words, Scene((code,), look), told, codes)
+
+    def draw_placed(self) -> Row:
+        """One thing in a cell of the picture, which is said."""
+        scene = sample_scene(self.rng, self.source, choice(self.rng, PLACED))
+        return self._drawing(of_scene(self.rng, self.source, scene, self.held_out), scene, scene.look)
 
     def draw_scene(self) -> Row:
         """Two or three things in one picture."""
@@ -277,6 +282,7 @@ TASKS: dict[str, Callable[[Writer], Row]] = {
         Writer.draw_unseen,
         Writer.draw_plain,
         Writer.draw_by_words,
+        Writer.draw_placed,
         Writer.draw_scene,
         Writer.draw_scene_unseen,
         Writer.draw_and_say,

@@ -16,17 +16,6 @@ _LEFT, _RIGHT = (0, CELL // 2, CELL), (CELL, CELL // 2, CELL)
 _TOP, _BOTTOM = (CELL // 2, 0, CELL), (CELL // 2, CELL, CELL)
 _TOP_LEFT, _TOP_RIGHT = (0, 0, CELL), (CELL, 0, CELL)
 ONE, THREE = "one", "three"
-# Where things stand, in the order of the words: of a relation the first thing first. What stands beside another stands left of it.
-LAYOUTS: dict[str, tuple[Box, ...]] = {
-    ONE: (WHOLE,),
-    "left of": (_LEFT, _RIGHT),
-    "right of": (_RIGHT, _LEFT),
-    "above": (_TOP, _BOTTOM),
-    "below": (_BOTTOM, _TOP),
-    "beside": (_LEFT, _RIGHT),
-    THREE: (_TOP_LEFT, _TOP_RIGHT, _BOTTOM),
-}
-RELATIONS = ("left of", "right of", "above", "below")
 PLACES: dict[Box, str] = {
     WHOLE: "in the middle",
     _LEFT: "on the left",
@@ -36,6 +25,19 @@ PLACES: dict[Box, str] = {
     _TOP_LEFT: "at the top left",
     _TOP_RIGHT: "at the top right",
 }
+# Where things stand, in the order of the words: of a relation the first thing first. What stands beside another stands left of it.
+LAYOUTS: dict[str, tuple[Box, ...]] = {
+    ONE: (WHOLE,),
+    "left of": (_LEFT, _RIGHT),
+    "right of": (_RIGHT, _LEFT),
+    "above": (_TOP, _BOTTOM),
+    "below": (_BOTTOM, _TOP),
+    "beside": (_LEFT, _RIGHT),
+    THREE: (_TOP_LEFT, _TOP_RIGHT, _BOTTOM),
+    **{place: (box,) for box, place in PLACES.items() if box != WHOLE},  # one thing alone
+}
+PLACED = tuple(place for box, place in PLACES.items() if box != WHOLE)
+RELATIONS = ("left of", "right of", "above", "below")
 _LEAST_SCALE = 0.7  # of a picture that is read in training
 
 
@@ -61,7 +63,7 @@ class Scene:
     @property
     def relation(self) -> str | None:
         """What can be said of the first of two things, seen from the second; "beside" is seen as "left of"."""
-        return {"beside": "left of", ONE: None, THREE: None}.get(self.layout, self.layout)
+        return "left of" if self.layout == "beside" else self.layout if self.layout in RELATIONS else None
 
 
 def opposite(relation: str) -> str:
@@ -112,6 +114,7 @@ __all__ = [
     "CELL",
     "LAYOUTS",
     "ONE",
+    "PLACED",
     "PLACES",
     "RELATIONS",
     "THREE",

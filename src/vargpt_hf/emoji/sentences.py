@@ -10,9 +10,9 @@ from ..tiny.rows import NUMBERS
 from ..tiny.shapes import choice
 from .kinds import GROUP_WORDS, KIND_WORDS, article, by_tags, color_of, drawable, short_names
 from .pictures import LOOKS, Concept, Pair, Pictures
-from .scenes import ONE, PLACES, THREE, Scene, opposite
+from .scenes import LAYOUTS, PLACES, THREE, Scene, opposite
 from .split import held_out_pairs
-from .wordings import BY_TAGS, DRAW, IN_A_LOOK, PAIRED, SAY, question, spoken
+from .wordings import BY_TAGS, DRAW, IN_A_LOOK, PAIRED, PLACED, SAY, question, spoken
 from .wordings import THREE as THREE_WORDINGS
 
 DEFAULT_LOOKS = ("flat", "cartoon", "3d")  # in the first of these that training shows, a thing is drawn where no look is said
@@ -187,10 +187,10 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def of_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> str:
-    """What a scene of two or three things shows, with its look: "a turtle left of a frog in the flat look"."""
+    """What a scene of things in cells shows, with its look: "a turtle left of a frog in the flat look", "a turtle at the top, flat style"."""
     names = [said(rng, source.name(code)) for code in scene.codes]
-    wordings = THREE_WORDINGS if scene.layout == THREE else PAIRED[scene.layout]
-    words = wordings.choose(rng, held_out).format(**dict(zip("abc", names)))
+    wordings = {THREE: THREE_WORDINGS, **PAIRED}.get(scene.layout, PLACED)
+    words = wordings.choose(rng, held_out).format(**dict(zip("abc", names)), place=scene.layout)
     return _looking(rng, words, scene.look, held_out)
 
 
@@ -322,7 +322,7 @@ def sample_scene(rng: np.random.Generator, source: Source, layout: str, unseen: 
         ValueError: no pair is kept out.
     """
     code, look = source.pair(rng, unseen)
-    codes, number = [code], {ONE: 1, THREE: 3}.get(layout, 2)
+    codes, number = [code], len(LAYOUTS[layout])
     while len(codes) < number:
         other = choice(rng, source.seen[look])
         if other not in codes:

@@ -93,6 +93,10 @@ PAIRED: dict[str, Wordings] = {
         ("{a} and {b} side by side", "{a} with {b} beside it", "{a} and next to it {b}"),
     ),
 }  # fmt: skip
+PLACED = Wordings(
+    ("{a} {place}", "{place} {a}", "{a} {place} of the picture", "{place} there is {a}", "a picture with {a} {place}"),
+    ("{place} of the picture {a}", "{a}, {place}"),
+)
 THREE = Wordings(
     ("{a}, {b} and {c}", "{a} and {b} and {c}", "{a} with {b} and {c}", "{a}, {b} and {c} together", "{a} and {b} with {c}"),
     ("{a} together with {b} and {c}", "{a} beside {b} and {c}", "{a}, {b}, {c}"),

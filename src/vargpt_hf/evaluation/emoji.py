@@ -37,6 +37,7 @@ THINGS: dict[str, tuple[str, str]] = {  # group of drawings of things: task of `
     "kept out, other wordings": ("draw_unseen", HELD_OUT),
     "no look said": ("draw_plain", TRAINED),
     "not named": ("draw_by_words", TRAINED),
+    "placed": ("draw_placed", TRAINED),
     "scenes": ("draw_scene", TRAINED),
     "scenes, one kept out": ("draw_scene_unseen", TRAINED),
 }

@@ -37,13 +37,17 @@ class VargptVQConfig(VargptImageTokenizerConfig):
         norm_num_groups (`int`), norm_eps (`float`): GroupNorm of the residual blocks.
         local_encoder (`bool`): leave out what shows the encoder the whole image at once: attention, and GroupNorm, in place of which norms
             see the channels of one position. So latents, and codes with them, depend less on what is elsewhere in the image. VAR's has both.
+        window_size (`int`, *optional*): side in positions of the windows that are encoded by themselves, as if each were an image: encoder
+            and φ do not look beyond them. What fills whole windows has, on the scales from there on, the same codes wherever it stands and
+            whatever stands beside it, up to what coarser scales have coded. VAR's encodes the whole image (`None`).
         quant_conv_kernel_size (`int`): kernel of the convolutions around the quantizer.
         num_residual_convs (`int`): convolutions φ shared by the scales.
         residual_conv_ratio (`float`): share of the convolution in φ, in [0, 1].
         commitment_weight (`float`): β of the tokenizer's own loss.
 
     Raises:
-        ValueError: schedules whose grids shrink; widths that GroupNorm cannot split; values out of range.
+        ValueError: schedules whose grids shrink; widths that GroupNorm cannot split; windows that do not tile the latent grid, or that a
+            grid cuts; values out of range.
     """
 
     model_type = "vargpt_vq"
@@ -58,6 +62,7 @@ class VargptVQConfig(VargptImageTokenizerConfig):
     norm_num_groups: int = 32
     norm_eps: float = 1e-6
     local_encoder: bool = False
+    window_size: int | None = None
     quant_conv_kernel_size: int = 3
     num_residual_convs: int = 4
     residual_conv_ratio: float | int = 0.5
@@ -70,6 +75,19 @@ class VargptVQConfig(VargptImageTokenizerConfig):
         self._check_numbers()
         if self.quant_conv_kernel_size % 2 == 0:
             raise ValueError(f"`quant_conv_kernel_size` must be odd, got {self.quant_conv_kernel_size}.")
+        if self.window_size is not None:
+            self._check_windows()
+
+    def _check_windows(self) -> None:
+        check_size("window_size", self.window_size)
+        for schedule in self.scale_schedules:
+            for sides in zip(*schedule.grids):  # all heights, all widths
+                windows, left = divmod(sides[-1], self.window_size)
+                if left or any(windows % side and side % windows for side in sides):
+                    raise ValueError(
+                        f"Windows of {self.window_size}×{self.window_size} positions must tile the latent grid, and every grid must have whole "
+                        f"positions in a window, or whole windows in a position; the grids are {schedule.to_list()}."
+                    )
 
     def _check_numbers(self) -> None:
         for name in ("codebook_size", "quant_conv_kernel_size"):
@@ -105,6 +123,19 @@ def residual_conv_index(scale_index: int, num_scales: int, num_convs: int) -> in
     return int(np.argmin(np.abs(ticks - scale_index / max(num_scales - 1, 1))))
 
 
+def in_windows(tensor: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Windows (N · windows, channels, height, width) of a tensor (N, channels, …, …) that they tile, image by image and row by row."""
+    rows, columns = tensor.shape[2] // height, tensor.shape[3] // width
+    windows = tensor.unflatten(3, (columns, width)).unflatten(2, (rows, height))
+    return windows.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+def from_windows(windows: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """The inverse of [`in_windows`], of `rows` × `columns` windows an image."""
+    tensor = windows.unflatten(0, (len(windows) // (rows * columns), rows, columns))
+    return tensor.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
 class VargptResidualQuantizer(nn.Module):
     """Quantizes latents scale by scale: each scale codes what the coarser ones left (VAR, algorithms 1 and 2).
 
@@ -115,6 +146,7 @@ class VargptResidualQuantizer(nn.Module):
         super().__init__()
         self.commitment_weight = config.commitment_weight
         self.residual_conv_ratio = config.residual_conv_ratio
+        self.window_size = config.window_size
         self.codebook = nn.Embedding(config.codebook_size, config.latent_channels)
         self.residual_convs = nn.ModuleList(
             nn.Conv2d(config.latent_channels, config.latent_channels, kernel_size=3, padding=1) for _ in range(config.num_residual_convs)
@@ -135,10 +167,14 @@ class VargptResidualQuantizer(nn.Module):
         """What one scale adds to f̂: φ of the interpolated codebook rows, float32 (N, Cz, H, W), from codes (N, l)."""
         grid = schedule.grids[scale]
         latents = F.embedding(codes, self.codebook.weight.float()).transpose(1, 2).unflatten(2, grid)
-        if grid != schedule.final_grid:
-            latents = F.interpolate(latents, size=schedule.final_grid, mode="bicubic")
+        side, final = self.window_size, schedule.final_grid
+        if grid != final:
+            latents = F.interpolate(latents, size=final, mode="bicubic" if side is None else "nearest")
         conv = self.residual_convs[self.conv_of_scale[len(schedule)][scale]]
-        convolved = F.conv2d(latents, conv.weight.float(), conv.bias.float(), padding=1)
+        windows = latents if side is None else in_windows(latents, side, side)
+        convolved = F.conv2d(windows, conv.weight.float(), conv.bias.float(), padding=1)
+        if side is not None:
+            convolved = from_windows(convolved, final[0] // side, final[1] // side)
         return latents.mul(1 - self.residual_conv_ratio).add(convolved, alpha=self.residual_conv_ratio)
 
     def residuals(self, latents: torch.Tensor, schedule: ScaleSchedule) -> Iterator[tuple[torch.Tensor, torch.LongTensor, torch.Tensor]]:
@@ -202,7 +238,15 @@ class VargptVQModel(VargptImageTokenizer):
             init.normal_(module.weight, std=self.config.latent_channels**-0.5)
 
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.quant_conv(self.encoder(channels_last_on_cpu(pixel_values.to(self.quant_conv.weight.dtype)))).contiguous()
+        pixel_values = pixel_values.to(self.quant_conv.weight.dtype)
+        if self.config.window_size is None:
+            return self._latents(pixel_values)
+        side = self.config.window_size * self.config.downsampling
+        rows, columns = pixel_values.shape[2] // side, pixel_values.shape[3] // side
+        return from_windows(self._latents(in_windows(pixel_values, side, side)), rows, columns)
+
+    def _latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.quant_conv(self.encoder(channels_last_on_cpu(pixel_values))).contiguous()
 
     def decode_latents(self, f_hat: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.post_quant_conv(channels_last_on_cpu(f_hat.to(self.post_quant_conv.weight.dtype)))).contiguous()

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from transformers.trainer import OPTIMIZER_NAME
 from transformers.training_args import OptimizerNames
 
-from ..operations import layers_of
+from ..operations import layers_of, projectors_of
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -18,7 +18,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     A step of Muon is the momentum of a matrix with all its singular values brought near one (`torch.optim.Muon`), so that directions that few
     examples ask for move as far as common ones. It is scaled to the size of AdamW's steps (arXiv 2502.16982, section 2.2): learning rate
-    and weight decay mean the same to both. But matrices inside layers bear larger learning rates by Muon than all else does by AdamW. Muon
+    and weight decay mean the same to both. But matrices bear larger learning rates by Muon than by AdamW, by which projectors grow. Muon
     keeps one moment of a parameter, AdamW two. A matrix whose gradient stays zero still moves by its momentum, in steps that do not shrink.
 
     Every group has `optimizer`, "muon" or "adamw".
@@ -161,8 +161,8 @@ class MuonOption:
 
 
 def trained_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """What Muon trains: weights of the linear layers, those of adapters among them, inside the layers of all parts of a model."""
-    linears = [part.weight for layer in layers_of(model) for part in layer.modules() if isinstance(part, nn.Linear)]
+    """What Muon trains: weights of linear layers, those of adapters among them, inside projectors and the layers of all parts of a model."""
+    linears = [part.weight for place in (*layers_of(model), *projectors_of(model)) for part in place.modules() if isinstance(part, nn.Linear)]
     return list({id(weight): weight for weight in linears if weight.requires_grad}.values())
 
 

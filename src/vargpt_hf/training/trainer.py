@@ -36,7 +36,7 @@ class AnyMachineDefaults:
         gradient_checkpointing: another name of `activation_checkpointing`, which Transformers prefers.
         compile_layers: compile every layer of language model, vision tower and visual decoder, see `compiling.compile_layers`; `torch_compile`
             compiles the whole model, which takes longer and starts anew for batches of other contents.
-        muon: train the linear layers inside these layers by Muon and all else by AdamW, see `optimizer.MuonWithAdamW`.
+        muon: train the linear layers inside these layers and projectors by Muon and all else by AdamW, see `optimizer.MuonWithAdamW`.
         muon_learning_rate: of Muon; None: `learning_rate`, which is AdamW's. Without `muon` nothing reads it.
 
     Raises:
