@@ -195,7 +195,7 @@ def test_tensors_that_lie_on_several_devices_are_refused(make_trainer, monkeypat
 
 
 def test_adapters(model, processor, tmp_path):
-    """Matrices of adapters are Muon's, copies of whole modules AdamW's; the rest stays as it was."""
+    """Matrices of adapters and of projectors' copies are Muon's, the copy of the head AdamW's; the rest stays as it was."""
     adapted = get_peft_model(model, lora_config("draw", model, r=4))
     before = {name: p.detach().clone() for name, p in adapted.named_parameters()}
     trainer = VargptSFTTrainer(adapted, VargptSFTConfig(str(tmp_path), **SETTINGS), train_dataset=ROWS, processing_class=processor)
@@ -203,8 +203,10 @@ def test_adapters(model, processor, tmp_path):
     names = {id(p): name for name, p in adapted.named_parameters()}
     groups = trainer.optimizer.param_groups
     muon = [names[id(p)] for group in groups for p in group["params"] if group["optimizer"] == "muon"]
-    assert muon and all("lora_" in name for name in muon)
-    assert any("modules_to_save" in names[id(p)] for group in groups for p in group["params"] if group["optimizer"] == "adamw")
+    assert all("lora_" in name or ("projector_to_" in name and "modules_to_save" in name) for name in muon)
+    assert any("lora_" in name for name in muon) and any("projector_to_llm.modules_to_save.default.fc1" in name for name in muon)
+    adamw = [names[id(p)] for group in groups for p in group["params"] if group["optimizer"] == "adamw" and p.requires_grad]
+    assert any("visual_decoder.head.modules_to_save" in name for name in adamw)
     moved = {name for name, p in adapted.named_parameters() if not torch.equal(p, before[name])}
     assert any("lora_B" in name for name in moved) and all(p.requires_grad for name, p in adapted.named_parameters() if name in moved)
 
