@@ -98,17 +98,16 @@ class Writer:
 
     def draw_placed(self) -> Row:
         """One thing in a cell of the picture, which is said."""
-        scene = sample_scene(self.rng, self.source, choice(self.rng, PLACED))
-        return self._drawing(of_scene(self.rng, self.source, scene, self.held_out), scene, scene.look)
+        return self._draw_scene(PLACED)
 
     def draw_scene(self) -> Row:
         """Two or three things in one picture."""
-        return self._draw_scene()
+        return self._draw_scene(_LAYOUTS)
 
     def draw_scene_unseen(self) -> Row:
         """The same, one of the things in a look in which training does not show it."""
         self._only_in_tests()
-        return self._draw_scene(unseen=True)
+        return self._draw_scene(_LAYOUTS, unseen=True)
 
     def draw_and_say(self) -> Row:
         """One thing or two, drawn and named."""
@@ -207,8 +206,8 @@ class Writer:
         truth = json.dumps({**truth, "wordings": self.wordings})
         return {"messages": messages, "images": list(images), "output_images": list(drawings), "truth": truth}
 
-    def _draw_scene(self, unseen: bool = False) -> Row:
-        scene = sample_scene(self.rng, self.source, choice(self.rng, _LAYOUTS), unseen)
+    def _draw_scene(self, layouts: Sequence[str], unseen: bool = False) -> Row:
+        scene = sample_scene(self.rng, self.source, choice(self.rng, layouts), unseen)
         return self._drawing(of_scene(self.rng, self.source, scene, self.held_out), scene, scene.look)
 
     def _drawing(self, thing: str, scene: Scene, look: str | None, codes: Sequence[str] = (), says: str | None = None) -> Row:

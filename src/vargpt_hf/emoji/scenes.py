@@ -25,6 +25,8 @@ PLACES: dict[Box, str] = {
     _TOP_LEFT: "at the top left",
     _TOP_RIGHT: "at the top right",
 }
+_ALONE = {place: (box,) for box, place in PLACES.items() if box != WHOLE}
+PLACED = tuple(_ALONE)  # layouts of one thing in a cell
 # Where things stand, in the order of the words: of a relation the first thing first. What stands beside another stands left of it.
 LAYOUTS: dict[str, tuple[Box, ...]] = {
     ONE: (WHOLE,),
@@ -34,9 +36,8 @@ LAYOUTS: dict[str, tuple[Box, ...]] = {
     "below": (_BOTTOM, _TOP),
     "beside": (_LEFT, _RIGHT),
     THREE: (_TOP_LEFT, _TOP_RIGHT, _BOTTOM),
-    **{place: (box,) for box, place in PLACES.items() if box != WHOLE},  # one thing alone
+    **_ALONE,
 }
-PLACED = tuple(place for box, place in PLACES.items() if box != WHOLE)
 RELATIONS = ("left of", "right of", "above", "below")
 _LEAST_SCALE = 0.7  # of a picture that is read in training
 
@@ -63,7 +64,8 @@ class Scene:
     @property
     def relation(self) -> str | None:
         """What can be said of the first of two things, seen from the second; "beside" is seen as "left of"."""
-        return "left of" if self.layout == "beside" else self.layout if self.layout in RELATIONS else None
+        seen = "left of" if self.layout == "beside" else self.layout
+        return seen if seen in RELATIONS else None
 
 
 def opposite(relation: str) -> str:

@@ -189,7 +189,7 @@ def _listed(words: Sequence[str]) -> str:
 def of_scene(rng: np.random.Generator, source: Source, scene: Scene, held_out: bool = False) -> str:
     """What a scene of things in cells shows, with its look: "a turtle left of a frog in the flat look", "a turtle at the top, flat style"."""
     names = [said(rng, source.name(code)) for code in scene.codes]
-    wordings = {THREE: THREE_WORDINGS, **PAIRED}.get(scene.layout, PLACED)
+    wordings = THREE_WORDINGS if scene.layout == THREE else PAIRED.get(scene.layout, PLACED)
     words = wordings.choose(rng, held_out).format(**dict(zip("abc", names)), place=scene.layout)
     return _looking(rng, words, scene.look, held_out)
 

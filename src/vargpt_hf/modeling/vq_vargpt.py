@@ -4,7 +4,8 @@ Shapes: N images, L codes of one image over all scales, l codes of one scale, V 
 latent grid (the last scale), h w the grid of one scale. Codes run coarse to fine, row by row inside a scale.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -123,17 +124,15 @@ def residual_conv_index(scale_index: int, num_scales: int, num_convs: int) -> in
     return int(np.argmin(np.abs(ticks - scale_index / max(num_scales - 1, 1))))
 
 
-def in_windows(tensor: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Windows (N · windows, channels, height, width) of a tensor (N, channels, …, …) that they tile, image by image and row by row."""
-    rows, columns = tensor.shape[2] // height, tensor.shape[3] // width
-    windows = tensor.unflatten(3, (columns, width)).unflatten(2, (rows, height))
-    return windows.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
-
-
-def from_windows(windows: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """The inverse of [`in_windows`], of `rows` × `columns` windows an image."""
-    tensor = windows.unflatten(0, (len(windows) // (rows * columns), rows, columns))
-    return tensor.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+def by_windows(function: Callable[[torch.Tensor], torch.Tensor], tensor: torch.Tensor, side: int | None) -> torch.Tensor:
+    """What a function makes of a tensor (N, channels, height, width), of each window of `side`×`side` by itself; None: of the whole."""
+    if side is None:
+        return function(tensor)
+    number, _, height, width = tensor.shape
+    rows, columns = height // side, width // side
+    windows = tensor.unflatten(3, (columns, side)).unflatten(2, (rows, side)).permute(0, 2, 4, 1, 3, 5)
+    made = function(windows.flatten(0, 2)).unflatten(0, (number, rows, columns))
+    return made.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 class VargptResidualQuantizer(nn.Module):
@@ -167,14 +166,11 @@ class VargptResidualQuantizer(nn.Module):
         """What one scale adds to f̂: φ of the interpolated codebook rows, float32 (N, Cz, H, W), from codes (N, l)."""
         grid = schedule.grids[scale]
         latents = F.embedding(codes, self.codebook.weight.float()).transpose(1, 2).unflatten(2, grid)
-        side, final = self.window_size, schedule.final_grid
-        if grid != final:
-            latents = F.interpolate(latents, size=final, mode="bicubic" if side is None else "nearest")
+        if grid != schedule.final_grid:
+            latents = F.interpolate(latents, size=schedule.final_grid, mode="bicubic" if self.window_size is None else "nearest")
         conv = self.residual_convs[self.conv_of_scale[len(schedule)][scale]]
-        windows = latents if side is None else in_windows(latents, side, side)
-        convolved = F.conv2d(windows, conv.weight.float(), conv.bias.float(), padding=1)
-        if side is not None:
-            convolved = from_windows(convolved, final[0] // side, final[1] // side)
+        convolve = partial(F.conv2d, weight=conv.weight.float(), bias=conv.bias.float(), padding=1)
+        convolved = by_windows(convolve, latents, self.window_size)
         return latents.mul(1 - self.residual_conv_ratio).add(convolved, alpha=self.residual_conv_ratio)
 
     def residuals(self, latents: torch.Tensor, schedule: ScaleSchedule) -> Iterator[tuple[torch.Tensor, torch.LongTensor, torch.Tensor]]:
@@ -238,15 +234,12 @@ class VargptVQModel(VargptImageTokenizer):
             init.normal_(module.weight, std=self.config.latent_channels**-0.5)
 
     def encode_latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        pixel_values = pixel_values.to(self.quant_conv.weight.dtype)
-        if self.config.window_size is None:
-            return self._latents(pixel_values)
-        side = self.config.window_size * self.config.downsampling
-        rows, columns = pixel_values.shape[2] // side, pixel_values.shape[3] // side
-        return from_windows(self._latents(in_windows(pixel_values, side, side)), rows, columns)
+        size = self.config.window_size
+        side = None if size is None else size * self.config.downsampling
+        return by_windows(self._latents, pixel_values.to(self.quant_conv.weight.dtype), side).contiguous()
 
     def _latents(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.quant_conv(self.encoder(channels_last_on_cpu(pixel_values))).contiguous()
+        return self.quant_conv(self.encoder(channels_last_on_cpu(pixel_values)))
 
     def decode_latents(self, f_hat: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.post_quant_conv(channels_last_on_cpu(f_hat.to(self.post_quant_conv.weight.dtype)))).contiguous()
