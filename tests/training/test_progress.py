@@ -89,6 +89,8 @@ def test_a_log_in_one_line():
         describe_log({"eval_output_image_loss": 2.0, "eval_image_accuracy": 0.25, "epoch": 1.0})
         == "eval_image loss 2.0000 (25.0% right), epoch 1"
     )
+    grids = {"output_image_loss": 2.0, "image_accuracy": 0.25, "image_accuracy_1x1": 0.5, "image_accuracy_2x2": 0.75}
+    assert describe_log(grids) == "image loss 2.0000 (25.0% right, 50.0% of 1x1)"
 
 
 def test_nothing_is_drawn_of_no_losses(tmp_path):

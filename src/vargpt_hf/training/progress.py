@@ -37,13 +37,21 @@ class LossProgressCallback(ProgressCallback):
 
 
 def describe_log(logs: dict[str, Any]) -> str:
-    """The metrics of one log that people look at first, in one line."""
+    """The metrics of one log that people look at first, in one line.
+
+    The share of right codes is that of the many fine ones, which follow from coarser ones; beside it stands that of the coarsest grid,
+    which shows what the model makes of the words.
+    """
     parts = []
     for prefix in sorted({key.removesuffix(name) for key in logs for name in _LOSSES.values() if key.endswith(name)}):
         for kind, name in _LOSSES.items():
             if f"{prefix}{name}" in logs:
-                right = logs[f"{prefix}{kind}_accuracy"]
-                parts.append(f"{prefix}{kind} loss {logs[f'{prefix}{name}']:.4f} ({right:.1%} right)")
+                accuracy = f"{prefix}{kind}_accuracy"
+                right = f"{logs[accuracy]:.1%} right"
+                coarsest = next((key for key in logs if key.startswith(f"{accuracy}_")), None)
+                if coarsest:
+                    right += f", {logs[coarsest]:.1%} of {coarsest.removeprefix(f'{accuracy}_')}"
+                parts.append(f"{prefix}{kind} loss {logs[f'{prefix}{name}']:.4f} ({right})")
     parts += [f"{key} {logs[key]:.3g}" for key in ("learning_rate", "grad_norm", "epoch", "train_runtime") if key in logs]
     return ", ".join(parts)
 
