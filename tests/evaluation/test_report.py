@@ -104,6 +104,16 @@ def test_what_does_not_compare_is_refused(name):
         compare_reports(first, second)
 
 
+@pytest.mark.parametrize("name", ["network", "classes", "neighbors"])
+def test_numbers_of_other_networks_do_not_compare(name):
+    first, second = report_of([True, False]), report_of([True, False])
+    first["settings"], second["settings"] = {name: "one"}, {name: "another"}
+    with pytest.raises(ValueError, match=f"another {name} \\(one and another\\)"):
+        compare_reports(first, second)
+    second["settings"] = {name: None}  # what was measured without it, and is therefore not in both
+    assert "right" in compare_reports(first, second)
+
+
 def test_broken_reports_are_refused(tmp_path):
     file = tmp_path / "report.json"
     report = report_of([True, False])

@@ -89,6 +89,7 @@ def sets(asked: Asked) -> None:
         network(asked.features, feature_network, "features"),
         _named(asked.features),
         logits=logits,
+        classes=None if asked.classes is None else _named(asked.classes),
         resamples=asked.resamples,
         batch_size=asked.batch_size,
         seed=asked.seed,

@@ -7,6 +7,8 @@ from typing import Any
 from .intervals import Difference, paired_difference
 from .report import interval, shown, table
 
+_MEASURED_BY = ("network", "classes", "neighbors")  # settings of suites that their numbers depend on
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -34,13 +36,15 @@ def compare_reports(first: Mapping[str, Any], second: Mapping[str, Any], seed: i
         seed: of bootstrap and permutations.
 
     Raises:
-        ValueError: reports of other suites, other data or other judges, which cannot be compared.
+        ValueError: reports of other suites, other data, other judges or networks, which cannot be compared.
     """
-    for name in ("suite", "data", "judge"):
-        if first[name] != second[name]:
+    told = {name: (first[name], second[name]) for name in ("suite", "data", "judge")}
+    measured = {name: tuple(report.get("settings", {}).get(name) for report in (first, second)) for name in _MEASURED_BY}
+    told |= {name: pair for name, pair in measured.items() if None not in pair}  # what one lacks, it has no metric of
+    for name, (one, other) in told.items():
+        if one != other:
             raise ValueError(
-                f"These reports have another {name} ({first[name]} and {second[name]}), so that their numbers do not compare: "
-                "evaluate both models alike."
+                f"These reports have another {name} ({one} and {other}), so that their numbers do not compare: evaluate both models alike."
             )
     values = [{sample["id"]: sample["metrics"] for sample in report["samples"]} for report in (first, second)]
     compared = {}

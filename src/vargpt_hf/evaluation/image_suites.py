@@ -28,6 +28,7 @@ def evaluate_sets(
     network: str,
     *,
     logits: Network | None = None,
+    classes: str | None = None,
     neighbors: int = 3,
     resamples: int = SET_RESAMPLES,
     batch_size: int = 32,
@@ -40,6 +41,7 @@ def evaluate_sets(
         features: see `networks.feature_network`.
         network: its name and fingerprint, for the report: numbers of different networks do not compare.
         logits: of classes, for IS; None leaves it out.
+        classes: name and fingerprint of the network that gives them, for the report.
         neighbors, resamples, seed: see `image_metrics.compare_sets`.
         batch_size: images that go through the network together.
 
@@ -60,7 +62,7 @@ def evaluate_sets(
         samples=[],
         data={"name": references.name, "rows": len(real), "sha256": _hash(real)},
         seeds={"halves": seed},
-        settings={"network": network, "neighbors": neighbors, "resamples": resamples},
+        settings={"network": network, "classes": classes, "neighbors": neighbors, "resamples": resamples},
         examples=_examples(drawn[:8]),
     )
 
