@@ -15,8 +15,9 @@ from pathlib import Path
 import ray
 from transformers import AutoConfig
 
-from vargpt_hf import VargptForConditionalGeneration, VargptProcessor
+from vargpt_hf import VargptProcessor
 from vargpt_hf.hardware import loading_dtype
+from vargpt_hf.inference.mixed import load_to_infer
 from vargpt_hf.inference.prompts import Prompt, check_prompts, claim_images, draw_batch, read_prompts, save_images, write_results
 from vargpt_hf.tiny import TINY_FOLDER
 
@@ -25,7 +26,7 @@ class Drawer:
     """A worker with its own model: takes batches of prompts, writes their images, gives back what results.jsonl says of them."""
 
     def __init__(self, model: str, dtype: str, output: str, device: str):
-        self.model = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype).to(device).eval()
+        self.model = load_to_infer(model, dtype).to(device).eval()
         self.processor = VargptProcessor.from_pretrained(model)
         self.output = Path(output)
 
@@ -50,7 +51,7 @@ def main() -> None:
 
     output, device, config = arguments.output.resolve(), "cuda" if arguments.gpus else "cpu", AutoConfig.from_pretrained(arguments.model)
     prompts = check_prompts(read_prompts(arguments.prompts, arguments.seed), VargptProcessor.from_pretrained(arguments.model), config)
-    dtype = loading_dtype(arguments.dtype, config.dtype, device)
+    dtype = loading_dtype(arguments.dtype, config.dtype, device, config.least_parameters())
     claim_images(output, prompts, arguments.model, device, dtype, do_sample=True)
     there = {path.name for path in output.iterdir()}
     missing = [asdict(prompt) for prompt in prompts if prompt.error is None and prompt.file not in there]

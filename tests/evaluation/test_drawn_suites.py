@@ -147,6 +147,12 @@ def test_images_do_not_depend_on_an_interruption_or_on_processes(tmp_path, monke
         draw("geneval", file, tmp_path / "whole", **settings, seed=1)
 
 
+def test_weights_may_stay_as_they_are_stored(tmp_path):
+    file, _ = geneval(tmp_path)
+    rows = draw("geneval", file, tmp_path / "out", per_prompt=1, dtype="mixed")
+    assert rows and read_drawn(tmp_path / "out")[0]["dtype"] == "mixed"
+
+
 def test_template_rewriting_and_plans_are_on_record(tmp_path):
     file, _ = geneval2(tmp_path)
     rewrites = jsonl(

@@ -163,6 +163,10 @@ def test_an_adapter_is_merged(tmp_path):
     assert type(loaded.model) is VargptForConditionalGeneration
 
 
+def test_weights_may_stay_as_they_are_stored():
+    assert load_setup(TINY_NAME, dtype="mixed", device="cpu").model.get_input_embeddings().weight.dtype == torch.float16
+
+
 def test_bad_arguments_are_named():
     for arguments, message in (
         ({"pretraind": "x"}, "no argument 'pretraind' in --model_args: do you mean 'pretrained'"),

@@ -19,8 +19,8 @@ from transformers import AutoConfig
 
 from ..hardware import default_device, keep_freed_memory, loading_dtype
 from ..inference.drawing import answer, prompt_inputs
+from ..inference.mixed import load_to_infer
 from ..inference.prompts import model_fingerprint
-from ..modeling.modeling_vargpt import VargptForConditionalGeneration
 from ..modeling.settings_vargpt import check_settings
 from ..processing.processing_vargpt import VargptProcessor
 from ..restartable import claim_folder, device_of, remove_unfinished, run_each, write_whole
@@ -156,7 +156,7 @@ def draw_suite(
     per_prompt = benchmark.images_per_prompt if per_prompt is None else per_prompt
     drawings = plan_drawings(benchmark, items, per_prompt, template, None if rewrites is None else read_rewrites(rewrites), seed)
     device, config = default_device() if device == "auto" else device, AutoConfig.from_pretrained(model, trust_remote_code=False)
-    dtype = loading_dtype(dtype, config.dtype, device)
+    dtype = loading_dtype(dtype, config.dtype, device, config.least_parameters())
     settings = {**settings, **({"generation_mode": "text_image", "max_new_tokens": think + 2} if think else {"generation_mode": "image"})}
     check_settings(settings, config.text_config.vocab_size)
     _check_texts(drawings, VargptProcessor.from_pretrained(model))
@@ -239,7 +239,7 @@ def _load(model: str, device: str, dtype: str, local_rank: int, number: int) -> 
     device = device_of(device, local_rank + number)
     if str(device) == "cpu":
         keep_freed_memory()
-    vargpt = VargptForConditionalGeneration.from_pretrained(model, dtype=dtype)
+    vargpt = load_to_infer(model, dtype)
     processor = VargptProcessor.from_pretrained(model)
     processor.check_fits(vargpt.config)
     _loaded.update(model=vargpt.to(device).eval(), processor=processor)

@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ..hardware import default_device, loading_dtype
 from ..modeling.settings_vargpt import GENERATION_MODES
 from ..shipped import DEFAULT_NAME, folder_of
@@ -64,7 +62,7 @@ def load_setup(
     """
     from transformers import AutoConfig
 
-    from ..modeling.modeling_vargpt import VargptForConditionalGeneration
+    from ..inference.mixed import load_to_infer
     from ..processing.processing_vargpt import VargptProcessor
 
     known = {field.name for field in fields(Setup)} - {"model", "processor", "batch_size"}
@@ -80,8 +78,7 @@ def load_setup(
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type != "vargpt":
         raise ValueError(f"{pretrained} holds a model of type {config.model_type!r}, not a VARGPT.")
-    chosen = loading_dtype(str(dtype), config.dtype, device)
-    model = VargptForConditionalGeneration.from_pretrained(folder, dtype=chosen if chosen == "auto" else getattr(torch, chosen))
+    model = load_to_infer(folder, loading_dtype(str(dtype), config.dtype, device, config.least_parameters()))
     if peft is not None:
         from peft import PeftModel
 
