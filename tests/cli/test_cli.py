@@ -105,6 +105,16 @@ def test_chat_keeps_images(tmp_path):
     assert Image.open(tmp_path / "image-1.png").size == (48, 48)
 
 
+def test_chat_overwrites_no_file(tmp_path):
+    """Neither an earlier conversation's drawing nor an image that is attached."""
+    Image.new("RGB", (48, 48), "green").save(tmp_path / "image-1.png")
+    before = (tmp_path / "image-1.png").read_bytes()
+    lines = [f"/image {tmp_path / 'image-1.png'}", "/draw a blue square", "/draw a red circle", "/quit"]
+    result = run("chat", "-o", tmp_path, text="\n".join(lines) + "\n")
+    assert result.exit_code == 0 and (tmp_path / "image-1.png").read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} == {"image-1.png", "image-2.png", "image-3.png"}
+
+
 def test_info():
     output = run("info").output
     assert "visual_decoder" in output and "46 of 512 an image, 3 calls of the language model" in output

@@ -20,7 +20,7 @@ def card(
     data: Annotated[list[str] | None, typer.Option(help="What it was trained on; may be given several times.")] = None,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model that it was made from.")] = None,
     license: Annotated[str | None, typer.Option(help="SPDX name of the weights' license, such as apache-2.0.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a README.md that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=f"Replace a README.md and a {DRAWING} that are there.")] = False,
 ) -> None:
     """Write the model card of FOLDER.
 
@@ -30,8 +30,9 @@ def card(
       vargpt card ./my-vargpt --draw "a red circle above a blue square" --report report
     """
     readme = folder / "README.md"
-    if readme.exists() and not overwrite:
-        raise ValueError(f"{readme} is there already: give --overwrite to replace it.")
+    for file in (readme, *([folder / DRAWING] if draw is not None else ())):
+        if file.exists() and not overwrite:
+            raise ValueError(f"{file} is there already: give --overwrite to replace it.")
     results, first = [], []
     for one in report or ():
         from ..evaluation.card import eval_results, headline

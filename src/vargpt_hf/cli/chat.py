@@ -1,5 +1,6 @@
 """`vargpt chat`: a conversation in the terminal, with images both ways."""
 
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ def chat(
     device: Device = "auto",
     dtype: DType = "auto",
 ) -> None:
-    """Talk with the model; drawn images are saved as image-1.png, image-2.png, …
+    """Talk with the model; drawn images are saved as image-1.png, image-2.png, …, under numbers that are still free.
 
     \b
     Examples:
@@ -78,12 +79,13 @@ def _attachment(file: Path) -> list[dict]:
 
 
 def _show(parts: list[dict], output_dir: Path, drawn: int) -> int:
-    """Prints the texts, saves the images; returns how many have been drawn so far."""
+    """Prints the texts, saves the images under the next free numbers after `drawn`; returns the last number."""
     for part in parts:
         if part["type"] == "text":
             typer.echo(part["text"].strip())
         else:
-            drawn += 1
+            # Not only drawings of earlier conversations would go otherwise, but also files that this one has as attachments.
+            drawn = next(number for number in count(drawn + 1) if not (output_dir / f"image-{number}.png").exists())
             file = output_dir / f"image-{drawn}.png"
             part["image"].save(file)
             typer.echo(f"[{file}]")
