@@ -142,6 +142,22 @@ def test_other_data_or_another_image_tokenizer_is_refused(data, encoded, tmp_pat
         collator([load_rows(encoded)[0]])
 
 
+def test_images_that_have_changed_are_encoded_anew(tmp_path, capsys):
+    """Their texts are the same; what is as it was is left alone."""
+    for number, color in enumerate(("red", "blue", "green", "white")):
+        PILImage.new("RGB", (48, 48), color).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a photo of it")
+    encode_rows(load_rows(tmp_path), TINY_FOLDER, tmp_path / "codes", rows_per_shard=2)
+    before = contents(tmp_path / "codes")
+    PILImage.new("RGB", (48, 48), "black").save(tmp_path / "3.png")
+    encode_rows(load_rows(tmp_path), TINY_FOLDER, tmp_path / "codes", rows_per_shard=2)
+    assert "1 of 2 files are made anew: their images have changed" in capsys.readouterr().out
+    encode_rows(load_rows(tmp_path), TINY_FOLDER, tmp_path / "fresh", rows_per_shard=2)
+    after, fresh = contents(tmp_path / "codes"), contents(tmp_path / "fresh")
+    assert after == fresh and [name for name in before if after[name] != before[name]] == ["codes-00001-of-00002.parquet"]
+    assert "made anew" not in capsys.readouterr().out
+
+
 def test_a_folder_with_other_things_is_left_alone(data, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is there and holds no codes"):

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
@@ -44,6 +45,8 @@ class _Job:
     num_rows: int
     rows_per_shard: int
     rows_fingerprint: str
+    resize_factor: float
+    resample: int
 
     @property
     def num_shards(self) -> int:
@@ -68,8 +71,8 @@ def encode_rows(
 
     Columns are `messages`, `images` (as they were), `output_image_codes`, `output_image_schedule_ids` (the scale schedule of each image),
     `image_hashes` (SHA-256 of each encoded image's file) and `image_tokenizer_fingerprint` (`VargptImageTokenizer.fingerprint`). A file
-    appears when it is complete; a run that was stopped resumes with the files that are missing. Where the image tokenizer corrects itself
-    in training from pixels, as Infinity's does, a line says that it cannot from codes.
+    appears when it is complete; a run that was stopped resumes with the files that are missing, and with those whose images are others now.
+    Where the image tokenizer corrects itself in training from pixels, as Infinity's does, a line says that it cannot from codes.
 
     Args:
         rows: rows with `output_images`.
@@ -80,20 +83,26 @@ def encode_rows(
         skip_broken: leave out rows with images that cannot be read, instead of stopping at the end with their list.
 
     Raises:
-        ValueError: a folder with codes of other rows or of another image tokenizer, or broken images.
+        ValueError: a folder with codes of other rows, or of another image tokenizer or processor, or broken images.
         ChildProcessError: one of several processes was killed.
     """
     output = Path(output)
     _loaded.clear()
     _load(str(model), "cpu" if num_processes > 1 else device)
-    job = _Job(_loaded["image_tokenizer"].fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows))
+    cut = _loaded["processor"].output_image_processor
+    job = _Job(_loaded["image_tokenizer"].fingerprint(), len(rows), rows_per_shard, content_fingerprint(rows), cut.resize_factor, cut.resample)
     claim_folder(output, MANIFEST, asdict(job), "codes")
     if _loaded["image_tokenizer"].corrects_itself:
         print(NO_SELF_CORRECTION)
     remove_unfinished(output, ".parquet")
+    rows = undecoded(rows)
     missing = [shard for shard in range(job.num_shards) if not job.file(output, shard).exists()]
+    done = [shard for shard in range(job.num_shards) if shard not in set(missing)]
+    if changed := [shard for shard in tqdm(done, "Checking", unit=" files", disable=not done) if not _is_current(shard, rows, job, output)]:
+        print(f"{len(changed)} of {len(done)} files are made anew: their images have changed.")
+        missing = sorted(missing + changed)
     broken: list[str] = []
-    encode = partial(_encode_shard, rows=undecoded(rows), job=job, output=output, batch_size=batch_size, skip_broken=skip_broken)
+    encode = partial(_encode_shard, rows=rows, job=job, output=output, batch_size=batch_size, skip_broken=skip_broken)
     with tqdm(total=job.num_rows, initial=job.num_rows - _rows_of(missing, job), desc="Encoding", unit=" rows") as progress:
         for shard, found in run_each(encode, missing, num_processes, partial(_load, str(model), device)):
             progress.update(_rows_of([shard], job))
@@ -146,7 +155,7 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
         inputs, hashes = [], []
         for number, image in enumerate(row["output_images"] or ()):
             try:
-                content = image["bytes"] if image.get("bytes") is not None else read_string(image["path"], "it")[0]
+                content = _content(image)
                 inputs.append(_loaded["processor"].output_image_processor(content, return_tensors="pt"))
                 hashes.append(hashlib.sha256(content).hexdigest())
             except Exception as error:  # of whatever kind: all are listed at the end
@@ -174,6 +183,26 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
         table = Dataset.from_list([{name: row[name] for name in FEATURES} for row in encoded], features=FEATURES)
         write_whole(job.file(output, shard), lambda path: table.to_parquet(path))
     return broken
+
+
+def _content(image: dict[str, Any]) -> bytes:
+    """The file of an image that is not opened yet."""
+    return image["bytes"] if image.get("bytes") is not None else read_string(image["path"], "it")[0]
+
+
+def _is_current(shard: int, rows: Dataset, job: _Job, output: Path) -> bool:
+    """Whether a file of codes was made of the images that the rows have now; of one that left out broken images, no."""
+    stored = pq.read_table(job.file(output, shard), columns=["image_hashes"])["image_hashes"].to_pylist()
+    start = shard * job.rows_per_shard
+    images = rows.select(range(start, min(start + job.rows_per_shard, job.num_rows))).select_columns("output_images")
+    if len(images) != len(stored):
+        return False
+    try:
+        return all(
+            [hashlib.sha256(_content(image)).hexdigest() for image in row["output_images"] or ()] == there for row, there in zip(images, stored)
+        )
+    except (OSError, ValueError):  # gone, or no file any more: encoding it says so
+        return False
 
 
 def _encode(waiting: list[tuple[list, int, torch.Tensor]]) -> None:
