@@ -87,6 +87,24 @@ def test_codes_pass_and_the_column_of_images_is_added(tmp_path):
     }
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["ahead", "streaming"])
+def test_brackets_in_a_path_are_no_pattern(tmp_path, streaming):
+    """A folder whose name the pattern would find instead stands beside each."""
+    for name in ("set[1]", "set1"):
+        row = {"prompt": "say", "completion": name}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.jsonl").write_text(json.dumps(row))
+        Dataset.from_list([row]).to_parquet(tmp_path / name / "table" / "rows.parquet")
+        PILImage.new("RGB", (8, 8)).save(tmp_path / name / "rows.png")
+        (tmp_path / name / "images").mkdir()
+        PILImage.new("RGB", (8, 8)).save(tmp_path / name / "images" / "red.png")
+        (tmp_path / name / "images" / "metadata.jsonl").write_text(json.dumps({"file_name": "red.png", "text": name}))
+    for part in ("rows.jsonl", "table", "table/rows.parquet", "images"):
+        (row,) = load_rows(tmp_path / "set[1]" / part, streaming=streaming)
+        assert "set[1]" in json.dumps(row["messages"]), part
+    assert len(list(load_rows(tmp_path / "set*" / "*.jsonl", streaming=streaming))) == 2
+
+
 def test_what_is_no_dataset_of_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match="There is no dataset at .*nothing"):
         load_rows(tmp_path / "nothing")

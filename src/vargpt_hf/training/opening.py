@@ -6,7 +6,7 @@ import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import glob, has_magic
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,14 @@ def open_dataset(path: str | Path, split: str | None = None, streaming: bool = F
         path = path.absolute()  # paths of images are stored, and may be opened from elsewhere
         if path.is_dir() and ((path / "state.json").is_file() or (path / "dataset_dict.json").is_file()):
             return _choose_split(load_from_disk(str(path)), split, path, streaming), path
-        files = _choose_files(path) if path.is_dir() else sorted(file for file in glob(str(path)) if Path(file).suffix in _FORMATS)
+        files = _choose_files(path) if path.is_dir() else _files_of(path)
         if not files:
             return _open_image_folder(path, split, streaming), path
         folder = path if path.is_dir() else path.parent
         kind = _FORMATS[Path(files[0]).suffix]
         if kind == "json":
             return _open_json(files, streaming), folder
-        return load_dataset(kind, data_files=files, split="train", streaming=streaming), folder
+        return load_dataset(kind, data_files=[escape(file) for file in files], split="train", streaming=streaming), folder
 
 
 def _load_from_hub(path: str, split: str | None, streaming: bool) -> AnyDataset:
@@ -70,9 +70,7 @@ def _load_from_hub(path: str, split: str | None, streaming: bool) -> AnyDataset:
 def check_data_path(path: str | Path) -> Path | str:
     """The path, or the Hub id as text, if `open_dataset` can read such a one; else raises a ValueError."""
     found = Path(path)
-    if found.is_dir() or has_magic(str(path)) and any(Path(file).suffix in _FORMATS for file in glob(str(path))):
-        return found
-    if found.is_file() and found.suffix in _FORMATS:
+    if found.is_dir() or _files_of(found):
         return found
     if not found.exists() and _HUB_ID.fullmatch(str(path)) and found.suffix not in _FORMATS:
         return str(path)
@@ -80,6 +78,12 @@ def check_data_path(path: str | Path) -> Path | str:
         f"There is no dataset at {path}: give a folder written by `Dataset.save_to_disk`, a folder of images, files that end in "
         f"{', '.join(_FORMATS)}, or a Hub id."
     )
+
+
+def _files_of(path: Path) -> list[str]:
+    """The data file at a path, which may have brackets in its name, or those that it is a pattern of, in order."""
+    files = [str(path)] if path.is_file() else glob(str(path))
+    return sorted(file for file in files if Path(file).suffix in _FORMATS)
 
 
 @contextmanager
@@ -157,7 +161,7 @@ def _choose_split(found: Dataset | DatasetDict, split: str | None, path: Path, s
 def _open_image_folder(path: Path, split: str | None, streaming: bool) -> AnyDataset:
     """A folder of images; captions stand in `datasets`' metadata files, or in a file beside each image."""
     if any(path.rglob("metadata.*")):
-        return load_dataset("imagefolder", data_dir=str(path), split=split or "train", streaming=streaming)
+        return load_dataset("imagefolder", data_dir=escape(str(path)), split=split or "train", streaming=streaming)
     images = sorted(file for file in path.rglob("*") if file.suffix.lower() in PILImage.registered_extensions())
     if not images:
         raise ValueError(f"{path} holds neither data files ({', '.join(_FORMATS)}) nor images.")
