@@ -21,6 +21,7 @@ from PIL import Image as PILImage
 from train_tiny import DRAWING, READING, VARGPT, make_rows, run_stage
 
 from vargpt_hf.evaluation.edits import draw_edits, edit_row, instruction_of
+from vargpt_hf.restartable import write_whole
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.edit_judge import EditVerdict, judge_edit
 from vargpt_hf.tiny.edits import EDIT_KINDS, sample_edit
@@ -71,13 +72,12 @@ def make_data(folder: Path, scale: float) -> None:
     numbers = {name: max(int(number * scale), 32) for name, number in ROWS.items()}
     if not (folder / "edits").exists():
         rows = Dataset.from_generator(edit_rows, ROW_FEATURES, str(folder / "cache"), gen_kwargs={"number": numbers["edits"]})
-        rows.save_to_disk(folder / "edits")
+        write_whole(folder / "edits", rows.save_to_disk)
     for seed, (name, mixture) in enumerate({"drawing": DRAWING, "reading": READING}.items(), start=60):
         if not (folder / name).exists():
             make_rows(folder / name, mixture, numbers[name], seed)
     for name in ("edits", "drawing"):
-        if not (folder / f"{name}_codes").exists():
-            subprocess.run([VARGPT, "encode", folder / name, folder / f"{name}_codes", "--model", TINY_FOLDER], check=True)
+        subprocess.run([VARGPT, "encode", folder / name, folder / f"{name}_codes", "--model", TINY_FOLDER], check=True)  # resumes
 
 
 def edit(model_folder: Path, rows: list[dict], with_mask: bool) -> list[PILImage.Image]:

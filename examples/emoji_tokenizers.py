@@ -57,10 +57,13 @@ def save_groups(place: Path, packages: Path, number: int) -> None:
     """Datasets of images that are measured."""
     from datasets import Dataset, Features, Image
 
+    from vargpt_hf.restartable import write_whole
+
     for task in GROUPS.values():
         if not (place / task).exists():
             drawn: Iterator[Any] = (row["output_images"][0] for row in rows({task: 1.0}, number, 7, "test", folder=packages))
-            Dataset.from_list([{"image": image} for image in drawn], Features({"image": Image()})).save_to_disk(place / task)
+            images = Dataset.from_list([{"image": image} for image in drawn], Features({"image": Image()}))
+            write_whole(place / task, images.save_to_disk)
 
 
 def measured(model: Path, images: Path) -> dict[str, Any]:

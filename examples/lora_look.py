@@ -62,7 +62,7 @@ def main() -> None:
         save_rows(arguments.output / "rows", pictures, taught, arguments.rows // 2, packages)
     if not (adapter / "adapter_model.safetensors").exists():
         settings = {"model_name_or_path": model, "train_data": arguments.output / "rows", "output_dir": adapter}
-        settings |= {"learning_rate": arguments.learning_rate, "num_train_epochs": 1, "muon": "true"}
+        settings |= {"learning_rate": arguments.learning_rate, "num_train_epochs": 1, "muon": "true", "resume_from_checkpoint": "true"}
         options = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
         subprocess.run([VARGPT, "train", Path(__file__).parent / "lora.yaml", *options], check=True)
     number = arguments.evaluate
@@ -98,11 +98,12 @@ def save_rows(place: Path, pictures: Pictures, codes: Sequence[str], number: int
     """The dataset to train on: the new look, and as many rows of what is known."""
     from datasets import Dataset, Features, Value
 
+    from vargpt_hf.restartable import write_whole
     from vargpt_hf.training.data import ROW_FEATURES
 
     features = Features({**ROW_FEATURES, "truth": Value("string")})
     made = [*look_rows(pictures, codes, number, seed=0), *rows(KNOWN, number, 4, folder=packages)]
-    Dataset.from_list(made, features=features).save_to_disk(place)
+    write_whole(place, Dataset.from_list(made, features=features).save_to_disk)
 
 
 Judge = Callable[[Sequence[Image.Image], Sequence[Row]], dict[str, float]]

@@ -162,12 +162,13 @@ def make_rows(folder: Path, mixture: dict[str, float], number: int, seed: int) -
     """A dataset on disk of rows for one stage."""
     from datasets import Dataset, Features, Value
 
+    from vargpt_hf.restartable import write_whole
     from vargpt_hf.training.data import ROW_FEATURES
 
     features = Features({**ROW_FEATURES, "truth": Value("string")})
     shards = {"mixture": mixture, "count": number // SHARDS, "seeds": [SHARDS * seed + shard for shard in range(SHARDS)]}
     with tempfile.TemporaryDirectory() as cache:
-        Dataset.from_generator(rows_of_seeds, features, cache, gen_kwargs=shards, num_proc=SHARDS).save_to_disk(folder)
+        write_whole(folder, Dataset.from_generator(rows_of_seeds, features, cache, gen_kwargs=shards, num_proc=SHARDS).save_to_disk)
 
 
 def encode(data: Path, model: Path) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from vargpt_hf.restartable import claim_folder, run_each
+from vargpt_hf.restartable import claim_folder, run_each, write_whole
 
 
 def prepare(number: int) -> None:
@@ -45,3 +45,17 @@ def test_hidden_files_do_not_make_a_folder_another(tmp_path):
     claim_folder(tmp_path, "draw.manifest", {"seed": 1}, "images")
     with pytest.raises(ValueError, match=r"holds images of something else: seed 1 \(here 2\)"):
         claim_folder(tmp_path, "draw.manifest", {"seed": 2}, "images")
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    def write(folder, broken):
+        folder.mkdir()
+        (folder / "first").write_text("there")
+        if broken:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device: .*rows"):
+        write_whole(tmp_path / "rows", lambda folder: write(folder, True))
+    assert not list(tmp_path.iterdir())
+    write_whole(tmp_path / "rows", lambda folder: write(folder, False))
+    assert [path.name for path in tmp_path.rglob("*")] == ["rows", "first"]

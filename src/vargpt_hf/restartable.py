@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ Item = TypeVar("Item")
 
 
 def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
-    """Lets a file appear when it is whole; a process that is killed meanwhile leaves a hidden one (see `remove_unfinished`).
+    """Lets a file, or a new folder, appear when it is whole; a process that is killed leaves a hidden one (see `remove_unfinished`).
 
     Raises:
         OSError: it cannot be written, for example because the disk is full; nothing is left of it.
@@ -28,7 +29,10 @@ def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
         write(unfinished)
         os.replace(unfinished, file)
     except BaseException as error:  # an interrupt, too
-        unfinished.unlink(missing_ok=True)
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror or str(error), str(file)) from error
         raise
