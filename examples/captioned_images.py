@@ -36,7 +36,7 @@ def main() -> None:
     write_images(images, arguments.images)
     config = Path(__file__).parent / "lora.yaml"
     command = [VARGPT, "train", config, "--train_data", images, "--output_dir", adapter, "--num_train_epochs", str(arguments.epochs)]
-    subprocess.run(command, check=True)
+    subprocess.run([*command, "--resume_from_checkpoint", "true"], check=True)
 
     asked = list(slanted_rows(arguments.evaluate, seed=1, split="test"))
     judge, processor = DigitJudge(*load_split("train")), VargptProcessor.from_pretrained(TINY_FOLDER)

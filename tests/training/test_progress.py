@@ -53,15 +53,19 @@ def test_curves_and_samples_lie_in_the_folder(base, tmp_path):
 def test_samples_can_be_chosen_or_left_out(base, tmp_path):
     train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", sample_prompts=[]))
     assert not (tmp_path / "out" / "samples").exists()
-    train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", sample_prompts=["a thing of $100", "another"]))
-    assert {file.name for file in (tmp_path / "out" / "samples").iterdir()} == {"step-000000.png", "step-000001.png"}
+    train(write_config(tmp_path, base, stage="stage3", max_steps=2, save_strategy="no", sample_prompts=["a thing of $100", "another"]))
+    first = {file.name: file.read_bytes() for file in (tmp_path / "out" / "samples").iterdir()}
+    assert set(first) == {"step-000000.png", "step-000002.png"}
+    train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", sample_prompts=["another"]))
+    again = {file.name: file.read_bytes() for file in (tmp_path / "out" / "samples").iterdir()}
+    assert set(again) == {"step-000000.png", "step-000001.png"} and again["step-000000.png"] != first["step-000000.png"]
 
 
 def test_samples_do_not_change_the_run(base, tmp_path):
     weights = []
     for prompts in ([], ["draw noise"]):
         keys = {"stage": "stage3", "eval_data": str(tmp_path / "rows"), "eval_strategy": "steps", "eval_steps": 1, "sample_prompts": prompts}
-        train(write_config(tmp_path, base, **keys))
+        train(write_config(tmp_path, base, save_strategy="no", **keys))
         weights.append((tmp_path / "out" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
 

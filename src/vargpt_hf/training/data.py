@@ -62,7 +62,7 @@ def sources_of(given: str | Path | Sequence[str | dict[str, Any]], kind: type[So
     """The sources that a setting names: a path, or a list of paths and of mappings with the fields of `kind`, a dataclass with a `path`.
 
     Raises:
-        ValueError: nothing named, unknown fields, or paths where nothing is.
+        ValueError: nothing named, unknown fields or values of the wrong kind, or paths where nothing is.
     """
     entries = [given] if isinstance(given, (str, Path)) else list(given or ())
     known = [field.name for field in fields(kind)]
@@ -71,6 +71,10 @@ def sources_of(given: str | Path | Sequence[str | dict[str, Any]], kind: type[So
         entry = entry if isinstance(entry, dict) else {"path": str(entry)}
         if "path" not in entry or set(entry) - set(known):
             raise ValueError(f"A source of data needs `path` and may have {', '.join(known[1:])}; got {', '.join(map(str, entry))}.")
+        for field in fields(kind):
+            value, is_number = entry.get(field.name, field.default), field.type is float
+            if value is not field.default and (type(value) not in (int, float) if is_number else not isinstance(value, str)):
+                raise ValueError(f"`{field.name}` of a source of data must be {'a number' if is_number else 'text'}, got {value!r}.")
         source = kind(**entry)
         check_data_path(source.path)
         sources.append(source)

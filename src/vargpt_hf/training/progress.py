@@ -56,6 +56,12 @@ def describe_log(logs: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def remove_samples(output_dir: Path) -> None:
+    """Deletes the images that an earlier run has left in the folder, which would stand for those of the run that starts there."""
+    for file in (output_dir / SAMPLES).glob("step-*.png"):
+        file.unlink()
+
+
 class SampleCallback(TrainerCallback):
     """Draws the same prompts, from the same seed, at every evaluation: `samples/step-N.png` in the output folder.
 
@@ -73,7 +79,7 @@ class SampleCallback(TrainerCallback):
             self.draw(model, Path(args.output_dir), state.global_step)
 
     def draw(self, model: "VargptForConditionalGeneration", output_dir: Path, step: int) -> None:
-        """Saves what the model draws at this step, if that is not there already."""
+        """Saves what the model draws at this step, if that is not there already, from before the run was resumed."""
         file = output_dir / SAMPLES / f"step-{step:06}.png"
         if file.exists():
             return

@@ -10,8 +10,8 @@ from typing import Any, NoReturn, get_type_hints
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import ProgressCallback
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
+from transformers import ProgressCallback, TrainingArguments
+from trl import ModelConfig, TrlParser, get_peft_config
 
 from ..hardware import disable_cudnn_attention, keep_freed_memory
 from ..modeling.configuration_vargpt import VargptConfig
@@ -23,16 +23,17 @@ from .collator import VargptDataCollator
 from .data import DataSource, add_lengths, mix_pairs, mix_rows, names_of, sources_of
 from .forecast import StepTimer, describe_plan, num_steps
 from .formats import loaded_whole, loading_options, widen_trained
-from .guards import StopAt, last_complete_checkpoint, remove_half_checkpoints
+from .guards import StopAt, checkpoints_of, last_complete_checkpoint, remove_half_checkpoints
 from .optimizer import check_checkpoint
 from .preference import VargptDPOConfig, VargptDPOTrainer
-from .progress import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, save_curves
+from .progress import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, remove_samples, save_curves
 from .resolution import fit_processor, with_image_budget
 from .stage_files import check_form, find_stage, only_writer, read_stage, refuse_unknown
 from .stages import apply_stage, get_stage, stage_linears
 from .trainer import GROUPING, VargptSFTConfig, VargptSFTTrainer
 
 _ADAPTER = "adapter_config.json"
+_TEXT_OR_LIST = ("train_data", "eval_data", "lora_target_modules", "lora_modules_to_save", "loss_type")  # whatever their types say
 
 
 @dataclass
@@ -115,9 +116,10 @@ def train(config: str | Path, overrides: Sequence[str] = (), dry_run: bool = Fal
         return _try_one_step(config, overrides)
     script, training, model_config = parse(config, overrides)
     with only_writer(training.output_dir):
+        checkpoint = resume_point(training)
         trainer, sources = make_trainer(script, training, model_config)
         _print_plan(trainer, script, sources)
-        _run(trainer, script, resume_point(training))
+        _run(trainer, script, checkpoint)
 
 
 def _try_one_step(config: str | Path, overrides: Sequence[str]) -> None:
@@ -227,6 +229,7 @@ def _run(trainer: VargptSFTTrainer, script: PreferenceArguments, checkpoint: str
     if sampler is not None:
         trainer.add_callback(sampler)
         if checkpoint is None and trainer.is_world_process_zero():
+            remove_samples(output_dir)
             sampler.draw(trainer.model, output_dir, 0)
     if checkpoint is not None and trainer.is_world_process_zero():
         remove_half_checkpoints(output_dir)
@@ -335,7 +338,7 @@ def parse_groups(
     overrides = list(overrides)
     hints = {name: hint for group in groups for name, hint in get_type_hints(group).items()} | {"env": dict}
     refuse_unknown([key for key in given if key not in hints], hints, config)
-    check_form(given, {**hints, "train_data": str | list, "eval_data": str | list | None}, config)
+    check_form(given, {**hints, **dict.fromkeys(_TEXT_OR_LIST, str | list | None)}, config)
     parser = CommandParser(groups, allow_abbrev=False)
     try:
         parser.set_defaults_with_config(**given)
@@ -378,11 +381,9 @@ def _check(script: PreferenceArguments, training: VargptSFTConfig | VargptDPOCon
         _check_supervised(script, training)
     if training.eval_strategy != "no" and not script.eval_data:
         raise ValueError(f"eval_strategy is {training.eval_strategy.value!r}, but there is no `eval_data`.")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(training, name) < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {getattr(training, name)}.")
-    if not 0 <= training.learning_rate < float("inf"):
-        raise ValueError(f"`learning_rate` must be a number from 0 on, got {training.learning_rate}.")
+    if training.max_length is not None and training.max_length < 1:
+        raise ValueError(f"`max_length` must be at least 1, got {training.max_length}; leave it out for no limit.")
+    check_training(training)
     if script.lora_preset is not None:
         if script.lora_preset not in PRESETS:
             raise ValueError(f"`lora_preset` is {script.lora_preset!r}; it must be one of {', '.join(PRESETS)}.")
@@ -403,9 +404,6 @@ def _check(script: PreferenceArguments, training: VargptSFTConfig | VargptDPOCon
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"`train_modules` must be regular expressions: {pattern!r} is none ({error}).") from error
-    asked = training.resume_from_checkpoint
-    if asked is not None and str(asked).lower() not in ("true", "false") and not Path(asked).is_dir():
-        raise ValueError(f"There is no checkpoint {asked}.")
     path = model_config.model_name_or_path
     if not (Path(path) / _ADAPTER).is_file():
         try:
@@ -430,9 +428,32 @@ def _check_supervised(script: VargptScriptArguments, training: VargptSFTConfig) 
         raise ValueError(f"`prompt_dropout` must be in [0, 1], got {script.prompt_dropout}.")
 
 
-def resume_point(training: SFTConfig) -> str | None:
-    """The checkpoint to resume from: the one asked for, or, where "true" is, the last complete one, if there is any."""
+def check_training(training: TrainingArguments) -> None:
+    """Raises a ValueError for settings of a trainer that cannot work."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(training, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(training, name)}.")
+    if not 0 <= training.learning_rate < float("inf"):
+        raise ValueError(f"`learning_rate` must be a number from 0 on, got {training.learning_rate}.")
     asked = training.resume_from_checkpoint
-    if asked is None or str(asked).lower() == "false":
-        return None
-    return last_complete_checkpoint(training.output_dir) if str(asked).lower() == "true" else str(asked)
+    if asked is not None and str(asked).lower() not in ("true", "false") and not Path(asked).is_dir():
+        raise ValueError(f"There is no checkpoint {asked}.")
+
+
+def resume_point(training: TrainingArguments) -> str | None:
+    """The checkpoint to resume from: the one asked for, or, where "true" is, the last complete one, if there is any.
+
+    Raises:
+        ValueError: a run that starts anew among checkpoints of another, which `save_total_limit` and resuming would take for its own.
+    """
+    asked = str(training.resume_from_checkpoint or "false")
+    if asked.lower() not in ("true", "false"):
+        return asked
+    if asked.lower() == "true":
+        return last_complete_checkpoint(training.output_dir)
+    if earlier := checkpoints_of(training.output_dir):
+        raise ValueError(
+            f"{training.output_dir} holds {earlier[-1].name} of an earlier run: continue that by --resume_from_checkpoint true, or delete its "
+            "checkpoints, or give another --output_dir."
+        )
+    return None

@@ -91,7 +91,8 @@ def refuse_unknown(unknown: Collection[str], known: Collection[str], where: str 
 def check_form(given: Mapping[str, Any], hints: Mapping[str, Any], where: str | Path) -> None:
     """Raises a ValueError for a value of a kind that its setting cannot take, such as a list where a number belongs.
 
-    Texts pass: what they say is checked when they are parsed, as those of a command line are.
+    Texts pass where a setting is no list: what they say is checked when they are parsed, as those of a command line are. As a list, a text
+    would be one of its letters.
 
     Args:
         given: values of a stage's file, by setting.
@@ -107,10 +108,12 @@ def check_form(given: Mapping[str, Any], hints: Mapping[str, Any], where: str | 
         kinds = [get_origin(kind) or kind for kind in get_args(hints[key]) or (hints[key],)]
         if get_origin(hints[key]) in (list, dict):
             kinds = [get_origin(hints[key])]
-        if type(value) in kinds or isinstance(value, str) or float in kinds and type(value) is int:
+        is_list = list in kinds and str not in kinds
+        if type(value) in kinds or isinstance(value, str) and not is_list or float in kinds and type(value) is int:
             continue
         wanted = " or ".join(_WORDS[kind] for kind in _WORDS if kind in kinds) or "text"
         hint = " (a YAML `no` or `off` means false: put it in quotes)" if value is False and str in kinds else ""
+        hint = f", such as [{value!r}]" if isinstance(value, str) else hint
         raise ValueError(f"{where}: `{key}` is {value!r}; it must be {wanted}{hint}.")
 
 

@@ -10,7 +10,8 @@ from ...hardware import keep_freed_memory
 from ...modeling.image_tokenizer_vargpt import VargptImageTokenizer
 from ..data import sources_of
 from ..guards import StopAt, remove_half_checkpoints
-from ..script import parse_groups, resume_point
+from ..progress import remove_samples
+from ..script import check_training, parse_groups, resume_point
 from ..stage_files import find_file, only_writer, read_stage
 from .arguments import ImageTokenizerArguments, ImageTokenizerTrainingConfig
 from .forecast import cost_of
@@ -40,10 +41,11 @@ def train(config: str | Path, overrides: Sequence[str] = ()) -> None:
         keep_freed_memory()
     script, training = parse(config, overrides)
     with only_writer(training.output_dir):
+        checkpoint = resume_point(training)
         trainer = make_trainer(script, training)
         if trainer.is_world_process_zero():
             print(describe_plan(trainer, script))
-        _run(trainer, script, resume_point(training))
+        _run(trainer, script, checkpoint)
 
 
 def parse(config: str | Path, overrides: Sequence[str] = ()) -> tuple[ImageTokenizerArguments, ImageTokenizerTrainingConfig]:
@@ -79,14 +81,7 @@ def _check(script: ImageTokenizerArguments, training: ImageTokenizerTrainingConf
         raise ValueError("`streaming` does not know how many images there are: set `max_steps`.")
     if not 1 <= script.resize_factor < float("inf"):
         raise ValueError(f"`resize_factor` must be a number from 1 on, got {script.resize_factor}.")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(training, name) < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {getattr(training, name)}.")
-    if not 0 <= training.learning_rate < float("inf"):
-        raise ValueError(f"`learning_rate` must be a number from 0 on, got {training.learning_rate}.")
-    asked = training.resume_from_checkpoint
-    if asked is not None and str(asked).lower() not in ("true", "false") and not Path(asked).is_dir():
-        raise ValueError(f"There is no checkpoint {asked}.")
+    check_training(training)
 
 
 def make_trainer(script: ImageTokenizerArguments, training: ImageTokenizerTrainingConfig) -> VargptImageTokenizerTrainer:
@@ -158,6 +153,7 @@ def _run(trainer: VargptImageTokenizerTrainer, script: ImageTokenizerArguments, 
     images = trainer.eval_dataset if trainer.eval_dataset is not None else trainer.train_dataset
     is_first = trainer.is_world_process_zero()
     if is_first and checkpoint is None:
+        remove_samples(output_dir)
         trainer.save_samples(images)
     if is_first and checkpoint is not None:
         remove_half_checkpoints(output_dir)
