@@ -1,5 +1,6 @@
 """Runs that are killed or go wrong: what is left on disk, what is said, and that going on gives the same weights to the last bit."""
 
+import json
 import os
 import resource
 import shutil
@@ -57,6 +58,30 @@ def test_a_run_that_stops_early_is_the_first_part_of_a_whole_one(finished, tmp_p
         assert all(torch.equal(value, weights(finished / "checkpoint-2")[name]) for name, value in weights(out).items())
     train(stage, ["--output_dir", str(out), "--resume_from_checkpoint", "true"])
     assert all(torch.equal(value, weights(finished)[name]) for name, value in weights(out).items())
+
+
+def test_a_run_that_resumes_counts_on(base, tmp_path):
+    """Also what was trained on since the last log."""
+    file = stage_file(tmp_path, base, max_steps=4, save_steps=2, logging_steps=4)
+    counted = []
+    for again in ([], ["--resume_from_checkpoint", "true"]):
+        train(file, again)
+        last = json.loads((tmp_path / "out/checkpoint-4/trainer_state.json").read_text())["log_history"][-1]
+        counted.append({name: value for name, value in last.items() if name.startswith("rows_of_") or name == "num_tokens"})
+        shutil.rmtree(tmp_path / "out/checkpoint-4")
+    assert len(counted[0]) == 3 and sum(counted[0].values()) > counted[0]["num_tokens"] > 0
+    assert counted[0] == counted[1]
+
+
+def test_a_run_does_not_start_among_the_checkpoints_of_another(finished, tmp_path):
+    """`save_total_limit` and resuming would take them for its own. What lies there stays."""
+    shutil.copytree(finished.parent, tmp_path / "again")
+    out = tmp_path / "again/out"
+    wanted = weights(out)
+    with pytest.raises(ValueError, match="out holds checkpoint-4 of an earlier run: continue that by --resume_from_checkpoint true"):
+        train(tmp_path / "again/stage.yaml", ["--output_dir", str(out), "--max_steps", "2"])
+    found = weights(out)
+    assert all(torch.equal(value, found[name]) for name, value in wanted.items())
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "1.1", "nan"])

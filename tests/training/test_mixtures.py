@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
-from vargpt_hf.training.data import DataSource, describe_mixture, mix_rows, names_of, sources_of
+from vargpt_hf.training.data import DataSource, describe_mixture, mix_rows, names_of, numbered, sources_of
 
 
 @pytest.fixture
@@ -84,6 +84,13 @@ def test_sources_that_cannot_be(folders, monkeypatch, given, message):
 def test_an_unknown_end(folders):
     with pytest.raises(ValueError, match="`stop` is 'never'; it must be one of first_exhausted"):
         mix_rows([DataSource(str(folders / "small"))], stop="never")
+
+
+def test_rows_of_a_stream_have_another_number_in_every_pass(folders):
+    stream = mix_rows(sources_of(str(folders / "small")), streaming=True)
+    length = len(list(stream))
+    rows = list(numbered(stream.repeat(2)))
+    assert [row["row_number"] for row in rows] == list(range(2 * length)) and said(rows[:length]) == said(rows[length:])
 
 
 def test_sources_of_one_name_are_told_apart():

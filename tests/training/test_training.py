@@ -150,6 +150,31 @@ def test_what_is_random_depends_on_the_batch_alone(processor):
     assert not torch.equal(first["output_pixel_values"], plain["output_pixel_values"])
 
 
+def test_every_epoch_draws_anew_what_is_random(model, processor, tmp_path):
+    """Also of rows that say the same, one a batch: by their numbers, which the trainer gives, and the epoch."""
+    emptied = []
+
+    class Recorder(VargptDataCollator):
+        def _messages(self, row, rng):
+            messages = super()._messages(row, rng)
+            emptied.append((row["row_number"], messages is not row["messages"]))
+            return messages
+
+    def run(epochs, number):
+        emptied.clear()
+        collator = Recorder(processor, prompt_dropout=0.5)
+        keys = {"per_device_train_batch_size": 1, "max_steps": -1, "num_train_epochs": epochs}
+        trainer = trainer_of(model, processor, tmp_path, rows=[ROWS[2]] * number, **keys)
+        trainer.data_collator = collator
+        trainer.train()
+        return [dict(emptied[start : start + number]) for start in range(0, epochs * number, number)]
+
+    first, second = run(2, 16)
+    assert sorted(first) == sorted(second) == list(range(16)) and first != second
+    assert all(3 < sum(epoch.values()) < 13 for epoch in (first, second))
+    assert run(2, 16) == [first, second]
+
+
 def test_missing_images_take_any_form(processor):
     for nothing in (None, [], np.zeros((0, 21), dtype=np.int64)):
         inputs = VargptDataCollator(processor)([{**ROWS[0], "images": nothing, "output_images": None, "output_image_codes": nothing}])
@@ -198,12 +223,24 @@ def test_accumulation_and_order_do_not_change_the_step(base, processor, tmp_path
             torch.testing.assert_close(weight, results[0][1][name], atol=1e-5, rtol=1e-4)
 
 
-def test_scales_of_one_grid_are_logged_together(model, processor, tmp_path):
+def test_each_image_counts_by_the_grids_of_its_own_schedule(model, processor, tmp_path):
+    """A grid that comes in both schedules, or again in one, is logged once."""
     trainer = trainer_of(model, processor, tmp_path)
-    model.config.image_tokenizer_config.schedules = [[1, 2, 2]]
-    trainer._sums["train"] = torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0, 9.0, 18.0, 1.0, 8.0, 2.0])  # of two images with 9 codes
+    model.config.image_tokenizer_config.schedules = [[1, 2, 2], [2, 4]]  # 9 and 20 codes
+    right, are_codes = torch.ones(2, 20), torch.ones(2, 20, dtype=torch.bool)
+    are_codes[0, 9:] = False
+    right[0, 0] = right[1, :2] = 0.0
+    of_grids = trainer._of_grids(right, are_codes, torch.tensor([0, 1]))
+    assert of_grids.tolist() == [[0.0, 10.0, 16.0], [1.0, 12.0, 16.0]]
+    trainer._sums["train"] = torch.cat([torch.tensor([0.0, 0.0, 0.0, 0.0, 29.0, 29.0, 29.0]), of_grids.flatten()])
     figures = trainer._figures("train")
-    assert {name: figures[f"image_accuracy{name}"] for name in ("", "_1x1", "_2x2")} == {"": 11 / 18, "_1x1": 0.5, "_2x2": 10 / 16}
+    wanted = {"": 26 / 29, "_1x1": 0.0, "_2x2": 10 / 12, "_4x4": 1.0}
+    assert {name: figures[f"image_accuracy{name}"] for name in wanted} == wanted
+    of_grids = trainer._of_grids(right[:1, :9], are_codes[:1, :9], None)
+    trainer._sums["train"] = torch.cat([torch.tensor([0.0, 0.0, 0.0, 0.0, 9.0, 9e4, 9.0]), of_grids.flatten()])
+    figures = trainer._figures("train")
+    assert figures["image_accuracy"] == 8 / 9 and "image_accuracy_4x4" not in figures
+    assert 1e300 < figures["code_perplexity"] < math.inf  # of a run that diverges, which the guard then stops
 
 
 def test_logs(model, processor, tmp_path):
@@ -443,12 +480,17 @@ def test_the_examples_are_read(stage, base, tmp_path):
         ({"label_smoothing": 1.5}, "`label_smoothing` must be in"),
         ({"prompt_dropout": 2}, "`prompt_dropout` must be in"),
         ({"train_modules": ["("]}, "must be regular expressions: '\\(' is none"),
+        ({"train_modules": "model.projector_to_llm"}, "must be a list, such as \\['model.projector_to_llm'\\]"),
+        ({"sample_prompts": "draw noise"}, "`sample_prompts` is 'draw noise'; it must be a list"),
+        ({"max_length": 0}, "`max_length` must be at least 1, got 0"),
         ({"resume_from_checkpoint": "/nowhere/checkpoint-1"}, "There is no checkpoint"),
         ({"load_in_4bit": True}, "they need `use_peft: true`"),
         ({"load_in_4bit": True, "load_in_8bit": True, "use_peft": True}, "use 8 bit and 4 bit precision at the same time"),
         ({"stage": "stage9"}, "no stage 'stage9'"),
         ({"train_data": "/nowhere"}, "There is no dataset at /nowhere"),
         ({"train_data": [{"path": "/nowhere", "wait": 2}]}, "A source of data needs `path` and may have weight"),
+        ({"train_data": [{"path": "/nowhere", "weight": "2"}]}, "`weight` of a source of data must be a number, got '2'"),
+        ({"train_data": [{"path": 5}]}, "`path` of a source of data must be text, got 5"),
         ({"streaming": True, "max_steps": -1}, "set `max_steps`"),
         ({"streaming": True, "train_sampling_strategy": "group_by_length"}, "needs all rows ahead"),
         ({"mixture_stop": "never"}, "`stop` is 'never'"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..processing.processing_vargpt import VargptProcessor
 
 IMAGE_COLUMNS = ("images", "output_images", "output_image_codes")
+ROW_NUMBER = "row_number"
 
 
 class VargptDataCollator:
@@ -30,8 +31,8 @@ class VargptDataCollator:
     image-start, image-end and end of sequence, never the placeholders of images. Rows without images, with images of one kind
     or of both stand side by side. A column `source`, the number of a mixture's part, is handed on to the trainer.
 
-    What is random is drawn from `seed` and the texts of the batch alone, so that a resumed run and any number of loader processes
-    make the same batches.
+    What is random is drawn from `seed`, the epoch and the rows' numbers (`row_number`, which the trainers give; without them, their texts)
+    alone, so that a resumed run and any number of loader processes make the same batches, and each epoch others.
 
     Args:
         processor: makes the tensors.
@@ -73,6 +74,11 @@ class VargptDataCollator:
         self.prompt_dropout = prompt_dropout
         self.random_crop = random_crop
         self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # loader processes may be older than the epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch the next batches are of, from 0 on, also to the processes of a loader; the trainers do."""
+        self._epoch.fill_(epoch)
 
     def bind(self, model: nn.Module, sharded: bool = False) -> "VargptDataCollator":
         """Takes from a model all that its batches depend on; returns the collator itself.
@@ -114,7 +120,8 @@ class VargptDataCollator:
                     f"Row {index} of the batch has codes of another image tokenizer ({made_by}) than the model's "
                     f"({self.image_tokenizer_fingerprint}): encode the images again with this model (`vargpt encode`)."
                 )
-        rng = np.random.default_rng([self.seed, fingerprint(rows)])
+        numbers = [row.get(ROW_NUMBER) for row in rows]
+        rng = np.random.default_rng([self.seed, int(self._epoch), *([fingerprint(rows)] if None in numbers else numbers)])
         options: dict[str, Any] = {"padding": True, "padding_side": "right"}
         if self.packing or self.max_length is not None:
             options["return_image_spans"] = True

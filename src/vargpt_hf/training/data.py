@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from datasets import Dataset, Value, interleave_datasets
+from datasets import Dataset, Features, IterableDataset, Value, interleave_datasets
 
-from .collator import texts_of
+from .collator import ROW_NUMBER, texts_of
 from .readers import (
     PREFERENCE_CODES_FEATURES,
     PREFERENCE_FEATURES,
@@ -18,6 +18,7 @@ from .readers import (
     open_dataset,
     to_pairs,
     to_rows,
+    undecoded,
     with_constants,
 )
 
@@ -151,6 +152,12 @@ def describe_mixture(rows: Dataset, sources: Sequence[DataSource]) -> str:
     """How many rows of each source a mixture holds, for people."""
     counts = Counter(rows["source"]) if "source" in rows.column_names else {0: len(rows)}
     return "; ".join(f"{source.path}: {counts[index]:,} ({counts[index] / len(rows):.1%})" for index, source in enumerate(sources))
+
+
+def numbered(rows: IterableDataset) -> IterableDataset:
+    """The rows of a stream with their numbers in it, which what is random in a batch is drawn from; a row that comes again has another."""
+    features = Features({**rows.features, ROW_NUMBER: Value("int64")})
+    return undecoded(rows).map(lambda row, index: {ROW_NUMBER: index}, with_indices=True).cast(features)
 
 
 def add_lengths(rows: Dataset, processor: "VargptProcessor", column: str = "length") -> Dataset:

@@ -12,11 +12,12 @@ import torch
 from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainingArguments
-from transformers.trainer_callback import TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..modeling.checkpoint_vargpt import read_headers
 from ..processing.processing_vargpt import VargptProcessor
+from .collator import ROW_NUMBER
 from .readers import image_columns, undecoded
 
 _STATE = "trainer_state.json"
@@ -71,7 +72,7 @@ def remove_half_checkpoints(output_dir: str | Path) -> None:
 
 
 class NamedRows(torch.utils.data.Dataset):
-    """The rows of a dataset, with their images opened; one that cannot be read is named in the error.
+    """The rows of a dataset, with their images opened and their numbers as `row_number`; one that cannot be read is named in the error.
 
     Args:
         rows: the dataset, whose images are not opened yet (`readers.undecoded`).
@@ -88,7 +89,7 @@ class NamedRows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            return self._opened(self.rows[index])
+            return self._opened(index, self.rows[index])
         except Exception as error:
             source = ""
             if self.sources and "source" in self.rows.column_names:
@@ -101,12 +102,12 @@ class NamedRows(torch.utils.data.Dataset):
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         try:
             batch = self.rows[indices]
-            return [self._opened(dict(zip(batch, values))) for values in zip(*batch.values())]
+            return [self._opened(index, dict(zip(batch, values))) for index, values in zip(indices, zip(*batch.values()))]
         except Exception:  # which row it was, reading them one by one tells
             return [self[index] for index in indices]
 
-    def _opened(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, **{name: self.open_images(row[name], name) for name in self._images if row[name]}}
+    def _opened(self, index: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, **{name: self.open_images(row[name], name) for name in self._images if row[name]}, ROW_NUMBER: index}
 
 
 class TrainingGuard:
@@ -124,12 +125,21 @@ class TrainingGuard:
         super().__init__(*args, **kwargs)
         if isinstance(self.processing_class, VargptProcessor):
             self.processing_class.check_fits(self.accelerator.unwrap_model(self.model).config)
+        self._counts_of_run = CountsOfRun(self._set_counted)
+        self.add_callback(self._counts_of_run)
         self._exact: dict[str, torch.Tensor] = {}
         if self.is_deepspeed_enabled and self.args.should_save:
             # DeepSpeed rounds all weights to the format that it computes in. Those of the image tokenizer must stay to the last bit: rounded,
             # it would give other codes to the same images, and refuse those made ahead.
             frozen = [(name, p) for name, p in self.model.named_parameters() if ".image_tokenizer." in name and not p.requires_grad]
             self._exact = {name: parameter.detach().to("cpu", copy=True) for name, parameter in frozen}
+
+    def _counted(self) -> dict[str, Any]:
+        """What the trainer has counted since the run began, over all processes, as JSON can hold it; called by each of them."""
+        return {}
+
+    def _set_counted(self, counted: dict[str, Any]) -> None:
+        """Counts on from what a checkpoint says."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`; then stops, where a loss that was trained on is not finite."""
@@ -204,6 +214,7 @@ class TrainingGuard:
         folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
             (folder / _STATE).unlink(missing_ok=True)  # of an earlier run: it would call the folder whole before it is
+        self._counts_of_run.counted = self._counted()
         try:
             super()._save_checkpoint(model, trial)
         except BaseException as error:  # an interrupt, too, leaves no half checkpoint
@@ -237,6 +248,27 @@ class TrainingGuard:
             return f"There is no complete checkpoint in {self.args.output_dir}: start the run again."
         steps = TrainerState.load_from_json(str(Path(last) / _STATE)).global_step
         return f"The last complete checkpoint is {last} (step {steps}): resume with --resume_from_checkpoint true."
+
+
+class CountsOfRun(TrainerCallback, ExportableState):
+    """Keeps in checkpoints what a trainer counts over a whole run, and hands it back to one that resumes.
+
+    Args:
+        restore: takes what the checkpoint holds.
+    """
+
+    def __init__(self, restore: Callable[[dict[str, Any]], None] = lambda counted: None):
+        self.restore, self.counted = restore, {}
+
+    def state(self) -> dict[str, Any]:
+        """What Transformers writes into the trainer's state."""
+        return {"args": {}, "attributes": {"counted": self.counted}}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """Checkpoints from before this class have nothing."""
+        kept = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if kept and kept["attributes"]["counted"]:
+            self.restore(kept["attributes"]["counted"])
 
 
 class StopAt(TrainerCallback):

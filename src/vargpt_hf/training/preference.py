@@ -342,6 +342,12 @@ class VargptDPOTrainer(TrainingGuard, MuonOption, DPOTrainer):
             self._total_train_tokens += int(self.accelerator.gather(num_tokens).sum())
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
+    def _counted(self) -> dict[str, Any]:
+        return {"num_tokens": self._total_train_tokens}
+
+    def _set_counted(self, counted: dict[str, Any]) -> None:
+        self._total_train_tokens = counted["num_tokens"]
+
 
 @contextmanager
 def keep_requires_grad(model: nn.Module) -> Iterator[None]:

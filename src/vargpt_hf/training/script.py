@@ -20,7 +20,7 @@ from ..peft import PRESETS, find_preset, lora_config
 from ..processing.processing_vargpt import VargptProcessor
 from ..shipped import folder_of
 from .collator import VargptDataCollator
-from .data import DataSource, add_lengths, mix_pairs, mix_rows, names_of, sources_of
+from .data import DataSource, add_lengths, mix_pairs, mix_rows, names_of, numbered, sources_of
 from .forecast import StepTimer, describe_plan, num_steps
 from .formats import loaded_whole, loading_options, widen_trained
 from .guards import StopAt, checkpoints_of, last_complete_checkpoint, remove_half_checkpoints
@@ -152,7 +152,7 @@ def make_trainer(
         return _make_preference_trainer(script, training, model_config, sources), sources
     train_rows = mix_rows(sources, training.seed, script.streaming, script.mixture_stop)
     if script.streaming:
-        train_rows = train_rows.repeat(None)  # one endless pass, since a resumed run finds its position in the first pass alone
+        train_rows = numbered(train_rows.repeat(None))  # one endless pass, since a resumed run finds its position in the first pass alone
     eval_rows = mix_rows(sources_of(script.eval_data), training.seed, stop="all_exhausted_without_replacement") if script.eval_data else None
     with loaded_whole(training):
         model, processor = load_model(model_config, script.image_budget), load_processor(model_config, script.image_budget)

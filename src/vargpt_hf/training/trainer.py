@@ -1,7 +1,6 @@
 """Supervised fine-tuning of text and images together, on TRL's trainer."""
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ..hardware import is_fast, warn_if_slow
 from ..modeling.image_tokenizer_vargpt import NO_CODE, code_log_probs, to_symbols
-from .collator import VargptDataCollator
+from .collator import ROW_NUMBER, VargptDataCollator
 from .compiling import compile_layers
 from .guards import TrainingGuard
 from .optimizer import MuonOption
@@ -20,8 +19,10 @@ from .readers import for_trainer, to_rows
 from .targets import CountsTargets, text_targets
 
 CODE_COLUMNS = ("output_image_codes", "output_image_schedule_ids", "image_tokenizer_fingerprint")
-ROW_COLUMNS = ("messages", "images", "output_images", *CODE_COLUMNS, "source")
+ROW_COLUMNS = ("messages", "images", "output_images", *CODE_COLUMNS, "source", ROW_NUMBER)
 GROUPING = ("group_by_length", "batch_rebalance")
+_LARGEST_EXPONENT = 709.0  # of e, in a float
+_NUM_TOKENS = 3  # place among the sums behind the logged metrics
 
 
 @dataclass
@@ -168,6 +169,25 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
         finally:
             self.data_collator = collator
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if isinstance(self.data_collator, VargptDataCollator):
+            self.data_collator.set_epoch(kwargs["epoch"])
+        super()._run_epoch(*args, **kwargs)
+
+    def _counted(self) -> dict[str, Any]:
+        sums = self._sums["train"]  # since the last log
+        tokens = 0 if sums is None else int(self.accelerator.gather(sums[None, _NUM_TOKENS]).sum())
+        return {"num_tokens": self._total_train_tokens + tokens, "rows_of_sources": self._gathered_rows()}
+
+    def _set_counted(self, counted: dict[str, Any]) -> None:
+        self._total_train_tokens = counted["num_tokens"]
+        if self.accelerator.is_main_process and len(counted["rows_of_sources"]) == len(self.source_names):
+            self._rows_of_sources.copy_(torch.tensor(counted["rows_of_sources"], dtype=torch.long))
+
+    def _gathered_rows(self) -> list[int]:
+        """How many rows of each source all processes have trained on."""
+        return self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
@@ -189,23 +209,40 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
         num_texts = targets.sum()
         text_loss = outputs.text_loss.detach() * counts.get("num_items_in_batch", num_texts.clamp(min=1))
         hits = ((outputs.logits[:, :-1].argmax(-1) == labels) & targets).sum()
-        schedule = self.model.config.schedules[0]
-        image = torch.zeros(3 + len(schedule), device=labels.device)
+        image = torch.zeros(3 + 2 * len(self._grids), device=labels.device)
         if outputs.output_image_codes is not None:
             codes, scores = outputs.output_image_codes, outputs.output_image_logits
             num_codes = (codes != NO_CODE).sum().float()
             output_image_loss = outputs.output_image_loss.detach() * counts.get("num_codes_in_batch", num_codes)
             is_plain = not self.model.config.image_scale_power and not (self.label_smoothing and self.model.training)
             entropy = output_image_loss if is_plain else -code_log_probs(scores, codes).mean(-1).sum()
-            right = (scores.argmax(-1) == to_symbols(codes.clamp(min=0), *scores.shape[-2:])).float().mean(-1) * (codes != NO_CODE)
-            hits_of_scales = [part.sum() for part in right.sum(0)[: schedule.num_positions].split(schedule.areas)]
-            hits_of_scales[-1] += right[:, schedule.num_positions :].sum()
-            image = torch.stack([output_image_loss, entropy, num_codes, *hits_of_scales])
+            right = (scores.argmax(-1) == to_symbols(codes.clamp(min=0), *scores.shape[-2:])).float().mean(-1)
+            of_grids = self._of_grids(right, codes != NO_CODE, inputs.get("output_image_schedule_ids"))
+            image = torch.cat([torch.stack([output_image_loss, entropy, num_codes]), of_grids.flatten()])
         text = torch.stack([value.float() for value in (text_loss, hits, num_texts, num_tokens(inputs))])
         sums = torch.cat([text, image])
         mode = "train" if self.model.training else "eval"
         before = self._sums[mode]
         self._sums[mode] = sums if before is None else before + sums
+
+    @property
+    def _grids(self) -> list[tuple[int, int]]:
+        """The grids of all schedules, coarse ones first; one may come in several schedules, and again in one."""
+        grids = {grid for schedule in self.model.config.schedules for grid in schedule.grids}
+        return sorted(grids, key=lambda grid: (grid[0] * grid[1], grid))
+
+    def _of_grids(self, right: torch.Tensor, are_codes: torch.Tensor, schedule_ids: torch.Tensor | None) -> torch.Tensor:
+        """Sums of right codes and numbers of codes (2, G) of each grid, of images (N, L), each with the positions of its own schedule."""
+        both = torch.stack([right * are_codes, are_codes.float()])
+        grids = self._grids
+        of_grids = both.new_zeros(2, len(grids))
+        ids = torch.zeros(len(right), dtype=torch.long, device=right.device) if schedule_ids is None else schedule_ids
+        for index, schedule in enumerate(self.model.config.schedules):
+            if schedule.num_positions <= right.shape[1]:  # else no image of the batch is of it
+                of_schedule = (both * (ids == index)[:, None]).sum(1)[:, : schedule.num_positions]
+                for grid, part in zip(schedule.grids, of_schedule.split(schedule.areas, dim=1)):
+                    of_grids[:, grids.index(grid)] += part.sum(1)
+        return of_grids
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`, with the metrics since the last log; every rank gathers the same numbers."""
@@ -228,23 +265,19 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
             return {}
         sums = self.accelerator.gather(sums[None]).sum(0).tolist()
         figures = {}
-        text_loss, hits, num_texts, tokens, output_image_loss, entropy, num_codes, *hits_of_scales = sums
+        text_loss, hits, num_texts, tokens, output_image_loss, entropy, num_codes, *of_grids = sums
+        hits_of_grids, codes_of_grids = of_grids[: len(of_grids) // 2], of_grids[len(of_grids) // 2 :]
         if num_texts:
             figures |= {"text_loss": text_loss / num_texts, "text_accuracy": hits / num_texts}
         if num_codes:
-            figures |= {"output_image_loss": output_image_loss / num_codes, "image_accuracy": sum(hits_of_scales) / num_codes}
-            figures["code_perplexity"] = math.exp(entropy / num_codes)
-            schedule = self.model.config.schedules[0]
-            images = num_codes / schedule.num_positions
-            of_grids = defaultdict(list)  # a grid may come again
-            for grid, hits in zip(schedule.grids, hits_of_scales):
-                of_grids[grid].append(hits)
-            for (rows, columns), hits in of_grids.items():
-                figures[f"image_accuracy_{rows}x{columns}"] = sum(hits) / (len(hits) * images * rows * columns)
+            figures |= {"output_image_loss": output_image_loss / num_codes, "image_accuracy": sum(hits_of_grids) / num_codes}
+            figures["code_perplexity"] = math.exp(min(entropy / num_codes, _LARGEST_EXPONENT))  # a NaN stays one
+            for (rows, columns), right, number in zip(self._grids, hits_of_grids, codes_of_grids):
+                if number:
+                    figures[f"image_accuracy_{rows}x{columns}"] = right / number
         if mode == "train":
             self._total_train_tokens += int(tokens)
-            rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
-            figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, rows)}
+            figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, self._gathered_rows())}
         return {**figures, "num_tokens": self._total_train_tokens}
 
 
