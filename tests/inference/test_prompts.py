@@ -150,6 +150,8 @@ def test_lines_of_a_text_file(tmp_path):
         read_prompts(file)
     with pytest.raises(ValueError, match="must end in .txt"):
         read_prompts(tmp_path / "prompts.csv")
+    with pytest.raises(ValueError, match="The seed must be a whole number from 0 to"):
+        read_prompts(tmp_path / "a.txt", seed=-1)
 
 
 def test_a_prompt_may_be_as_long_as_the_model_has_room(tmp_path):

@@ -118,6 +118,23 @@ def test_the_command_lists_every_fault(tmp_path):
     assert result.exit_code == 1 and f"rows                     {2 * len(FAULTS)}" in result.output
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("sft", ["--task", "nonsense", "--split", "test"], "says itself what its data are: leave out --task, --split"),
+        ("dpo", [], "trains on pairs of answers, and this looks at rows"),
+    ],
+)
+def test_what_a_stage_s_file_says_itself_is_refused(file, tmp_path, method, options, message):
+    stage = tmp_path / "stage.yaml"
+    stage.write_text(
+        f"stage: stage1\nmethod: {method}\nmodel_name_or_path: {TINY_FOLDER}\noutput_dir: {tmp_path}\ntrain_data: {file}\nmax_steps: 1\n"
+        "use_cpu: true\n"
+    )
+    result = CliRunner().invoke(app, ["data", "check", str(stage), *options])
+    assert isinstance(result.exception, ValueError) and message in str(result.exception)
+
+
 def test_the_plot_shows_where_rows_are_too_long(tmp_path):
     draw_lengths([10] * 30 + [90], tmp_path / "a.png", max_length=50)
     pixels = PILImage.open(tmp_path / "a.png").convert("RGB")

@@ -20,7 +20,7 @@ def check(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Dataset of rows or of captioned images, or a stage's YAML file.")],
     model: Model = None,
     images: Annotated[str | None, typer.Option(help="Folder, or parquet files, with the images that rows name.")] = None,
-    task: Annotated[str, typer.Option(help='Of captioned images: "draw" them, or "describe" them.')] = "draw",
+    task: Annotated[str | None, typer.Option(help='Of captioned images: "draw" them, as by default, or "describe" them.')] = None,
     split: Annotated[str | None, typer.Option(help="Split of the dataset, where there are several.")] = None,
     max_length: Annotated[
         int | None, typer.Option(min=1, help="Most tokens of a row that training will take; what would be cut is counted.")
@@ -43,11 +43,15 @@ def check(
     from ..shipped import folder_of
 
     if Path(data).suffix in (".yaml", ".yml"):
+        if given := [name for name, value in (("--images", images), ("--task", task), ("--split", split)) if value is not None]:
+            raise ValueError(f"{data} says itself what its data are: leave out {', '.join(given)}, or set it there.")
         script, training, model_config = parse(data)
+        if script.method != "sft":
+            raise ValueError(f"{data} trains on pairs of answers, and this looks at rows: `vargpt train {data} --dry-run` tries a step of it.")
         sources = sources_of(script.train_data)
         model, max_length = model or model_config.model_name_or_path, max_length or training.max_length
     else:
-        sources = [DataSource(data, split=split, images=images, task=task)]
+        sources = [DataSource(data, split=split, images=images, task=task or "draw")]
     processor = VargptProcessor.from_pretrained(folder_of(model))
     report = None
     for source in sources:

@@ -65,10 +65,12 @@ def read_prompts(file: str | Path, seed: int = 0) -> list[Prompt]:
         seed: of the first prompt; each further one has the next, unless it brings its own.
 
     Raises:
-        ValueError: a file with another ending, or one without lines.
+        ValueError: a file with another ending, one without lines, or a seed that is negative.
         OSError: a file that cannot be read.
     """
     file = Path(file)
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"The seed must be a whole number from 0 to 2^63 - 1, got {seed}.")
     if file.suffix not in (".txt", ".jsonl"):
         raise ValueError(f"{file} must end in .txt (one prompt a line) or .jsonl (one object a line, with the key prompt).")
     content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
