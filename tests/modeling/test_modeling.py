@@ -198,6 +198,16 @@ def test_initialisation_is_seeded_and_finite():
     assert not torch.equal(first["model.visual_decoder.head.weight"], other["model.visual_decoder.head.weight"])
 
 
+@pytest.mark.parametrize("config", [tiny_config, golden_v11_config], ids=["var", "infinity"])
+def test_a_fresh_decoder_s_attention_has_the_scale_of_var(config):
+    """4, as in VAR's and Infinity's code (`scale_mul_1H11`)."""
+    made = VargptForConditionalGeneration(config())
+    scales = [p.exp() for name, p in made.named_parameters() if name.endswith("log_scale")]
+    assert scales
+    for scale in scales:
+        torch.testing.assert_close(scale, torch.full_like(scale, 4.0))
+
+
 def test_weights_that_a_checkpoint_lacks_are_initialised(model):
     """Those of layers whose parent says how to start them, too; what the checkpoint has stays as it is."""
     lacking = ("model.visual_decoder.layers.", "model.vlm.multi_modal_projector.", "model.vlm.vision_tower.encoder.")

@@ -5,6 +5,8 @@ Level and position embeddings are learned and added before the language model, s
 Shapes: as in visual_decoder_vargpt.py.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
@@ -172,7 +174,7 @@ class VargptVARDecoder(VargptVisualDecoder):
         elif isinstance(module, VargptVARLayer):
             self._init_layer(module, std)
         elif isinstance(module, VargptDecoderAttention):
-            init.constant_(module.log_scale, 4.0**0.5)
+            init.constant_(module.log_scale, math.log(4.0))
 
     def _init_layer(self, layer: VargptVARLayer, std: float) -> None:
         """Starts a layer as a plain pre-norm transformer layer: γ 1, scale 0, shift 0; branch outputs shrink with depth."""
