@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -225,24 +226,27 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
         before = self._sums[mode]
         self._sums[mode] = sums if before is None else before + sums
 
-    @property
+    @cached_property
     def _grids(self) -> list[tuple[int, int]]:
         """The grids of all schedules, coarse ones first; one may come in several schedules, and again in one."""
         grids = {grid for schedule in self.model.config.schedules for grid in schedule.grids}
         return sorted(grids, key=lambda grid: (grid[0] * grid[1], grid))
 
+    @cached_property
+    def _grids_of_positions(self) -> torch.Tensor:
+        """The index of the grid of each position (S, L) of each schedule; behind a schedule's last position, the number of grids."""
+        rows = [
+            torch.tensor([self._grids.index(grid) for grid, area in zip(one.grids, one.areas) for _ in range(area)])
+            for one in self.model.config.schedules
+        ]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=len(self._grids)).to(self.args.device)
+
     def _of_grids(self, right: torch.Tensor, are_codes: torch.Tensor, schedule_ids: torch.Tensor | None) -> torch.Tensor:
         """Sums of right codes and numbers of codes (2, G) of each grid, of images (N, L), each with the positions of its own schedule."""
-        both = torch.stack([right * are_codes, are_codes.float()])
-        grids = self._grids
-        of_grids = both.new_zeros(2, len(grids))
         ids = torch.zeros(len(right), dtype=torch.long, device=right.device) if schedule_ids is None else schedule_ids
-        for index, schedule in enumerate(self.model.config.schedules):
-            if schedule.num_positions <= right.shape[1]:  # else no image of the batch is of it
-                of_schedule = (both * (ids == index)[:, None]).sum(1)[:, : schedule.num_positions]
-                for grid, part in zip(schedule.grids, of_schedule.split(schedule.areas, dim=1)):
-                    of_grids[:, grids.index(grid)] += part.sum(1)
-        return of_grids
+        grids = self._grids_of_positions[ids, : right.shape[1]]
+        both = torch.stack([right * are_codes, are_codes.float()])
+        return both.new_zeros(2, len(self._grids) + 1).index_add_(1, grids.flatten(), both.flatten(1))[:, :-1]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`, with the metrics since the last log; every rank gathers the same numbers."""
