@@ -48,6 +48,13 @@ def test_the_model_decides_by_default(pipe):
     assert said == {"type": "text", "text": SENTENCE}
 
 
+def test_where_no_image_may_follow_words_do(pipe):
+    """The settings saved with the model sample among one token, which would be image-start."""
+    for settings in ({"max_output_images": 0, "max_new_tokens": 8}, {"max_new_tokens": 1}):
+        (record,) = pipe(f"draw {SENTENCE} and say what you drew", **settings)
+        assert [part["type"] for part in record["generated_content"]] == ["text"] and record["generated_content"][0]["text"]
+
+
 def test_full_text_is_a_chat_that_goes_on(pipe, image):
     chat = user({"type": "image", "image": image}, text("how many objects are there"))
     (record,) = pipe(chat, max_new_tokens=10, return_full_text=True)

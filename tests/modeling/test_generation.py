@@ -103,11 +103,11 @@ def test_a_drawn_image_in_the_prompt(model):
 
 
 def force(model, *plans):
-    """A logits processor that makes each row emit its plan of tokens, then end."""
+    """A logits processor that makes each row emit its plan of tokens, then end; padding in the place of an image that it may not draw."""
 
     class Plan(LogitsProcessor):
         def __call__(self, input_ids, scores):
-            forced = torch.full_like(scores, -torch.inf)
+            forced = torch.full_like(scores, -1e4)
             for row, plan in enumerate(plans):
                 step = input_ids.shape[1] - 2
                 forced[row, plan[step] if 0 <= step < len(plan) else 2] = 0

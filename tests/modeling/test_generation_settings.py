@@ -218,6 +218,39 @@ def test_text_ends_at_the_last_position(model, settings, cache):
     assert output.sequences.shape[1] == 2 + POSITIONS + 1
 
 
+class LikesToDraw(LogitsProcessor):
+    """Makes image-start all but certain."""
+
+    def __call__(self, input_ids, scores):
+        return scores.index_fill(1, torch.tensor([START]), 50.0)
+
+
+@pytest.mark.parametrize("sampling", [{"top_k": 1}, *({"top_k": 0, name: 0.5} for name in ("top_p", "min_p", "typical_p"))])
+@pytest.mark.parametrize(
+    ("tokens", "settings", "images"),
+    [
+        (4, {"max_output_images": 0}, 0),
+        (4, {"max_new_tokens": 1}, 0),
+        (4, {"max_output_images": 1}, 1),
+        (POSITIONS - L, {}, 0),
+    ],
+    ids=["none wanted", "no room for its tokens", "one wanted", "no positions left"],
+)
+def test_filters_leave_a_token_where_no_image_may_follow(model, sampling, tokens, settings, images):
+    settings = {"logits_processor": [LikesToDraw()], "do_sample": True, "eos_token_id": None, "output_logits": True, **settings}
+    output = generate(model, row_of(tokens), generator=torch.Generator().manual_seed(0), **settings, **sampling)
+    assert len(output.output_images) == images and output.sequences.eq(START).sum() == images
+    assert output.sequences.shape[1] == tokens + images * L + settings.get("max_new_tokens", 4)
+    assert torch.stack(output.logits).isfinite().all()  # as the model gave them
+
+
+def test_a_token_has_to_follow_where_no_image_may(model):
+    settings = {"suppress_tokens": [token for token in range(64) if token != START], "max_output_images": 0}
+    for do_sample in (False, True):
+        with pytest.raises(ValueError, match="No token may follow.*row 0, after 4 tokens"):
+            generate(model, do_sample=do_sample, **settings)
+
+
 def test_a_row_that_has_drawn_ends_at_its_last_position():
     class StartOnce(LogitsProcessor):
         def __call__(self, input_ids, scores):

@@ -48,6 +48,13 @@ def test_texts_and_images_come_in_order(client, tiny):
     assert image_of(message.images[0]["image_url"]["url"]).tobytes() == parts[0]["image"].tobytes()
 
 
+@pytest.mark.parametrize("more", [{"max_tokens": 1}, {"extra_body": {"max_output_images": 0}, "max_tokens": 20}])
+def test_where_no_image_may_follow_words_do(client, more):
+    answered = client.chat.completions.create(messages=DRAW_AND_SAY, **BOTH, **more)
+    message = answered.choices[0].message
+    assert message.content and not hasattr(message, "images") and answered.usage.completion_tokens <= more["max_tokens"]
+
+
 def test_streams_texts_and_images_in_order(client):
     """What is streamed is what comes at once, an image when it is whole."""
     whole = client.chat.completions.create(messages=DRAW_AND_SAY, seed=3, **BOTH).choices[0].message

@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from .drawing_plan_vargpt import DrawingPlan
 from .drawing_vargpt import draw_codes
-from .image_sampling_vargpt import Generators, KeepCodes, sample_tokens
+from .image_sampling_vargpt import Generators, KeepCodes, VargptScoresCheck, sample_tokens
 from .image_tokenizer_vargpt import NO_CODE
 from .llm_cache_vargpt import LLMRows
 from .scales_vargpt import ScaleSchedule
@@ -44,7 +44,7 @@ class VargptDecodingLoop:
         self.llm_rows = llm_rows
         self.config = model.config
         self.settings = settings
-        self.logits_processor = logits_processor
+        self.logits_processor = self._with_limits_of_drawing(logits_processor)
         self.stopping_criteria = stopping_criteria
         self.plan = plan
         self.streamer = streamer
@@ -106,13 +106,10 @@ class VargptDecodingLoop:
         for length in self.lengths[active].unique().tolist():
             rows = active & (self.lengths == length)
             scores[rows] = self.logits_processor(self._visible(length), raw.clone())[rows]
-        start = self.config.output_image_start_token_id
         if self.settings.generation_mode == "image":
-            scores.fill_(-torch.inf)[:, start] = 0
-        else:
-            if self.settings.generation_mode == "text_image":
-                self._end_plans_by_drawing(scores)
-            scores[self._may_not_draw(), start] = -torch.inf
+            scores.fill_(-torch.inf)[:, self.config.output_image_start_token_id] = 0
+        elif self.settings.generation_mode == "text_image":
+            self._end_plans_by_drawing(scores)
         self._record("scores", scores, self.settings.output_scores)
         self._record("logits", raw, self.settings.output_logits)
         tokens = torch.full((self.num_rows,), self.pad_token_id, device=self.device)
@@ -133,6 +130,22 @@ class VargptDecodingLoop:
         now = self.planned | too_long | too_far
         scores[now] = -torch.inf
         scores[now, start] = 0
+
+    def _with_limits_of_drawing(self, processors: LogitsProcessorList) -> LogitsProcessorList:
+        """The processors, with one that rules image-start out where a row may not draw, unless this mode draws anyway.
+
+        It comes after the caller's own, which could undo it, and before the check and the filters: those could leave image-start alone.
+        """
+        if self.settings.generation_mode in DRAWING_MODES:
+            return processors
+
+        def rule_out_images(input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+            scores = scores.clone()
+            scores[self._may_not_draw(), self.config.output_image_start_token_id] = -torch.inf
+            return scores
+
+        check = next(index for index, processor in enumerate(processors) if isinstance(processor, VargptScoresCheck))
+        return LogitsProcessorList([*processors[:check], rule_out_images, *processors[check:]])
 
     def _may_not_draw(self) -> torch.BoolTensor:
         """Rows (B,) that have drawn all they may, or have no room left for an image's two tokens or its positions."""
