@@ -121,6 +121,18 @@ def test_rows_end_at_their_own_limits(tiny):
         assert "".join(event.text for event in one.events if isinstance(event, Text)) == end.parts[0]
 
 
+def test_an_image_that_goes_beyond_a_row_s_limit_is_not_drawn_beside_a_longer_row_either(tiny):
+    text = "draw a red circle above a blue square and say what you drew"
+    limits = (1, 2, 3, 60)
+    together = [job(text, "auto", max_tokens=limit) for limit in limits]
+    answer_batch(*tiny, together)
+    for limit, one in zip(limits, together):
+        alone = job(text, "auto", max_tokens=limit)
+        answer_batch(*tiny, [alone])
+        (ours, its) = ([part if isinstance(part, str) else "image" for part in end_of(each).parts] for each in (one, alone))
+        assert ours == its and ("image" in ours) == (limit >= 2)
+
+
 def test_a_full_queue_refuses_all_of_a_request_and_says_when_to_come_back(start):
     engine = start(max_waiting=3)
     busy(engine)

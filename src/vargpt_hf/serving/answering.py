@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 from tokenizers.decoders import DecodeStream
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
@@ -120,6 +121,22 @@ class _Words(BaseStreamer):
         """Nothing is held back here."""
 
 
+class _Room(LogitsProcessor):
+    """Rules image-start out in rows whose own limit has no room for the two tokens of an image; `generate` knows the batch's largest alone."""
+
+    def __init__(self, words: _Words, start: int):
+        self.words = words
+        self.start = start
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (B, vocabulary) of what follows prompts and generated tokens (B, P + length)."""
+        length = input_ids.shape[1] - self.words.prompt_length
+        full = torch.tensor([length + 2 > row.job.max_tokens for row in self.words.rows], device=scores.device)
+        scores = scores.clone()
+        scores[full, self.start] = -torch.inf
+        return scores
+
+
 class _Ends(StoppingCriteria):
     """Ends each row at its own limits."""
 
@@ -205,6 +222,7 @@ def answer_batch(model: "VargptForConditionalGeneration", processor: "VargptProc
         seeds=[job.seed for job in jobs],
         max_new_tokens=max(job.max_tokens for job in jobs),
         streamer=words,
+        logits_processor=LogitsProcessorList([_Room(words, processor.output_image_start_token_id)]),
         stopping_criteria=StoppingCriteriaList([_Ends(words)]),
         output_image_streamer=_Scales(rows, processor, len(model.config.schedules[first.schedule_id]), first.mode == "image"),
         **settings,
