@@ -115,6 +115,16 @@ def test_chat_overwrites_no_file(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"image-1.png", "image-2.png", "image-3.png"}
 
 
+def test_chat_keeps_to_the_mode_saved_with_the_model(tmp_path):
+    folder = shutil.copytree(TINY_FOLDER, tmp_path / "writer")
+    saved = folder / "generation_config.json"
+    saved.write_text(json.dumps({**json.loads(saved.read_text()), "generation_mode": "text"}))
+    result = run("chat", "--model", folder, "-o", tmp_path, text="draw a red circle and say what you drew\n/quit\n")
+    assert result.exit_code == 0 and not list(tmp_path.glob("image-*"))
+    result = run("chat", "-o", tmp_path, text="draw a red circle and say what you drew\n/quit\n")
+    assert result.exit_code == 0 and list(tmp_path.glob("image-*"))
+
+
 def test_info():
     output = run("info").output
     assert "visual_decoder" in output and "46 of 512 an image, 3 calls of the language model" in output

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from vargpt_hf import VargptForConditionalGeneration, VargptPipeline, VargptProcessor
+from vargpt_hf import VargptForConditionalGeneration, VargptGenerationConfig, VargptPipeline, VargptProcessor
 from vargpt_hf.tiny import TINY_FOLDER
 from vargpt_hf.tiny.judges import detect
 
@@ -116,6 +116,26 @@ def test_settings_of_the_pipeline_hold_until_a_call_says_otherwise():
     assert pipe(user(text("hello")), generation_mode="text", max_new_tokens=20, return_full_text=False)[0]["generated_text"].strip()
 
 
+def test_the_mode_is_what_the_call_the_pipeline_or_the_model_says(pipe):
+    """In this order. In mode "text" the record has `generated_text`, in mode "image" `generated_image`."""
+
+    def keys(made, **settings):
+        return made(SENTENCE, max_new_tokens=2, **settings)[0].keys() - {"input_text"}
+
+    for settings in ({"generate_kwargs": {"generation_mode": "image"}}, {"generation_config": VargptGenerationConfig(generation_mode="image")}):
+        assert keys(pipe, **settings) == {"generated_image"}
+        built = pipe.model.as_pipeline(pipe.processor, **settings)
+        assert keys(built) == {"generated_image"} and keys(built, generate_kwargs={"generation_mode": "text"}) == {"generated_text"}
+    assert keys(pipe, generation_mode="image", generate_kwargs={"generation_mode": "image"}) == {"generated_image"}
+    with pytest.raises(ValueError, match="`generation_mode` is 'text', but in `generate_kwargs` it is 'image'"):
+        keys(pipe, generation_mode="text", generate_kwargs={"generation_mode": "image"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipe.model.generation_config, "generation_mode", "text")
+        made = pipe.model.as_pipeline(pipe.processor)
+        assert keys(made) == {"generated_text"} and keys(made, generation_mode="image") == {"generated_image"}
+    assert keys(pipe) == {"generated_content"}
+
+
 @pytest.mark.parametrize("task", ["any-to-any", "image-text-to-text"])
 def test_a_saved_folder_needs_neither_remote_code_nor_torchvision(task, tmp_path, image, caplog):
     """Holds also for a model object that was saved before: saving notes the repository's pipeline in its configuration."""
@@ -218,3 +238,5 @@ def test_image_text_to_text_works_too(image):
     chat = user({"type": "image", "image": image}, text("how many objects are there"))
     (record,) = pipe(text=chat, generate_kwargs={"generation_mode": "text"}, max_new_tokens=10, return_full_text=False)
     assert record["generated_text"].strip() == "two"
+    with pytest.raises(ValueError, match="only writes, but `generation_mode` is 'image'"):
+        pipe(text=chat, generate_kwargs={"generation_mode": "image"})

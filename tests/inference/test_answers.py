@@ -60,6 +60,12 @@ def test_left_to_itself_it_does_both(tiny):
     assert np.asarray(answers.images[0]).shape == (48, 48, 3)
 
 
+def test_left_to_itself_it_keeps_to_the_mode_saved_with_the_model(tiny, monkeypatch):
+    monkeypatch.setattr(tiny[0].generation_config, "generation_mode", "text")
+    assert answer(*tiny, ["draw a red circle"], do_sample=False, max_new_tokens=8).images == []
+    assert len(answer(*tiny, ["draw a red circle"], "auto", do_sample=False, max_new_tokens=8).images) == 1
+
+
 @pytest.mark.parametrize(
     ("chats", "options", "error", "message"),
     [

@@ -41,7 +41,7 @@ def chat(
         elif command == "/image":
             attached += _attachment(Path(rest.strip()))
         elif line.strip():
-            settings = {"generation_mode": "image" if command == "/draw" else "auto", "max_new_tokens": max_new_tokens, "generator": generator}
+            settings = {"generation_mode": "image" if command == "/draw" else None, "max_new_tokens": max_new_tokens, "generator": generator}
             try:
                 parts, turn = _answer(vargpt, processor, messages, attached, rest if command == "/draw" else line, **settings)
             except (ValueError, OSError) as error:  # a conversation too long, a file that is no image: said, and left out

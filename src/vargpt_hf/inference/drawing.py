@@ -79,7 +79,7 @@ def answer(
     model: "VargptForConditionalGeneration",
     processor: "VargptProcessor",
     chats: Sequence[str | Chat],
-    generation_mode: str = "auto",
+    generation_mode: str | None = None,
     *,
     images: Sequence[Any] | None = None,
     seeds: Sequence[int] | None = None,
@@ -90,7 +90,7 @@ def answer(
     Args:
         chats: see [`prompt_inputs`].
         generation_mode: "image" to draw one image for each chat, "text_image" to write a plan and then draw it, "text" to answer in words,
-            "auto" to leave the choice to the model.
+            "auto" to leave the choice to the model; None for the mode saved with the model, which is "auto" where none is.
         images: see [`prompt_inputs`].
         seeds: one for each chat, of everything random in its images, so that an image does not depend on its neighbors; pass `generator`
             instead to draw the whole batch from one.

@@ -41,9 +41,9 @@ class VargptPipeline(AnyToAnyPipeline):
     Takes a chat or a list of chats, as the stock pipeline does; a plain text or a list of them, each of which is the turn of a user,
     with its image or list of images in `images`; and texts that hold image tokens, which are taken for whole prompts, with `images`.
     Settings of `generate`, such as `do_sample` or `output_image_temperature`, may stand among the arguments or in `generate_kwargs`. What a
-    record holds beside `input_text` depends on `generation_mode`:
+    record holds beside `input_text` depends on `generation_mode`, an argument, a setting of `generate`, or the model's own:
 
-    - `"auto"` (default): `generated_content`, the parts `{"type": "text", "text": str}` and `{"type": "output_image", "image": PIL,
+    - `"auto"` (where none is named): `generated_content`, the parts `{"type": "text", "text": str}` and `{"type": "output_image", "image": PIL,
       "codes": (L,) int64}` that the model made, in order; with `return_full_text=True` the chat with them as its last turn (of a
       text, a list with the text as its first part). `"text_image"` (a plan, then an image) returns the same.
     - `"text"`: `generated_text`, as in the stock pipeline; nothing is drawn.
@@ -54,11 +54,12 @@ class VargptPipeline(AnyToAnyPipeline):
 
     Raises:
         TypeError: an input that is none of the above.
-        ValueError: a processor that is not the model's, an argument of an unknown name, an unknown `generation_mode`, `return_full_text` or
-            `return_tensors` in mode "image", or an empty text.
+        ValueError: a processor that is not the model's, an argument of an unknown name, an unknown `generation_mode` or two different ones,
+            `return_full_text` or `return_tensors` in mode "image", or an empty text.
     """
 
     def __init__(self, *args, **kwargs):
+        self._own_config = kwargs.get("generation_config")  # which the base class takes out of what it gives `_sanitize_parameters`
         # The stock class would ask for torchvision, which this model's image processor does without.
         Pipeline.__init__(self, *args, **kwargs)
         self.processor.check_fits(self.model.config)
@@ -94,12 +95,11 @@ class VargptPipeline(AnyToAnyPipeline):
         return super().preprocess(inputs, **kwargs)
 
     def _sanitize_parameters(self, generation_mode: str | None = None, generate_kwargs: dict | None = None, **kwargs):
-        if generation_mode is None:  # what the pipeline was built with, or the model's own way
-            generation_mode = getattr(self, "_postprocess_params", {}).get("generation_mode", "auto")
-        mixed = generation_mode in ("auto", "text_image")
-        stock_mode = "text" if mixed else generation_mode
         settings = self._settings_of_generate(kwargs)
         generate_kwargs = {**settings, **(generate_kwargs or {})}
+        generation_mode = self._mode_of(generation_mode, generate_kwargs)
+        mixed = generation_mode in ("auto", "text_image")
+        stock_mode = "text" if mixed else generation_mode
         preprocess, forward, postprocess = super()._sanitize_parameters(generation_mode=stock_mode, generate_kwargs=generate_kwargs, **kwargs)
         chosen = kwargs.get("return_tensors") or any(kwargs.get(name) is not None for name in ("return_full_text", "return_type"))
         if mixed and not chosen:
@@ -112,6 +112,18 @@ class VargptPipeline(AnyToAnyPipeline):
             "return_dict_in_generate": True,
         }
         return preprocess, forward, {**postprocess, "generation_mode": generation_mode}
+
+    def _mode_of(self, generation_mode: str | None, generate_kwargs: dict) -> str:
+        """The `generation_mode` that a call names, else that which the pipeline was built with, else the model's own."""
+        setting = generate_kwargs.get("generation_mode")
+        if generation_mode is not None and setting is not None and generation_mode != setting:
+            raise ValueError(f"`generation_mode` is {generation_mode!r}, but in `generate_kwargs` it is {setting!r}: give one of them.")
+        built_with = getattr(self, "_postprocess_params", {}).get("generation_mode")
+        # Any of the configurations may be Transformers' own, which knows no modes.
+        configs = (generate_kwargs.get("generation_config"), self._own_config, self.model.generation_config)
+        of_call, of_pipeline, of_model = (getattr(config, "generation_mode", None) for config in configs)
+        ways = (generation_mode, setting, of_call, built_with, of_pipeline, of_model)
+        return next((mode for mode in ways if mode is not None), "auto")
 
     def _settings_of_generate(self, kwargs: dict) -> dict:
         """Takes the settings of `generate` out of the pipeline's arguments; a ValueError for arguments that nobody knows."""
@@ -161,7 +173,11 @@ class VargptImageTextPipeline(ImageTextToTextPipeline):
     """
 
     def _forward(self, model_inputs, generate_kwargs: dict | None = None) -> dict[str, Any]:
-        return super()._forward(model_inputs, {**(generate_kwargs or {}), "generation_mode": "text"})
+        generate_kwargs = generate_kwargs or {}
+        mode = generate_kwargs.get("generation_mode")
+        if mode not in (None, "text"):
+            raise ValueError(f'This pipeline only writes, but `generation_mode` is {mode!r}: take pipeline("any-to-any"), which draws, too.')
+        return super()._forward(model_inputs, {**generate_kwargs, "generation_mode": "text"})
 
     def postprocess(self, model_outputs: dict, *args, **kwargs) -> list[dict[str, Any]]:
         records = super().postprocess(model_outputs, *args, **kwargs)
