@@ -190,6 +190,45 @@ def test_a_plain_text_is_the_turn_of_a_user(pipe, image):
         pipe({"words": "a"})
 
 
+def test_images_beside_a_chat_go_into_it(pipe, image):
+    def answers(chat, **settings):
+        records = pipe(chat, max_new_tokens=10, **settings)
+        parts = [record["generated_content"] for each in records for record in (each if isinstance(each, list) else [each])]
+        return [part["text"] for (part,) in parts]
+
+    asked, place, other = "how many objects are there", {"type": "image"}, Image.new("RGB", (48, 48), "white")
+    plain = [{"role": "user", "content": asked}]
+    for chat in (plain, user(text(asked)), user(place, text(asked)), user({**place, "image": None}, text(asked))):
+        before = repr(chat)
+        assert answers(chat, images=image) == answers(chat, images=[image]) == ["two"] and repr(chat) == before
+    assert answers([plain, user(text(asked))], images=image, batch_size=2) == ["two", "two"]
+    assert answers([plain, user(place, text(asked))], images=[image, [image]]) == ["two", "two"]
+    longer = [*user(text("hello")), {"role": "assistant", "content": "hello"}, *user(text(asked))]
+    (record,) = pipe(longer, images=image, max_new_tokens=10)
+    assert record["input_text"] == [*longer[:2], *user({"type": "image", "image": image}, text(asked))]
+    (record,) = pipe(user(place, text("and"), place), images=[image, other], max_new_tokens=2)
+    assert [part.get("image") for part in record["input_text"][0]["content"]] == [image, None, other]
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "message"),
+    [
+        (user({"type": "image"}, {"type": "image"}, text("a")), {"images": [1]}, "2 image parts without an image, and `images` has 1"),
+        ([user(text("a"))] * 2, {"images": ["x.png"]}, "2 chats and `images` for 1"),
+        ([{"role": "system", "content": "a"}], {"images": "x.png"}, "no turn of a user"),
+        (user(text("a")), {"images": "/nowhere/x.png"}, "neither an existing file"),
+        (({"text": words} for words in "a"), {"images": "x.png"}, "let each input hold its own"),
+        (user(text("a")), {"videos": ["x.mp4"]}, "`videos` was given"),
+        ("a", {"audio": "x.wav"}, "`audio` was given"),
+        ({"text": "a", "videos": "x.mp4"}, {}, "`videos` was given"),
+        ({"text": "a", "image": "x.png"}, {}, "takes `images` beside it, not `image`"),
+    ],
+)
+def test_nothing_beside_a_text_or_chat_is_dropped(pipe, given, more, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        pipe(given, max_new_tokens=2, **more)
+
+
 def test_settings_of_generate_are_arguments_and_misspelt_ones_are_refused(pipe):
     given = {"generator": torch.Generator().manual_seed(1), "num_return_sequences": 3, "do_sample": True, "output_image_temperature": 1.5}
     records = pipe(SENTENCE, generation_mode="image", **given)

@@ -38,8 +38,9 @@ class DrawnPart(dict):
 class VargptPipeline(AnyToAnyPipeline):
     """The stock any-to-any pipeline, which returns text or an image, with a way to return both; torchvision is not needed.
 
-    Takes a chat or a list of chats, as the stock pipeline does; a plain text or a list of them, each of which is the turn of a user,
-    with its image or list of images in `images`; and texts that hold image tokens, which are taken for whole prompts, with `images`.
+    Takes a chat or a list of chats, as the stock pipeline does; a plain text or a list of them, each of which is the turn of a user; both
+    with an image or list of images of each in `images`, which go into the image parts of a chat that hold none, else before the last text of
+    the user; and texts that hold image tokens, which are taken for whole prompts, with `images`.
     Settings of `generate`, such as `do_sample` or `output_image_temperature`, may stand among the arguments or in `generate_kwargs`. What a
     record holds beside `input_text` depends on `generation_mode`, an argument, a setting of `generate`, or the model's own:
 
@@ -55,7 +56,7 @@ class VargptPipeline(AnyToAnyPipeline):
     Raises:
         TypeError: an input that is none of the above.
         ValueError: a processor that is not the model's, an argument of an unknown name, an unknown `generation_mode` or two different ones,
-            `return_full_text` or `return_tensors` in mode "image", or an empty text.
+            `return_full_text` or `return_tensors` in mode "image", an empty text, images that do not fit the chat, videos or audio.
     """
 
     def __init__(self, *args, **kwargs):
@@ -68,13 +69,19 @@ class VargptPipeline(AnyToAnyPipeline):
     def __call__(self, text=None, images=None, **kwargs):
         if isinstance(text, (list, tuple)) and not text:
             raise ValueError("There is nothing to answer: the list of chats or texts is empty.")
-        if isinstance(text, (list, tuple)) and all(isinstance(one, str) and self._is_plain(one) for one in text):
-            of_texts = images if isinstance(images, (list, tuple)) else [images] * len(text)
-            if len(of_texts) != len(text):
-                raise ValueError(f"There are {len(text)} texts and `images` for {len(of_texts)}: give one, or one list, for each text.")
-            text, images = [_chat_of(*pair) for pair in zip(text, of_texts)], None
-        elif isinstance(text, str) and self._is_plain(text):
-            text, images = _chat_of(text, images), None
+        _refuse_other_media(kwargs)
+        if isinstance(text, (list, tuple)) and all(isinstance(one, str) for one in text):
+            text = list(text)
+            if all(self._is_plain(one) for one in text):
+                text, images = [_chat_of(*pair) for pair in zip(text, _images_of_each(images, len(text), "texts"))], None
+        elif isinstance(text, str):
+            text, images = (_chat_of(text, images), None) if self._is_plain(text) else (text, images)
+        elif images is not None and _is_chat(text):
+            text, images = _with_images(text, images), None
+        elif images is not None and isinstance(text, (list, tuple)) and all(_is_chat(one) for one in text):
+            text, images = [_with_images(*pair) for pair in zip(text, _images_of_each(images, len(text), "chats"))], None
+        elif images is not None and text is not None:
+            raise ValueError(f"`images` go with texts and chats, but the input is a {type(text).__name__}: let each input hold its own.")
         return super().__call__(text, images=images, **kwargs)
 
     def _is_plain(self, text: str) -> bool:
@@ -90,7 +97,12 @@ class VargptPipeline(AnyToAnyPipeline):
             raise TypeError(f"An input must be a chat, a text, or a dict with text and images, got {type(inputs).__name__}.")
         if isinstance(given, dict) and not (isinstance(given.get("text"), str) or given.get("images") is not None):
             raise ValueError(f"An input has neither a text nor images, but {sorted(map(str, given))}.")
+        if isinstance(given, dict):
+            _refuse_other_media(given)
         if isinstance(given, dict) and isinstance(given.get("text"), str) and self._is_plain(given["text"]):
+            unknown = sorted(map(str, given.keys() - {"text", "images", "videos", "audio"}))
+            if unknown:
+                raise ValueError(f"An input with a text takes `images` beside it, not `{unknown[0]}`.")
             inputs = Chat(_chat_of(given["text"], given.get("images")))
         return super().preprocess(inputs, **kwargs)
 
@@ -204,6 +216,55 @@ def _chat_of(text: str, images: Any) -> list[dict]:
     images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
     parts = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": turn["content"]}]
     return [{**turn, "content": parts}]
+
+
+def _is_chat(text: Any) -> bool:
+    """Whether this is one chat, as the stock pipeline tells it from a batch."""
+    return isinstance(text, (list, tuple)) and bool(text) and isinstance(text[0], dict) and "role" in text[0]
+
+
+def _images_of_each(images: Any, count: int, what: str) -> list:
+    """What `images` holds for each of several inputs; one image is for all of them."""
+    of_each = list(images) if isinstance(images, (list, tuple)) else [images] * count
+    if len(of_each) != count:
+        raise ValueError(f"There are {count} {what} and `images` for {len(of_each)}: give one, or one list, for each of the {what}.")
+    return of_each
+
+
+def _with_images(chat: list[dict], images: Any) -> list[dict]:
+    """A chat with one image, several or none: in its image parts that bring none, else before the last text of the user."""
+    images = [] if images is None else images if isinstance(images, (list, tuple)) else [images]
+    parts = [{"type": "image", "image": image} for image in images]
+    messages = Chat(chat).messages
+    chat = [{**one, "content": list(one["content"])} if isinstance(one["content"], (list, tuple)) else one for one in messages]
+    contents = [message["content"] for message in chat if isinstance(message["content"], list)]
+    places = [(content, index) for content in contents for index, part in enumerate(content) if _is_bare(part)]
+    if len(places) not in (0, len(parts)):
+        raise ValueError(f"The chat has {len(places)} image parts without an image, and `images` has {len(parts)}: give as many.")
+    for (content, index), part in zip(places, parts):
+        content[index] = part
+    if places or not parts:
+        return chat
+    last = next((index for index in reversed(range(len(chat))) if chat[index]["role"] == "user"), None)
+    if last is None:
+        raise ValueError("The chat has no turn of a user that `images` could stand in: put them into its parts.")
+    content = chat[last]["content"]
+    content = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+    first = next((index for index, part in enumerate(content) if isinstance(part, dict) and part.get("type") == "text"), len(content))
+    chat[last] = {**chat[last], "content": [*content[:first], *parts, *content[first:]]}
+    return chat
+
+
+def _is_bare(part: Any) -> bool:
+    """Whether a content part is the place of an image that is given beside the chat."""
+    return isinstance(part, dict) and part.get("type") == "image" and all(value is None for name, value in part.items() if name != "type")
+
+
+def _refuse_other_media(given: dict) -> None:
+    for name in ("videos", "audio"):
+        value = given.get(name)
+        if value is not None and not (isinstance(value, (list, tuple)) and not value):
+            raise ValueError(f"`{name}` was given, but the model reads text and images alone: leave it out.")
 
 
 def _without_first_spaces(records: list[dict]) -> list[dict]:
