@@ -176,6 +176,10 @@ def test_a_generator_for_each_row_makes_samples_independent(model):
         own_length, alone = generate(model, [prompt], do_sample=True, generator=generators([row]), output_image_guidance_type="noise")
         assert generated(together, length, row) == generated(alone, own_length, 0)
         assert torch.equal(together.output_image_codes[together.output_image_rows == row], alone.output_image_codes)
+    _, of_tuple = generate(model, PROMPTS, do_sample=True, generator=tuple(generators(range(5))), output_image_guidance_type="noise")
+    assert torch.equal(of_tuple.sequences, together.sequences) and torch.equal(of_tuple.output_image_codes, together.output_image_codes)
+    with pytest.raises(ValueError, match="2 generators for 5 rows"):
+        generate(model, PROMPTS, generator=tuple(generators(range(2))))
 
 
 def test_text_only_equals_transformers_own_loop(model):

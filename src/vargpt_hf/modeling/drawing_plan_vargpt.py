@@ -113,12 +113,13 @@ def guidance_of(settings: GenerationConfig, noise: list[torch.Tensor] | None) ->
     return kind(settings.output_image_guidance_scale, settings.output_image_guidance_ramp, **more)
 
 
-def checked_generator(generator: Generators, num_rows: int, do_sample: bool, device: torch.device) -> Generators:
+def checked_generator(generator: Generators | tuple[torch.Generator, ...], num_rows: int, do_sample: bool, device: torch.device) -> Generators:
     """The call's source of randomness: what is given, and where nothing is sampled one that depends on nothing else.
 
     Raises:
-        ValueError: a list of generators that are other in number than the rows.
+        ValueError: a list or tuple of generators that are other in number than the rows.
     """
+    generator = list(generator) if isinstance(generator, tuple) else generator
     if isinstance(generator, list) and len(generator) != num_rows:
         raise ValueError(f"`generator` has {len(generator)} generators for {num_rows} rows: give one, or one for each row.")
     if generator is None and not do_sample:
