@@ -70,6 +70,7 @@ def test_settings_of_the_wrong_type(model, name, value):
         *((name, value) for name in ("eos_token_id", "pad_token_id", "bos_token_id", "forced_bos_token_id") for value in (64, -1)),
         *((name, [5, value]) for name in ("eos_token_id", "suppress_tokens", "output_image_unconditional_ids") for value in (64, -1)),
         ("output_image_unconditional_ids", []),
+        *((name, 5) for name in ("suppress_tokens", "begin_suppress_tokens", "output_image_unconditional_ids")),
         ("output_image_guidance_scale", 100.5),
         ("max_new_tokens", 0),
         ("generation_mode", "sketch"),
@@ -96,7 +97,27 @@ def test_what_people_write_is_taken(model):
     expected = generate(model).sequences
     assert torch.equal(generate(model, temperature=0.0).sequences, expected)
     assert torch.equal(generate(model, max_new_tokens=np.int64(4), output_image_guidance_scale=np.float32(2)).sequences, expected)
-    assert torch.equal(generate(model, eos_token_id=torch.tensor([2])).sequences, expected)
+
+
+@pytest.mark.parametrize("mode", ["auto", "text", "text_image"])
+@pytest.mark.parametrize(
+    "name", ["eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "output_image_unconditional_ids"]
+)
+def test_token_ids_may_be_tensors_or_tuples(model, name, mode):
+    settings = {"generation_mode": mode, "output_image_guidance_type": "prompt", "max_new_tokens": 6, "output_image_guidance_ramp": False}
+
+    def codes_and_tokens(ids=None, **more):
+        output = generate(model, **settings, **({} if ids is None else {name: ids}), **more)
+        return output.sequences.tolist(), output.output_image_codes.tolist()
+
+    for several in ([9, 8], [2]):
+        expected = codes_and_tokens(several)
+        forms = [tuple(several), torch.tensor(several)]
+        if len(several) == 1 and name.endswith("eos_token_id"):
+            forms += [several[0], torch.tensor(several[0])]
+        assert all(codes_and_tokens(form) == expected for form in forms)
+        of_config = VargptGenerationConfig(**{name: torch.tensor(several)})
+        assert codes_and_tokens(generation_config=of_config) == expected
 
 
 @pytest.mark.parametrize(

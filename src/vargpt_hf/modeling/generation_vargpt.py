@@ -30,6 +30,7 @@ from .settings_vargpt import (
     check_settings,
     image_tokens,
     max_positions,
+    plain_ids,
 )
 
 RUN_ARGUMENTS = (
@@ -148,6 +149,8 @@ class VargptGenerationMixin(GenerationMixin):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         for name, default in IMAGE_GENERATION_DEFAULTS.items():
             setattr(generation_config, name, given.get(name, default))
+        for name, ids in plain_ids(vars(generation_config)).items():
+            setattr(generation_config, name, ids)
         if generation_config.generation_mode in DRAWING_MODES and not {"max_new_tokens", "max_length"} & given.keys():
             plan = PLAN_TOKENS if generation_config.generation_mode == "text_image" else 0
             generation_config.max_new_tokens = plan + 2  # image-start and image-end

@@ -45,7 +45,8 @@ _NUMBERS = {
 }
 _SWITCHES = ("output_image_guidance_ramp", "do_sample", "use_cache", "return_dict_in_generate", "output_scores", "output_logits")
 _ONE_ID = ("pad_token_id", "bos_token_id", "forced_bos_token_id")
-_IDS = ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "output_image_unconditional_ids")
+_LISTS = ("suppress_tokens", "begin_suppress_tokens", "output_image_unconditional_ids")
+_IDS = ("eos_token_id", "forced_eos_token_id", *_LISTS)
 
 
 class VargptGenerationConfig(GenerationConfig):
@@ -75,6 +76,15 @@ class VargptGenerationConfig(GenerationConfig):
         return {name: value for name, value in super().to_diff_dict().items() if name not in IMAGE_GENERATION_DEFAULTS or value is not None}
 
 
+def plain_ids(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that are token ids, tensors and tuples as lists, which all that reads them takes."""
+    plain = {}
+    for name in [name for name in (*_ONE_ID, *_IDS) if settings.get(name) is not None]:
+        value = settings[name]
+        plain[name] = value.tolist() if isinstance(value, torch.Tensor) else list(value) if isinstance(value, tuple) else value
+    return plain
+
+
 def check_settings(settings: dict[str, Any], vocab_size: int) -> None:
     """Raises for settings that no decoding could keep; settings that are None or unknown here are left alone.
 
@@ -82,7 +92,7 @@ def check_settings(settings: dict[str, Any], vocab_size: int) -> None:
         TypeError: a setting of the wrong Python type.
         ValueError: a value out of its range, NaN or infinite, or a token id outside of the vocabulary of `vocab_size`.
     """
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = {name: value for name, value in {**settings, **plain_ids(settings)}.items() if value is not None}
     for names, check in ((_INTEGERS, _check_integer), (_NUMBERS, _check_number), (_SWITCHES, _check_switch)):
         for name in [name for name in names if name in settings]:
             check(name, settings[name])
@@ -132,18 +142,17 @@ def _check_switch(name: str, value: Any) -> None:
 
 
 def _check_ids(name: str, value: Any, vocab_size: int, several: bool) -> None:
-    """Token ids: one, or (`several`) one or a list, of which only `suppress_tokens` and such may be empty."""
+    """Token ids: one, or (`several`) one or a list, of which only `suppress_tokens` and such may be empty; these are never one alone."""
     if value is None:
         return
-    if isinstance(value, torch.Tensor):
-        value = value.tolist()
-    ids = value if several and isinstance(value, (list, tuple)) else [value]
-    for token in ids:
+    is_list = isinstance(value, (list, tuple))
+    for token in value if several and is_list else [value]:
         _check_type(name, token, is_integer, "a token id" + (" or a list of them" if several else ""))
         if not 0 <= token < vocab_size:
             raise ValueError(f"`{name}` has the token id {token}, but the vocabulary has the ids 0 to {vocab_size - 1}.")
-    if name == "output_image_unconditional_ids" and not (isinstance(value, (list, tuple)) and ids):
-        raise ValueError(f"`{name}` must be a list of at least one token id, got {value!r}.")
+    if name in _LISTS and not (is_list and (value or name != "output_image_unconditional_ids")):
+        least = "at least one token id" if name == "output_image_unconditional_ids" else "token ids"
+        raise ValueError(f"`{name}` must be a list of {least}, got {value!r}.")
 
 
 def check_run_arguments(
@@ -253,5 +262,6 @@ __all__ = [
     "check_room",
     "check_run_arguments",
     "check_settings",
+    "plain_ids",
     "user_turn",
 ]
