@@ -93,6 +93,15 @@ def test_a_kept_row_does_not_depend_on_its_neighbors(model):
         assert torch.equal(together[one], alone)
 
 
+def test_codes_and_masks_may_be_arrays_or_lists(model):
+    codes = torch.randint(0, 24, (2, 21), generator=torch.Generator().manual_seed(3))
+    for mask in (torch.arange(21).expand(2, 21) > 8, torch.arange(16).expand(2, 16, 16) > 8):
+        expected = draw(model, output_image_codes_to_keep=codes, output_image_mask=mask).output_image_codes
+        for form in (torch.Tensor.numpy, torch.Tensor.tolist):
+            drawn = draw(model, output_image_codes_to_keep=form(codes), output_image_mask=form(mask)).output_image_codes
+            assert torch.equal(drawn, expected)
+
+
 def test_positions_that_a_mask_of_pixels_covers():
     mask = torch.zeros(1, 16, 16)
     mask[0, :8, :8] = 1
@@ -118,11 +127,29 @@ def test_positions_that_a_mask_of_pixels_covers():
             {"output_image_codes_to_keep": torch.zeros(2, 21, dtype=torch.long), "output_image_mask": torch.zeros(2, 20)},
             "has 20 positions in row 0",
         ),
+        (
+            {"output_image_codes_to_keep": torch.zeros(2, 21).long(), "output_image_mask": torch.zeros(2, 7, 5)},
+            "is of 7 x 5 pixels.*of 16 x 16",
+        ),
+        (
+            {"output_image_codes_to_keep": torch.zeros(2, 21).long(), "output_image_mask": torch.zeros(2, 1, 16, 16)},
+            r"got \(2, 21\) and \(2, 1, 16",
+        ),
+        ({"output_image_codes_to_keep": torch.zeros(21).long(), "output_image_mask": torch.zeros(2, 21)}, r"got \(21,\) and \(2, 21\)"),
+        ({"output_image_codes_to_keep": [[0] * 21] * 2, "output_image_mask": 1}, r"got \(2, 21\) and \(\)"),
     ],
 )
 def test_what_cannot_be_kept_says_why(model, settings, message):
     with pytest.raises(ValueError, match=message):
         draw(model, **settings)
+
+
+@pytest.mark.parametrize("name", ["output_image_codes_to_keep", "output_image_mask"])
+def test_what_makes_no_codes_or_mask_is_named(model, name):
+    given = {"output_image_codes_to_keep": torch.zeros(2, 21).long(), "output_image_mask": torch.zeros(2, 21)}
+    for wrong in ("mask.png", [[0] * 21, [0] * 20], object()):
+        with pytest.raises(TypeError, match=f"`{name}` must be a tensor, an array or nested lists of numbers, got {type(wrong).__name__}"):
+            draw(model, **{**given, name: wrong})
 
 
 def test_a_coverage_out_of_range_says_so():

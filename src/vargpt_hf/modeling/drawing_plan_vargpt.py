@@ -6,6 +6,7 @@ Shapes: B rows, N images drawn together, L positions of an image.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -72,22 +73,37 @@ def schedule_ids_of(model, size, aspect_ratio, num_rows: int, device: torch.devi
     return torch.tensor(chosen, dtype=torch.long, device=device)
 
 
-def kept_codes(
-    model, codes: torch.LongTensor | None, mask: torch.Tensor | None, schedule_ids: torch.LongTensor
-) -> tuple[torch.LongTensor | None, torch.BoolTensor | None]:
+def kept_codes(model, codes: Any, mask: Any, schedule_ids: torch.LongTensor) -> tuple[torch.LongTensor | None, torch.BoolTensor | None]:
     """Codes (B, L) to start from and the positions (B, L) drawn anew, checked; nothing where nothing is kept.
 
+    Args:
+        codes, mask: tensors, or arrays or nested lists that make some; see `generate`.
+
     Raises:
-        ValueError: one without the other, or of other rows, positions or values than the images have.
+        TypeError: something that makes no tensor.
+        ValueError: one without the other, or of other rows, pixels, positions or values than the images have.
     """
     if codes is None and mask is None:
         return None, None
     if codes is None or mask is None:
         raise ValueError("In-painting needs both `output_image_codes_to_keep` and `output_image_mask`.")
+    codes, mask = _tensor_of("output_image_codes_to_keep", codes), _tensor_of("output_image_mask", mask)
+    if codes.ndim != 2 or mask.ndim not in (2, 3):
+        raise ValueError(
+            "`output_image_codes_to_keep` must have the shape (rows, positions), and `output_image_mask` that or (rows, height, width) of "
+            f"pixels, got {tuple(codes.shape)} and {tuple(mask.shape)}."
+        )
     schedules = [model.schedules[index] for index in schedule_ids.tolist()]
     if len(codes) != len(schedules) or len(mask) != len(schedules):
         raise ValueError(
             f"`output_image_codes_to_keep` and `output_image_mask` have {len(codes)} and {len(mask)} rows, the batch {len(schedules)}."
+        )
+    sizes = {model.config.image_tokenizer_config.image_size(schedule) for schedule in schedules}
+    # Where sizes differ, no mask could be as large as each image: one that all rows share is fitted to each.
+    if mask.ndim == 3 and len(sizes) == 1 and tuple(mask.shape[1:]) not in sizes:
+        (size,) = sizes
+        raise ValueError(
+            f"`output_image_mask` is of {' x '.join(map(str, mask.shape[1:]))} pixels, but the images are of {' x '.join(map(str, size))}."
         )
     redrawn = []
     for row, schedule in enumerate(schedules):
@@ -98,6 +114,13 @@ def kept_codes(
             raise ValueError(f"`output_image_mask` has {len(of_row)} positions in row {row}; an image of its schedule has {length}.")
         redrawn.append(of_row.to(codes.device))
     return codes.to(schedule_ids.device), torch.nn.utils.rnn.pad_sequence(redrawn, batch_first=True).to(schedule_ids.device)
+
+
+def _tensor_of(name: str, value: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"`{name}` must be a tensor, an array or nested lists of numbers, got {type(value).__name__}: {error}") from error
 
 
 def guidance_of(settings: GenerationConfig, noise: list[torch.Tensor] | None) -> Guidance:

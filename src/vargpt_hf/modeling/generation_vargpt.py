@@ -103,7 +103,8 @@ class VargptGenerationMixin(GenerationMixin):
             output_image_aspect_ratio: in its place height / width, or one for each row: the schedule of the nearest aspect ratio draws.
             output_image_codes_to_keep: codes (B, L) that each row's images start from; positions outside of the mask keep them
                 (in-painting by scales).
-            output_image_mask: what is drawn anew, (B, height, width) of pixels or (B, L) of positions; see [`redrawn_positions`].
+            output_image_mask: what is drawn anew, (B, height, width) of pixels or (B, L) of positions; see [`redrawn_positions`]. Pixels
+                are as many as the images', unless rows of different sizes share the tensor: then each row's mask is fitted to its image.
             generator: source of all randomness of this call, on the prompt's device; a list has one for each row, and then a row's
                 result does not depend on its neighbors even where it is sampled.
             output_image_streamer: receives the partial images after every scale.
