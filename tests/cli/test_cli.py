@@ -69,6 +69,25 @@ def test_draw_prompts_of_a_file(tmp_path, monkeypatch):
     assert Image.open(tmp_path / "single.png").tobytes() == Image.open(tmp_path / "other" / "000000.png").tobytes()
 
 
+def test_a_strength_of_guidance_alone_means_guidance_by_prompt(tmp_path, monkeypatch):
+    """Of one text, of a file and of a benchmark, unless the model is saved with a type of its own."""
+    drawn = {}
+    for name, options in {"plain": [], "strong": ["--guidance-scale", 8], "prompt": ["--guidance", "prompt", "--guidance-scale", 8]}.items():
+        run("draw", "a red circle", "--greedy", "-o", tmp_path / "out.png", *options)
+        drawn[name] = Image.open(tmp_path / "out.png").tobytes()
+    assert drawn["strong"] == drawn["prompt"] != drawn["plain"]
+    own = shutil.copytree(TINY_FOLDER, tmp_path / "own")
+    saved = own / "generation_config.json"
+    saved.write_text(json.dumps({**json.loads(saved.read_text()), "output_image_guidance_type": "noise"}))
+    asked = []
+    monkeypatch.setattr("vargpt_hf.inference.prompts.draw_prompts", lambda *args, **settings: asked.append(settings) or [])
+    monkeypatch.setattr("vargpt_hf.evaluation.drawn_suites.draw_suite", lambda *args, **settings: asked.append(settings) or [])
+    for more in ([], ["--benchmark", "geneval"]):
+        for options in ([], ["--guidance-scale", 8], ["--guidance-scale", 8, "--model", own], ["--guidance-scale", 8, "--guidance", "none"]):
+            run("draw", "--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "images", *more, *options)
+    assert [settings.get("output_image_guidance_type") for settings in asked] == [None, "prompt", None, "none"] * 2
+
+
 def test_ask_names_a_digit(tmp_path):
     images, labels = load_split("test")
     digit_image(images[0]).save(tmp_path / "digit.png")
@@ -198,6 +217,7 @@ def test_what_is_not_installed_is_named(package, extra, arguments):
         (["draw", ""], "the prompt is empty"),
         (["draw", "red " * 1200], "beside an image the model has room for"),
         (["draw", "x", "--guidance-scale", "nan"], "`output_image_guidance_scale` must be in [0, 100], got nan"),
+        *((["draw", "x", "--greedy", option, "1"], "--greedy takes the likeliest") for option in ("--temperature", "--top-k", "--top-p")),
         (["draw", "x", "--temperature", "0"], "`do_sample=False` takes the likeliest"),
         (["draw", "x", "--image", "nothing.png"], "There is no file nothing.png"),
         (["draw", "x", "--mask", "mask.png"], "--mask needs an --image that it belongs to"),

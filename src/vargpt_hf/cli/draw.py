@@ -53,7 +53,9 @@ def draw(
     seed: Seed = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest codes instead of sampling.")] = False,
     guidance: Annotated[Guidance, typer.Option(help="How to guide; the model's own way by default.")] = Guidance.default,
-    guidance_scale: Annotated[float | None, typer.Option(help="Strength of guidance.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="Strength of guidance; by prompt where neither --guidance nor the model says how.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Temperature of the codes.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample among this many likeliest codes; 0: all.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample within this probability mass; 0: all.")] = None,
@@ -84,6 +86,10 @@ def draw(
         "output_image_top_p": top_p,
     }
     settings = {"do_sample": not greedy, **{name: value for name, value in settings.items() if value is not None}}
+    if greedy and not (temperature is None and top_k is None and top_p is None):
+        raise ValueError(
+            "--greedy takes the likeliest codes, which --temperature, --top-k and --top-p cannot change: leave out one or the others."
+        )
     if (height is None) != (width is None):
         raise ValueError("Give both --height and --width, or neither.")
     if height is not None:
@@ -135,10 +141,11 @@ def draw_one(
     import torch
     from tqdm import tqdm
 
-    from ..inference.drawing import answer
+    from ..inference.drawing import answer, guided
     from ..inference.inpainting import keep_outside
     from ..modeling.settings_vargpt import user_turn
 
+    settings = guided(settings, vargpt.generation_config)
     (turn,) = user_turn(text)
     if images:
         turn["content"] = [*({"type": "image", "path": str(file)} for file in images), {"type": "text", "text": turn["content"]}]
@@ -163,7 +170,7 @@ def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device
     model, dtype = check_model(model, dtype, device)
     from ..inference.prompts import RESULTS, draw_prompts
 
-    results = draw_prompts(prompts, model, output, dtype=dtype, device=check_device(device), **options)
+    results = draw_prompts(prompts, model, output, dtype=dtype, device=check_device(device), **guided_as_saved(options, model))
     broken = sum(row["error"] is not None for row in results)
     if broken:
         raise ValueError(f"{broken} of {len(results)} prompts could not be drawn; {output / RESULTS} says why. The others are there.")
@@ -175,8 +182,20 @@ def draw_benchmark(name: str, prompts: Path, model: str | None, output: Path, dt
     model, dtype = check_model(model, dtype, device)
     from ..evaluation.drawn_suites import draw_suite
 
-    drawn = draw_suite(name, prompts, model, output, dtype=dtype, device=check_device(device), **options)
+    drawn = draw_suite(name, prompts, model, output, dtype=dtype, device=check_device(device), **guided_as_saved(options, model))
     typer.echo(f"Saved {len(drawn)} images in {output}" if drawn else "This process has drawn its share; others have not yet.")
+
+
+def guided_as_saved(options: dict, model: str) -> dict:
+    """The options with a type of guidance where they have a strength alone, by the settings in the model's folder or Hub repository."""
+    from ..inference.drawing import guided
+    from ..modeling.settings_vargpt import VargptGenerationConfig
+
+    try:
+        saved = VargptGenerationConfig.from_pretrained(model)
+    except OSError:  # a model may come without the file
+        saved = None
+    return guided(options, saved)
 
 
 def progress_streamer(progress):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image, ImageOps
 
-from ..inference.drawing import prompt_inputs
+from ..inference.drawing import guided, prompt_inputs
 from ..modeling.image_sampling_vargpt import redrawn_positions
 from ..modeling.settings_vargpt import check_room, check_settings, image_tokens, max_positions, user_turn
 from .bodies import ChatBody, ImageBody, RequestBody
@@ -185,11 +185,9 @@ class Preparer:
                 raise ApiError(400, f"`negative_prompt`: {error}", "invalid_value", "negative_prompt") from error
         if body.guidance_scale is not None:
             settings["output_image_guidance_scale"] = body.guidance_scale
-            own = getattr(self.defaults, "output_image_guidance_type", None)
-            kind = "prompt" if kind is None and own in (None, "none") else kind
         if kind is not None:
             settings["output_image_guidance_type"] = kind
-        return settings
+        return guided(settings, self.defaults)
 
     def _chat_settings(self, body: ChatBody) -> dict[str, Any]:
         """Settings of `generate` for texts and images; a temperature of 0 takes the likeliest token."""
