@@ -278,7 +278,7 @@ def test_settings_come_from_the_generation_config(model, tmp_path):
         ({"use_cache": False}, "cannot be drawn with `use_cache=False`"),
         ({"generation_mode": "sketch"}, "`generation_mode` must be one of"),
         ({"output_image_guidance_type": "cfg"}, "`output_image_guidance_type` must be one of"),
-        ({"output_image_temperature": 0.0}, "`output_image_temperature` must be positive"),
+        ({"output_image_temperature": 0.0, "do_sample": True}, "`output_image_temperature` must be positive"),
         ({"output_image_top_p": 1.5}, r"`output_image_top_p` must be in \[0, 1\]"),
         ({"max_output_images": -1}, "`max_output_images` must not be negative"),
         ({"generation_mode": "image", "max_new_tokens": 1}, "leaves 1 tokens, but an image takes 2"),

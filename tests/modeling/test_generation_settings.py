@@ -93,8 +93,10 @@ def test_a_temperature_like_zero_gets_advice(model, name, value):
 
 
 def test_what_people_write_is_taken(model):
-    """Greedy decoding with a temperature of 0, and numbers of numpy."""
+    """Greedy decoding with a temperature of 0, of texts and of images, and numbers of numpy."""
     expected = generate(model).sequences
+    drawn = [generate(model, generation_mode="image", output_image_temperature=value).output_image_codes for value in (1.0, 0.0)]
+    assert torch.equal(*drawn)
     assert torch.equal(generate(model, temperature=0.0).sequences, expected)
     assert torch.equal(generate(model, max_new_tokens=np.int64(4), output_image_guidance_scale=np.float32(2)).sequences, expected)
 

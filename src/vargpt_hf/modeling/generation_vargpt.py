@@ -330,8 +330,9 @@ class VargptGenerationMixin(GenerationMixin):
         settings = generation_config
         guidance = guidance_of(settings, output_image_noise)
         generator = checked_generator(generator, num_rows, settings.do_sample, input_ids.device)
-        filters_ = filters(settings.output_image_temperature, settings.output_image_top_k, settings.output_image_top_p)
-        plan = DrawingPlan(guidance, filters_ if settings.do_sample else [], schedule_ids, *kept, generator, output_image_streamer)
+        sampling = (settings.output_image_temperature, settings.output_image_top_k, settings.output_image_top_p)
+        processors = filters(*sampling) if settings.do_sample else []
+        plan = DrawingPlan(guidance, processors, schedule_ids, *kept, generator, output_image_streamer)
         wanted = {name: True for name in ("output_attentions", "output_hidden_states") if model_kwargs.get(name)}
         with self._optimize_model_for_decode():
             unconditional = guidance.unconditional_rows and settings.max_output_images > 0

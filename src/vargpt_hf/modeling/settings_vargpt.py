@@ -61,7 +61,7 @@ class VargptGenerationConfig(GenerationConfig):
         output_image_guidance_scale (`float`): strength g of guidance (1.5).
         output_image_guidance_ramp (`bool`): let the strength rise from 0 at the first scale to g at the last (True).
         output_image_temperature (`float`), output_image_top_k (`int`), output_image_top_p (`float`): sampling of codes where `do_sample=True`
-            (1.0, 900, 0.96); 0 switches a filter off.
+            (1.0, 900, 0.96); 0 switches top-k or top-p off, a temperature of 1 changes nothing.
         output_image_unconditional_ids (`list[int]`): unconditional (or negative) prompt of "prompt" guidance; by default the
             beginning-of-sequence token alone.
     """
@@ -100,7 +100,7 @@ def check_settings(settings: dict[str, Any], vocab_size: int) -> None:
         value = settings.get(name, choices[0])
         if not isinstance(value, str) or value not in choices:
             raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
-    for name in ("output_image_temperature", "temperature") if settings.get("do_sample") else ("output_image_temperature",):
+    for name in ("output_image_temperature", "temperature") if settings.get("do_sample") else ():
         value = settings.get(name, 1.0)
         if value < MIN_TEMPERATURE:
             raise ValueError(
