@@ -241,6 +241,23 @@ def test_text_ends_at_the_last_position(model, settings, cache):
     assert output.sequences.shape[1] == 2 + POSITIONS + 1
 
 
+@pytest.mark.parametrize("mode", ["auto", "text", "text_image"])
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_a_long_prompt_does_not_shorten_its_neighbor_s_text(model, mode, cache):
+    """Each row has a generator of its own, as answers of a server have, so that texts are decoded by our own loop, too."""
+    settings = {"generation_mode": mode, "eos_token_id": None, "max_new_tokens": 40, "cache_implementation": cache}
+    settings["suppress_tokens"] = None if mode == "text_image" else [START]
+    room = 30 if mode == "text_image" else 8
+    prompts = [row_of(4), row_of(POSITIONS - room)]
+    longest = prompts[1].shape[1]
+    ids = torch.cat([torch.nn.functional.pad(prompt, (longest - prompt.shape[1], 0)) for prompt in prompts])
+    generators = [torch.Generator() for _ in prompts]
+    together = generate(model, ids, attention_mask=(ids != 0).long(), generator=generators, **settings).sequences[:, longest:]
+    for row, (prompt, length) in enumerate(zip(prompts, (40 + L * (mode == "text_image"), room + 1))):
+        alone = generate(model, prompt, generator=generators[:1], **settings).sequences[0, prompt.shape[1] :]
+        assert len(alone) == length and torch.equal(together[row, :length], alone) and not together[row, length:].any()
+
+
 class LikesToDraw(LogitsProcessor):
     """Makes image-start all but certain."""
 

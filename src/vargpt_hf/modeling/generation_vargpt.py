@@ -171,6 +171,10 @@ class VargptGenerationMixin(GenerationMixin):
                     f'Guidance by "{guidance}" needs rows that wait, and the layers of this backbone fold every column into a state: set '
                     '`output_image_guidance_type="none"` or "noise".'
                 )
+        # Noted for `_prepare_cache_for_generation`: Transformers' loop, which writes all other texts, ends all rows with the longest prompt's.
+        generation_config._rows_end_by_themselves = (
+            generation_config.generation_mode != "text" or generation_mode_kwargs.get("generator") is not None
+        )
         given = [name for name in RUN_ARGUMENTS if generation_mode_kwargs.get(name) is not None]
         if given and generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise ValueError(f"{generation_mode.value} does not take `{given[0]}`: leave it out, or decode greedily or by sampling.")
@@ -218,8 +222,9 @@ class VargptGenerationMixin(GenerationMixin):
         num_tokens = _num_tokens(model_kwargs)
         if generation_config.generation_mode != "image":  # whose prompt `_sample` checks, room for the image included
             check_room(self.config, num_tokens)
-            # Text ends at the last position that the model knows; the last token is fed to no model.
-            excess = generation_config.max_length - generation_config._prompt_columns - (max_positions(self.config) - num_tokens + 1)
+            # Text ends at the last position that the model knows; the last token is fed to no model. In our own loop each row ends at its own.
+            counted = _fewest_tokens(model_kwargs) if generation_config._rows_end_by_themselves else num_tokens
+            excess = generation_config.max_length - generation_config._prompt_columns - (max_positions(self.config) - counted + 1)
             if excess > 0:
                 generation_config.max_length -= excess
                 max_cache_length -= excess
@@ -398,6 +403,13 @@ def _num_tokens(model_kwargs: dict) -> int:
     """Tokens of the longest prompt, those of a filled cache included."""
     positions = model_kwargs["position_ids"]
     return int(positions[..., -1].max()) + 1 if positions.numel() else 0
+
+
+def _fewest_tokens(model_kwargs: dict) -> int:
+    """Tokens of the shortest prompt, likewise."""
+    positions = model_kwargs["position_ids"]
+    last = positions[..., -1]
+    return int((last.amax(0) if positions.ndim == 3 else last).min()) + 1 if positions.numel() else 0
 
 
 __all__ = ["VargptGenerationMixin"]
