@@ -74,8 +74,7 @@ def make_data(folder: Path, scale: float) -> None:
         rows = Dataset.from_generator(edit_rows, ROW_FEATURES, str(folder / "cache"), gen_kwargs={"number": numbers["edits"]})
         write_whole(folder / "edits", rows.save_to_disk)
     for seed, (name, mixture) in enumerate({"drawing": DRAWING, "reading": READING}.items(), start=60):
-        if not (folder / name).exists():
-            make_rows(folder / name, mixture, numbers[name], seed)
+        make_rows(folder / name, mixture, numbers[name], seed)
     for name in ("edits", "drawing"):
         subprocess.run([VARGPT, "encode", folder / name, folder / f"{name}_codes", "--model", TINY_FOLDER], check=True)  # resumes
 

@@ -159,12 +159,14 @@ def train_image_tokenizer(folder: Path, images, scale: float, arguments: dict) -
 
 
 def make_rows(folder: Path, mixture: dict[str, float], number: int, seed: int) -> None:
-    """A dataset on disk of rows for one stage."""
+    """A dataset on disk of rows for one stage, if it is not there."""
     from datasets import Dataset, Features, Value
 
     from vargpt_hf.restartable import write_whole
     from vargpt_hf.training.data import ROW_FEATURES
 
+    if folder.exists():
+        return
     features = Features({**ROW_FEATURES, "truth": Value("string")})
     shards = {"mixture": mixture, "count": number // SHARDS, "seeds": [SHARDS * seed + shard for shard in range(SHARDS)]}
     with tempfile.TemporaryDirectory() as cache:

@@ -234,5 +234,5 @@ def test_a_second_training_into_a_folder_is_refused_while_the_first_goes_on(work
     finally:
         first.kill()
         first.communicate()
-    code, message = run("train", stage(work, work / "out", max_steps=1, save_strategy='"no"'), folder=work)
+    code, message = run("train", stage(work, work / "out", max_steps=1, save_strategy='"no"'), "--resume_from_checkpoint", "true", folder=work)
     assert code == 0, message

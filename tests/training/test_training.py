@@ -173,6 +173,8 @@ def test_every_epoch_draws_anew_what_is_random(model, processor, tmp_path):
     assert sorted(first) == sorted(second) == list(range(16)) and first != second
     assert all(3 < sum(epoch.values()) < 13 for epoch in (first, second))
     assert run(2, 16) == [first, second]
+    keys = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}  # processes that are older than the second epoch
+    assert trainer_of(model, processor, tmp_path, **keys).data_collator._epoch.is_shared()
 
 
 def test_missing_images_take_any_form(processor):

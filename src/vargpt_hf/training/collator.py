@@ -74,11 +74,15 @@ class VargptDataCollator:
         self.prompt_dropout = prompt_dropout
         self.random_crop = random_crop
         self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # loader processes may be older than the epoch
+        self._epoch = torch.zeros((), dtype=torch.long)
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch the next batches are of, from 0 on, also to the processes of a loader; the trainers do."""
+        """Says which epoch the next batches are of, from 0 on, before a loader starts its processes; the trainers do."""
         self._epoch.fill_(epoch)
+
+    def share_epoch(self) -> None:
+        """Lets processes of a loader that live longer than an epoch hear of the next one."""
+        self._epoch.share_memory_()
 
     def bind(self, model: nn.Module, sharded: bool = False) -> "VargptDataCollator":
         """Takes from a model all that its batches depend on; returns the collator itself.

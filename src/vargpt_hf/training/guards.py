@@ -125,8 +125,8 @@ class TrainingGuard:
         super().__init__(*args, **kwargs)
         if isinstance(self.processing_class, VargptProcessor):
             self.processing_class.check_fits(self.accelerator.unwrap_model(self.model).config)
-        self._counts_of_run = CountsOfRun(self._set_counted)
-        self.add_callback(self._counts_of_run)
+        self.counts_of_run = CountsOfRun()
+        self.add_callback(self.counts_of_run)
         self._exact: dict[str, torch.Tensor] = {}
         if self.is_deepspeed_enabled and self.args.should_save:
             # DeepSpeed rounds all weights to the format that it computes in. Those of the image tokenizer must stay to the last bit: rounded,
@@ -134,12 +134,9 @@ class TrainingGuard:
             frozen = [(name, p) for name, p in self.model.named_parameters() if ".image_tokenizer." in name and not p.requires_grad]
             self._exact = {name: parameter.detach().to("cpu", copy=True) for name, parameter in frozen}
 
-    def _counted(self) -> dict[str, Any]:
-        """What the trainer has counted since the run began, over all processes, as JSON can hold it; called by each of them."""
+    def _counted(self) -> dict[str, int]:
+        """What has been counted since the run began, over all processes; called by each of them."""
         return {}
-
-    def _set_counted(self, counted: dict[str, Any]) -> None:
-        """Counts on from what a checkpoint says."""
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`; then stops, where a loss that was trained on is not finite."""
@@ -214,7 +211,7 @@ class TrainingGuard:
         folder = output_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
             (folder / _STATE).unlink(missing_ok=True)  # of an earlier run: it would call the folder whole before it is
-        self._counts_of_run.counted = self._counted()
+        self.counts_of_run.counted = self._counted()
         try:
             super()._save_checkpoint(model, trial)
         except BaseException as error:  # an interrupt, too, leaves no half checkpoint
@@ -251,24 +248,25 @@ class TrainingGuard:
 
 
 class CountsOfRun(TrainerCallback, ExportableState):
-    """Keeps in checkpoints what a trainer counts over a whole run, and hands it back to one that resumes.
+    """Keeps in checkpoints what a trainer counts over a whole run.
 
-    Args:
-        restore: takes what the checkpoint holds.
+    Attributes:
+        counted: all of it, when a checkpoint is written.
+        before: what had been counted when this run was resumed; {} for one that began anew.
     """
 
-    def __init__(self, restore: Callable[[dict[str, Any]], None] = lambda counted: None):
-        self.restore, self.counted = restore, {}
+    def __init__(self):
+        self.counted: dict[str, int] = {}
+        self.before: dict[str, int] = {}
 
     def state(self) -> dict[str, Any]:
         """What Transformers writes into the trainer's state."""
         return {"args": {}, "attributes": {"counted": self.counted}}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        """Checkpoints from before this class have nothing."""
+        """Takes what the checkpoint holds; those from before this class have nothing."""
         kept = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
-        if kept and kept["attributes"]["counted"]:
-            self.restore(kept["attributes"]["counted"])
+        self.before = kept["attributes"]["counted"] if kept else {}
 
 
 class StopAt(TrainerCallback):

@@ -340,13 +340,10 @@ class VargptDPOTrainer(TrainingGuard, MuonOption, DPOTrainer):
             self._metrics[mode][name].extend(of_pairs)
         if mode == "train":
             self._total_train_tokens += int(self.accelerator.gather(num_tokens).sum())
-        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        self._metrics[mode]["num_tokens"] = [self._counted()["num_tokens"]]
 
-    def _counted(self) -> dict[str, Any]:
-        return {"num_tokens": self._total_train_tokens}
-
-    def _set_counted(self, counted: dict[str, Any]) -> None:
-        self._total_train_tokens = counted["num_tokens"]
+    def _counted(self) -> dict[str, int]:
+        return {"num_tokens": self.counts_of_run.before.get("num_tokens", 0) + self._total_train_tokens}
 
 
 @contextmanager

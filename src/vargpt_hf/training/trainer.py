@@ -151,6 +151,8 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
             compile_layers(self.model)
         if isinstance(self.data_collator, VargptDataCollator):
             self.data_collator.bind(self.model, sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled)
+            if self.args.dataloader_persistent_workers:
+                self.data_collator.share_epoch()
         self.source_names = list(source_names)
         self._rows_of_sources = torch.zeros(len(self.source_names), dtype=torch.long, device=self.args.device)
         self._sums: dict[str, torch.Tensor | None] = {"train": None, "eval": None}
@@ -178,16 +180,18 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
     def _counted(self) -> dict[str, Any]:
         sums = self._sums["train"]  # since the last log
         tokens = 0 if sums is None else int(self.accelerator.gather(sums[None, _NUM_TOKENS]).sum())
-        return {"num_tokens": self._total_train_tokens + tokens, "rows_of_sources": self._gathered_rows()}
+        return {"num_tokens": self._num_tokens + tokens, **self._rows_of_names()}
 
-    def _set_counted(self, counted: dict[str, Any]) -> None:
-        self._total_train_tokens = counted["num_tokens"]
-        if self.accelerator.is_main_process and len(counted["rows_of_sources"]) == len(self.source_names):
-            self._rows_of_sources.copy_(torch.tensor(counted["rows_of_sources"], dtype=torch.long))
+    @property
+    def _num_tokens(self) -> int:
+        """Tokens of the whole run up to the last log."""
+        return self.counts_of_run.before.get("num_tokens", 0) + self._total_train_tokens
 
-    def _gathered_rows(self) -> list[int]:
-        """How many rows of each source all processes have trained on."""
-        return self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
+    def _rows_of_names(self) -> dict[str, int]:
+        """How many rows of each source all processes have trained on in the whole run."""
+        rows = self.accelerator.gather(self._rows_of_sources[None]).sum(0).tolist() if self.source_names else []
+        names = [f"rows_of_{name}" for name in self.source_names]
+        return {name: self.counts_of_run.before.get(name, 0) + count for name, count in zip(names, rows)}
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch=None
@@ -281,8 +285,8 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
                     figures[f"image_accuracy_{rows}x{columns}"] = right / number
         if mode == "train":
             self._total_train_tokens += int(tokens)
-            figures |= {f"rows_of_{name}": count for name, count in zip(self.source_names, self._gathered_rows())}
-        return {**figures, "num_tokens": self._total_train_tokens}
+            figures |= self._rows_of_names()
+        return {**figures, "num_tokens": self._num_tokens}
 
 
 def keep_in_graph(module: nn.Module, args: tuple, outputs: Any) -> Any:
