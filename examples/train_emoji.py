@@ -230,10 +230,10 @@ def make_images(data: Path, packages: Path, scale: float) -> None:
     from datasets import Features, Image, Value
 
     from vargpt_hf.emoji.pictures import tokenizer_images
+    from vargpt_hf.restartable import write_whole
 
     if not (data / "pictures").exists():
-        tokenizer_images(packages).save_to_disk(data / "pictures.part")
-        (data / "pictures.part").rename(data / "pictures")
+        write_whole(data / "pictures", tokenizer_images(packages).save_to_disk)
     for number, (name, (count, split)) in enumerate(CAPTIONED.items()):
         features = Features({"image": Image(), "text": Value("string")})
         make_dataset(data / name, images_of_seeds, features, max(int(count * scale), 128), number, packages=packages, split=split)
@@ -276,6 +276,7 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
     from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
     from vargpt_hf.emoji.rows import texts
+    from vargpt_hf.restartable import write_whole
     from vargpt_hf.training.image_tokenizer.loading import load_image_tokenizer
     from vargpt_hf.training.parts.base import build_base
     from vargpt_hf.training.parts.tokenizer import train_tokenizer
@@ -283,8 +284,7 @@ def make_parts(folder: Path, packages: Path, given: argparse.Namespace) -> None:
     if (folder / "base" / "model.safetensors").exists():
         return
     if not (folder / "tokenizer").exists():
-        train_tokenizer(texts(30_000, seed=1, folder=packages), VOCABULARY).save_pretrained(folder / "tokenizer.part")
-        (folder / "tokenizer.part").rename(folder / "tokenizer")
+        write_whole(folder / "tokenizer", train_tokenizer(texts(30_000, seed=1, folder=packages), VOCABULARY).save_pretrained)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     if not (folder / "image_tokenizer" / "model.safetensors").exists():
         length = ["--max_steps", max(int(IMAGE_TOKENIZER_STEPS * given.scale), 2), "--stop_at", given.stop_at]

@@ -96,11 +96,11 @@ def encode_rows(
         print(NO_SELF_CORRECTION)
     remove_unfinished(output, ".parquet")
     rows = undecoded(rows)
-    missing = [shard for shard in range(job.num_shards) if not job.file(output, shard).exists()]
-    done = [shard for shard in range(job.num_shards) if shard not in set(missing)]
-    if changed := [shard for shard in tqdm(done, "Checking", unit=" files", disable=not done) if not _is_current(shard, rows, job, output)]:
+    done = [shard for shard in range(job.num_shards) if job.file(output, shard).exists()]
+    changed = [shard for shard in tqdm(done, "Checking", unit=" files", disable=not done) if not _is_current(shard, rows, job, output)]
+    if changed:
         print(f"{len(changed)} of {len(done)} files are made anew: their images have changed.")
-        missing = sorted(missing + changed)
+    missing = sorted({*range(job.num_shards)} - {*done} | {*changed})
     broken: list[str] = []
     encode = partial(_encode_shard, rows=rows, job=job, output=output, batch_size=batch_size, skip_broken=skip_broken)
     with tqdm(total=job.num_rows, initial=job.num_rows - _rows_of(missing, job), desc="Encoding", unit=" rows") as progress:

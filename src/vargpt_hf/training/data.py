@@ -155,7 +155,10 @@ def describe_mixture(rows: Dataset, sources: Sequence[DataSource]) -> str:
 
 
 def numbered(rows: IterableDataset) -> IterableDataset:
-    """The rows of a stream with their numbers in it, which what is random in a batch is drawn from; a row that comes again has another."""
+    """The rows of a stream, numbered from 0 in the column `row_number`, also where a row comes again.
+
+    The collator draws what is random in a batch from these numbers.
+    """
     features = Features({**rows.features, ROW_NUMBER: Value("int64")})
     return undecoded(rows).map(lambda row, index: {ROW_NUMBER: index}, with_indices=True).cast(features)
 
