@@ -85,6 +85,22 @@ def test_losses_are_weighted_means_over_targets():
     torch.testing.assert_close(outputs.loss, 0.5 * outputs.text_loss + 2 * outputs.output_image_loss)
 
 
+def test_text_loss_needs_no_logits_but_those_that_predict_targets(model):
+    inputs = batch(["draws", "reads", "text"])
+    whole = model(**inputs)
+    targets = torch.nn.functional.pad(inputs["labels"], (0, 1), value=IGNORE_INDEX)[:, 1:]
+    predict = (targets != IGNORE_INDEX) & (targets != IMAGE) & (targets != PLACEHOLDER)
+    kept = model(**inputs, logits_to_keep=predict)
+    assert 0 < len(kept.logits) == predict.sum() < predict.numel()
+    torch.testing.assert_close(kept.logits, whole.logits[predict], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(kept.text_loss, whole.text_loss)
+    smooth = [model(**inputs, label_smoothing=0.1, logits_to_keep=keep).text_loss for keep in (0, predict)]
+    torch.testing.assert_close(*smooth)
+    last = model(**inputs, logits_to_keep=5)
+    log_probs, ends = whole.logits[:, -5:].log_softmax(-1), predict[:, -5:]
+    torch.testing.assert_close(last.text_loss, -log_probs[ends].gather(1, targets[:, -5:][ends][:, None]).mean())
+
+
 def test_coarse_scales_can_weigh_more():
     model = tiny_model(image_scale_power=0.5)
     inputs = batch(["draws"])

@@ -23,6 +23,7 @@ from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES, add_lengths
 from vargpt_hf.training.forecast import parameters_of_parts
 from vargpt_hf.training.guards import last_complete_checkpoint
+from vargpt_hf.training.packing import IGNORE_INDEX
 from vargpt_hf.training.preference import VargptDPOConfig
 from vargpt_hf.training.script import VargptSFTConfig, parse, train
 from vargpt_hf.training.stages import STAGES, apply_stage, stage_linears
@@ -259,6 +260,29 @@ def test_logs(model, processor, tmp_path):
     assert math.isclose(figures["eval_loss"], figures["eval_text_loss"] + figures["eval_output_image_loss"], rel_tol=1e-3)
     text_only = trainer.evaluate(Dataset.from_list(ROWS[:1], features=ROW_FEATURES))
     assert "eval_output_image_loss" not in text_only
+
+
+def test_training_computes_logits_of_targets_alone(model, processor, tmp_path):
+    """Most tokens of a row are its prompt and placeholders of images; the metrics are those of all logits."""
+    trainer = trainer_of(model, processor, tmp_path)
+    trainer.data_collator.prompt_dropout = 0.0
+    inputs = trainer.data_collator(ROWS)
+    labels, ids = inputs["labels"], (model.config.image_token_id, model.config.output_image_token_id)
+    targets = (labels != IGNORE_INDEX) & ~torch.isin(labels, torch.tensor(ids))
+    targets[:, 0] = False
+    seen, figures = [], []
+    hook = model.register_forward_hook(lambda module, args, outputs: seen.append(outputs.logits))
+    for whole in (False, True):
+        loss = trainer.compute_loss(model.eval(), inputs, return_outputs=whole)
+        figures.append(((loss[0] if whole else loss).item(), trainer._figures("eval")))
+    hook.remove()
+    vocabulary = model.config.text_config.vocab_size
+    assert [logits.shape for logits in seen] == [(targets.sum(), vocabulary), (*labels.shape, vocabulary)]
+    assert targets.sum() < targets.numel() / 2
+    right = (seen[1].argmax(-1)[:, :-1] == labels[:, 1:]) & targets[:, 1:]
+    assert figures[0][1]["text_accuracy"] == pytest.approx((right.sum() / targets.sum()).item())
+    assert figures[0][0] == pytest.approx(figures[1][0])
+    assert figures[0][1] == pytest.approx(figures[1][1])
 
 
 def test_evaluation_does_not_depend_on_its_batches(model, processor, tmp_path):

@@ -28,7 +28,8 @@ class VargptLossMixin:
     ) -> torch.Tensor:
         """Sum of next-token cross-entropies over their number, here or (`num_items_in_batch`) in the accumulated batch; float32.
 
-        `targets` (B, T) stand at the tokens that predict them. Placeholders are never targets; a batch without targets gives 0.
+        `targets` (…), of the shape of `logits` (…, V) without V, such as (B, T), stand at the tokens that predict them. Placeholders are never
+        targets; a batch without targets gives 0.
         """
         targets = targets.to(logits.device)
         for token_id in (self.config.image_token_id, self.config.output_image_token_id):
@@ -37,7 +38,7 @@ class VargptLossMixin:
         if num_items_in_batch is None:
             num_items_in_batch = (targets != IGNORE_INDEX).sum().clamp(min=1)
         if label_smoothing:  # which the loss of Transformers does not know
-            flat = logits.flatten(0, 1).float()
+            flat = logits.flatten(0, -2).float()
             total = F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing)
             return total / num_items_in_batch
         return self.loss_function(

@@ -348,7 +348,8 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         Args:
             labels: text targets, (B, T), -100 where a token is none; placeholders are ignored wherever they stand. The
                 codes are always targets of images that are given to draw.
-            logits_to_keep: compute text logits of this many last tokens only (0: all).
+            logits_to_keep: compute text logits of this many last tokens only (0: all), of the positions (P,) or (B, P), or of the M tokens
+                that a mask (B, T) of booleans marks, (M, V) in reading order, as Transformers has them. Text targets of others are ignored.
             num_items_in_batch: text targets in the whole accumulated batch, as Trainer counts them.
             num_codes_in_batch: codes to draw in the whole accumulated batch. Where `num_items_in_batch` comes alone, as from
                 Transformers' own Trainer, the images' loss has the weight of this batch's share of the text targets.
@@ -383,7 +384,8 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         if shift_labels is None and labels is not None:
             shift_labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
         if shift_labels is not None:
-            text_loss = self.text_loss(logits, shift_labels, num_items_in_batch, label_smoothing)
+            targets = slice_logits_to_keep(shift_labels[..., None], logits_to_keep)[..., 0]
+            text_loss = self.text_loss(logits, targets, num_items_in_batch, label_smoothing)
             loss = self.config.text_loss_weight * text_loss
         if images is not None and past_key_values is None:
             image_logits = self.model.decode_output_images(images)

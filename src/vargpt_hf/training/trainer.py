@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from trl import SFTConfig, SFTTrainer
 
@@ -202,7 +203,11 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
             self._rows_of_sources.index_add_(0, sources, torch.ones_like(sources))  # nothing waits for the device
         counts = self._counts(num_items_in_batch)
         smoothing = self.label_smoothing if model.training else 0.0
-        outputs = model(**inputs, **counts, use_cache=False, label_smoothing=smoothing)
+        to_keep: int | torch.Tensor = 0
+        if not return_outputs and "shift_labels" not in inputs:
+            # Most tokens are prompts and placeholders of images, and with a large vocabulary their logits would take the most memory of all.
+            to_keep = F.pad(text_targets(inputs["labels"], self.model.config), (0, 1))
+        outputs = model(**inputs, **counts, use_cache=False, label_smoothing=smoothing, logits_to_keep=to_keep)
         self._add_up(inputs, outputs, counts)
         loss = self._of_all_ranks(outputs.loss, counts)
         return (loss, outputs) if return_outputs else loss
@@ -213,7 +218,8 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
         labels, targets = inputs["labels"][:, 1:], text_targets(inputs["labels"], self.model.config)
         num_texts = targets.sum()
         text_loss = outputs.text_loss.detach() * counts.get("num_items_in_batch", num_texts.clamp(min=1))
-        hits = ((outputs.logits[:, :-1].argmax(-1) == labels) & targets).sum()
+        predicted = outputs.logits.argmax(-1)
+        hits = ((predicted[:, :-1][targets] if predicted.ndim == 2 else predicted) == labels[targets]).sum()
         image = torch.zeros(3 + 2 * len(self._grids), device=labels.device)
         if outputs.output_image_codes is not None:
             codes, scores = outputs.output_image_codes, outputs.output_image_logits
