@@ -101,6 +101,81 @@ def test_text_loss_needs_no_logits_but_those_that_predict_targets(model):
     torch.testing.assert_close(last.text_loss, -log_probs[ends].gather(1, targets[:, -5:][ends][:, None]).mean())
 
 
+INFINITY = {"model_type": "vargpt_infinity_decoder", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "max_scales": 4}
+
+
+@pytest.mark.parametrize("numbers", [[1, 3, 2], [2, 2, 2]], ids=str)
+@pytest.mark.parametrize("decoder", [{}, INFINITY], ids=["var", "infinity"])
+def test_coarse_scales_alone_get_the_scores_that_they_get_among_all(decoder, numbers):
+    """No position sees a finer scale, in language model and visual decoder."""
+    model = tiny_model(image_scale_power=0.5, **({"visual_decoder_config": decoder} if decoder else {}))
+    whole_batch = batch(["draws", "both", "text"])
+    whole = model(**whole_batch)
+    lengths = [sum((1, 4, 16)[:number]) for number in numbers]
+    after = iter([[END, 2], [END, 11, *READ], [END, 2]])
+    parts = [[PLACEHOLDER] * length + next(after) for length in lengths]
+    rows = [[1, 8, 9, START, *parts[0]], [1, *READ, 10, START, *parts[1], START, *parts[2]], ROWS["text"]]
+    inputs = {name: whole_batch[name] for name in ("pixel_values", "output_image_codes")}
+    inputs["input_ids"] = torch.tensor([row + [PAD] * (max(map(len, rows)) - len(row)) for row in rows])
+    inputs["attention_mask"] = (inputs["input_ids"] != PAD).long()
+    coarse = model(**inputs, output_image_num_scales=torch.tensor(numbers))
+    assert coarse.output_image_codes.shape == (3, max(lengths))
+    weights, total = model.model.schedules[0].loss_weights(0.5), 0.0
+    for index, length in enumerate(lengths):
+        if index < 2:  # before the third, text has moved
+            here = coarse.output_image_logits[index, :length], whole.output_image_logits[index, :length]
+            torch.testing.assert_close(*here, atol=1e-5, rtol=1e-4)
+        codes = whole.output_image_codes[index, :length]
+        assert coarse.output_image_codes[index].tolist() == [*codes.tolist(), *[-1] * (max(lengths) - length)]
+        losses = -coarse.output_image_logits[index, :length, 0].log_softmax(-1).gather(-1, codes[:, None])[:, 0]
+        total = total + (losses * weights[:length]).sum()
+    torch.testing.assert_close(coarse.output_image_loss, total / sum(lengths))
+    with pytest.raises(ValueError, match="placeholders of images to draw, but 3 images were given, which fill 63"):
+        model(**inputs)
+    for wrong in ([0, 1, 1], [1, 1, 4], [1, 1]):
+        with pytest.raises(ValueError, match=r"`output_image_num_scales` must be \(3,\), from 1 to as many scales"):
+            model(**inputs, output_image_num_scales=torch.tensor(wrong))
+    with pytest.raises(ValueError, match="leave out `output_image_num_scales`"):
+        model(**inputs, output_image_num_scales=torch.tensor(numbers), output_image_inputs=whole.output_image_inputs)
+
+
+def test_images_of_several_schedules_have_coarse_scales_of_their_own():
+    tokenizer = tiny_config().image_tokenizer_config.to_dict() | {"schedules": [[1, 2, 4], [[1, 2], [2, 4]]]}
+    model = tiny_model(visual_decoder_config=INFINITY, image_tokenizer_config=tokenizer)
+    codes = torch.full((3, 21), -1)
+    codes[0], codes[1:, :10] = torch.arange(21), torch.arange(10)
+    rows = [[1, 8, START, *[PLACEHOLDER] * length, END, 2] for length in (5, 10, 2)]
+    ids = torch.tensor([row + [PAD] * (max(map(len, rows)) - len(row)) for row in rows])
+    schedules = {"output_image_schedule_ids": torch.tensor([0, 1, 1])}
+    outputs = model(input_ids=ids, output_image_codes=codes, output_image_num_scales=torch.tensor([2, 2, 1]), **schedules)
+    alone = [
+        model(input_ids=ids[1:2], output_image_codes=codes[1:2], output_image_schedule_ids=torch.tensor([1])).output_image_logits[0],
+        model(
+            input_ids=ids[:1, :10],
+            output_image_codes=codes[:1],
+            output_image_num_scales=torch.tensor([2]),
+            output_image_schedule_ids=torch.tensor([0]),
+        ).output_image_logits[0],
+    ]
+    assert outputs.output_image_codes.tolist() == [[*range(5), *[-1] * 5], list(range(10)), [0, 1, *[-1] * 8]]
+    torch.testing.assert_close(outputs.output_image_logits[1], alone[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(outputs.output_image_logits[2, :2], alone[0][:2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(outputs.output_image_logits[0, :5], alone[1], atol=1e-5, rtol=1e-4)
+
+
+def test_text_goes_on_after_coarse_images(model):
+    rows = [[1, 8, START, *[PLACEHOLDER] * length, END, last] for length, last in ((1, 5), (5, 40))]
+    codes, scales = torch.arange(2 * L).view(2, L) % 24, torch.tensor([1, 2])
+    settings = {"generation_mode": "text", "max_new_tokens": 4, "do_sample": True, "top_k": 1, "num_return_sequences": 2}
+    alone = [
+        model.generate(torch.tensor([row]), output_image_codes=codes[[i]], output_image_num_scales=scales[[i]], **settings)[:, len(row) :]
+        for i, row in enumerate(rows)
+    ]
+    ids = torch.tensor([[PAD] * (len(rows[1]) - len(row)) + row for row in rows])
+    together = model.generate(ids, attention_mask=(ids != PAD).long(), output_image_codes=codes, output_image_num_scales=scales, **settings)
+    assert together[:, ids.shape[1] :].tolist() == torch.cat(alone).tolist() and alone[0].tolist() != alone[1].tolist()
+
+
 def test_coarse_scales_can_weigh_more():
     model = tiny_model(image_scale_power=0.5)
     inputs = batch(["draws"])

@@ -65,5 +65,12 @@ def stage_file(folder: Path, base: Path, streaming: bool = False, **keys) -> Pat
     (folder / "texts.json").write_text(json.dumps(texts * 6))
     sources = [{"path": str(folder / "rows"), "weight": 2}, str(folder / "texts.json")]
     common = {"stage": "pretrain", "train_data": sources, "streaming": streaming, "per_device_train_batch_size": 2, "logging_steps": 5}
-    common |= {"prompt_dropout": 0.5, "random_crop": True, "save_total_limit": 2, "gradient_accumulation_steps": 2}
+    common |= {
+        "prompt_dropout": 0.5,
+        "random_crop": True,
+        "scale_dropout": 0.5,
+        "coarse_scales": 2,
+        "save_total_limit": 2,
+        "gradient_accumulation_steps": 2,
+    }
     return write_config(folder, base, **{**common, **keys})

@@ -13,6 +13,7 @@ from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.packing import num_tokens
 from vargpt_hf.training.stages import apply_stage
+from vargpt_hf.training.targets import number_of_codes
 from vargpt_hf.training.trainer import VargptSFTConfig, VargptSFTTrainer
 
 PER_TOKEN = ("input_ids", "attention_mask", "labels", "position_ids")
@@ -171,6 +172,68 @@ def test_the_trainer_packs(base, processor, tmp_path):
         assert math.isclose(packed_log[name], log[name], rel_tol=1e-4), name
     for name, weight in weights.items():
         torch.testing.assert_close(packed_weights[name], weight, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("coarse", [1, 2])
+def test_images_to_draw_without_their_fine_scales(processor, coarse):
+    """Their placeholders are fewer, and nothing else is another."""
+    length = (1, 5)[coarse - 1]
+    plain = VargptDataCollator(processor)(ROWS)
+    collator = VargptDataCollator(processor, scale_dropout=1.0, coarse_scales=coarse)
+    inputs = collator(ROWS)
+    ids = (processor.output_image_start_token_id, processor.output_image_token_id, processor.output_image_end_token_id)
+    lengths = inputs["attention_mask"].sum(1)
+    for index in range(len(ROWS)):
+        written, expected = (batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist() for batch in (inputs, plain))
+        count = expected.count(ids[0])
+        assert written.count(ids[1]) == count * length
+        spans = [written[place + 1 : place + 1 + length + 1] for place, token in enumerate(written) if token == ids[0]]
+        assert spans == [[ids[1]] * length + [ids[2]]] * count
+        rest = [[token for token in tokens if token != ids[1]] for tokens in (written, expected)]
+        assert rest[0] == rest[1]
+        assert (
+            inputs["labels"][index][inputs["labels"][index] != -100].tolist() == plain["labels"][index][plain["labels"][index] != -100].tolist()
+        )
+        assert (inputs["labels"][index, lengths[index] :] == -100).all() and not inputs["attention_mask"][index, lengths[index] :].any()
+    assert inputs["input_ids"].shape[1] == lengths.max() < plain["input_ids"].shape[1]
+    assert inputs["output_image_num_scales"].tolist() == [coarse] * len(plain["output_pixel_values"])
+    for name in ("output_pixel_values", "pixel_values"):
+        assert torch.equal(inputs[name], plain[name])
+    assert "output_image_num_scales" not in VargptDataCollator(processor, scale_dropout=1.0)([ROWS[0]])
+
+
+def test_which_images_are_coarse_follows_from_rows_and_epoch(processor):
+    rows = [row([f"draw number {number}"], ["output_image"], number) for number in range(64)]
+    collator = VargptDataCollator(processor, scale_dropout=0.75)
+    first, again = (collator(rows)["output_image_num_scales"] for _ in range(2))
+    assert torch.equal(first, again) and set(first.tolist()) == {1, 3} and 36 <= (first == 1).sum() <= 60
+    collator.set_epoch(1)
+    assert not torch.equal(collator(rows)["output_image_num_scales"], first)
+    assert "output_image_num_scales" not in collator.for_evaluation()(rows)
+
+
+def test_coarse_images_are_packed_and_cut_like_others(base, processor):
+    model = VargptForConditionalGeneration.from_pretrained(base)
+    settings = {"scale_dropout": 0.5, "coarse_scales": 2, "seed": 1, "assistant_only": False}
+    padded, packed = (VargptDataCollator(processor, packing=packing, **settings)(ROWS) for packing in (False, True))
+    scales = padded["output_image_num_scales"]
+    assert set(scales.tolist()) == {2, 3}
+    assert number_of_codes(padded, model.config) == number_of_codes(packed, model.config) == sum((0, 1, 5, 21)[n] for n in scales)
+    ours, theirs = model(**packed), model(**padded)
+    for name in ("loss", "text_loss", "output_image_loss"):
+        torch.testing.assert_close(getattr(ours, name), getattr(theirs, name))
+    whole = VargptDataCollator(processor, **settings)([DRAWING])
+    _, end = positions(whole, processor)
+    cut = VargptDataCollator(processor, max_length=end - 1, **settings)([DRAWING])
+    assert len(whole["output_image_num_scales"]) == 2 and len(cut["output_image_num_scales"]) == len(cut["output_pixel_values"]) == 1
+
+
+def test_coarse_images_are_refused_where_weights_are_sharded(model, processor):
+    with pytest.raises(ValueError, match="`scale_dropout` and sharded weights do not go together"):
+        VargptDataCollator(processor, scale_dropout=0.5).bind(model, sharded=True)
+    for wrong in ({"scale_dropout": 1.5}, {"coarse_scales": 0}):
+        with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be"):
+            VargptDataCollator(processor, **wrong)
 
 
 def test_packing_needs_our_collator(model, processor, tmp_path):

@@ -291,8 +291,9 @@ def test_evaluation_does_not_depend_on_its_batches(model, processor, tmp_path):
     figures = []
     for batch_size in (8, 3):
         trainer = trainer_of(model, processor, tmp_path, per_device_eval_batch_size=batch_size)
-        trainer.data_collator.prompt_dropout = 0.9  # of training
-        assert trainer.get_eval_dataloader(rows).collate_fn.prompt_dropout == 0.0
+        trainer.data_collator.prompt_dropout = trainer.data_collator.scale_dropout = 0.9  # of training
+        quiet = trainer.get_eval_dataloader(rows).collate_fn
+        assert quiet.prompt_dropout == quiet.scale_dropout == 0.0
         figures.append(trainer.evaluate(rows))
         assert trainer.get_train_dataloader().collate_fn.prompt_dropout == 0.9
     names = [name for name in figures[0] if name.endswith("loss") or "accuracy" in name or "perplexity" in name]
@@ -505,6 +506,8 @@ def test_the_examples_are_read(stage, base, tmp_path):
         ({"image_loss_weight": -1}, "`image_loss_weight` must not be negative"),
         ({"label_smoothing": 1.5}, "`label_smoothing` must be in"),
         ({"prompt_dropout": 2}, "`prompt_dropout` must be in"),
+        ({"scale_dropout": -0.5}, "`scale_dropout` must be in"),
+        ({"coarse_scales": 0}, "`coarse_scales` must be at least 1"),
         ({"train_modules": ["("]}, "must be regular expressions: '\\(' is none"),
         ({"train_modules": "model.projector_to_llm"}, "must be a list, such as \\['model.projector_to_llm'\\]"),
         ({"sample_prompts": "draw noise"}, "`sample_prompts` is 'draw noise'; it must be a list"),

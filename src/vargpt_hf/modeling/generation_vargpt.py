@@ -42,7 +42,9 @@ RUN_ARGUMENTS = (
     "output_image_codes_to_keep",
     "output_image_mask",
 )
-_OUTPUT_IMAGES = ("output_pixel_values", "output_image_codes", "output_image_schedule_ids", "output_image_condition_ids")
+_OUTPUT_IMAGES = tuple(
+    f"output_{name}" for name in ("pixel_values", "image_codes", "image_schedule_ids", "image_num_scales", "image_condition_ids")
+)
 
 
 class VargptGenerationMixin(GenerationMixin):
@@ -252,7 +254,7 @@ class VargptGenerationMixin(GenerationMixin):
             token_id = self.config.output_image_token_id
             placeholders = self.model.get_placeholder_mask(input_ids if embeds is None else None, embeds, token_id).sum(1)
             ids = own.get("output_image_schedule_ids", torch.zeros(len(images), dtype=torch.long, device=images.device))
-            ends = self.model.num_positions(ids).cumsum(0)
+            ends = self.model.num_positions(ids, own.get("output_image_num_scales")).cumsum(0)
             row_of_image = torch.searchsorted(placeholders.cumsum(0), ends)
             order = [row_of_image.eq(row).nonzero().squeeze(1).repeat(expand_size) for row in range(len(placeholders))]
             own = {name: value[torch.cat(order)] for name, value in own.items()}

@@ -54,11 +54,11 @@ class VargptLossMixin:
     ) -> torch.Tensor:
         """Sum over codes of the mean cross-entropy of their symbols, over the number of codes here or in the accumulated batch; float32.
 
-        Weighted by `config.image_scale_power`, with weights whose mean over an image is 1.
+        Weighted by `config.image_scale_power`, with weights whose mean over a whole image is 1.
         """
         losses = -code_log_probs(logits, images.codes, label_smoothing).mean(-1)
         if power := self.config.image_scale_power:
-            losses = losses * position_weights(self.model.schedules, images.schedule_ids, power)
+            losses = losses * position_weights(self.model.schedules, images.schedule_ids, power)[:, : losses.shape[1]]
         if num_codes_in_batch is None:
             num_codes_in_batch = (images.codes != NO_CODE).sum().clamp(min=1)
         return losses.sum() / num_codes_in_batch

@@ -84,7 +84,7 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
 
     def _check_placeholders(self, drawn: torch.BoolTensor, images: VargptOutputImages) -> None:
         """Raises a ValueError unless the text has as many placeholders of drawn images as the images have positions."""
-        expected = self.num_positions(images.schedule_ids)
+        expected = self.num_positions(images.schedule_ids, images.num_scales)
         torch_compilable_check(
             drawn.sum() == expected.sum(),
             lambda: (
@@ -106,7 +106,7 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
         """Hidden states (N, P, D) of all tokens before each image's start, padded on the right, and their mask (N, P)."""
         if not len(images.schedule_ids):
             return hidden_states.new_zeros(0, 1, hidden_states.shape[-1]), drawn.new_zeros(0, 1, dtype=torch.long)
-        ends = self.num_positions(images.schedule_ids).cumsum(0)
+        ends = self.num_positions(images.schedule_ids, images.num_scales).cumsum(0)
         firsts = drawn.flatten().nonzero().squeeze(1)[torch.cat([ends.new_zeros(1), ends[:-1]])]
         rows, columns = firsts // drawn.shape[1], firsts % drawn.shape[1]
         seen = torch.arange(drawn.shape[1], device=drawn.device) < columns[:, None] - 1
@@ -133,6 +133,7 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
         inputs_embeds: torch.Tensor | None = None,
         output_image_condition_ids: torch.LongTensor | None = None,
         output_image_schedule_ids: torch.LongTensor | None = None,
+        output_image_num_scales: torch.LongTensor | None = None,
         output_image_inputs: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         scores_images: bool = False,
@@ -151,6 +152,8 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
             past_key_values, inputs_embeds: as in every causal model.
             output_image_condition_ids: condition of each image to draw, (N,); drawn by `condition_dropout` by default.
             output_image_schedule_ids: scale schedule of each image to draw, (N,); the first one by default.
+            output_image_num_scales: how many scales of each image to draw stand in the text, (N,), the coarsest ones; all by default. What
+                is given of an image is whole all the same.
             output_image_inputs: with `output_image_codes`, what is fed for them, (N, L − l₀, Cz), as an earlier call handed it out; made of
                 the codes by default.
             mm_encoder_outputs: result of `get_image_features` under "image", in place of `pixel_values`.
@@ -172,7 +175,12 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
         if several and input_ids is not None and pixel_values is None and not mm_encoder_outputs:
             self._check_no_placeholders(input_ids, self.config.image_token_id, "read", "`pixel_values`")
         prepared = self.prepare_output_images(
-            output_pixel_values, output_image_codes, output_image_schedule_ids, output_image_condition_ids, output_image_inputs
+            output_pixel_values,
+            output_image_codes,
+            output_image_schedule_ids,
+            output_image_condition_ids,
+            output_image_inputs,
+            output_image_num_scales,
         )
         drawn, images, embeds = None, None, None
         if prepared is not None:
@@ -337,6 +345,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
         logits_to_keep: int | torch.Tensor = 0,
         output_image_condition_ids: torch.LongTensor | None = None,
         output_image_schedule_ids: torch.LongTensor | None = None,
+        output_image_num_scales: torch.LongTensor | None = None,
         output_image_inputs: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -373,6 +382,7 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
             inputs_embeds=inputs_embeds,
             output_image_condition_ids=output_image_condition_ids,
             output_image_schedule_ids=output_image_schedule_ids,
+            output_image_num_scales=output_image_num_scales,
             output_image_inputs=output_image_inputs,
             mm_encoder_outputs=mm_encoder_outputs,
             scores_images=True,

@@ -36,6 +36,7 @@ class VargptOutputImages(ModelOutput):
         codes (`torch.LongTensor` of shape `(N, L)`): their codes, `NO_CODE` behind those of images with fewer positions.
         inputs (`torch.Tensor` of shape `(N, L − l₀, Cz)`): what the visual decoder is fed after the first scale, zeros behind.
         schedule_ids (`torch.LongTensor` of shape `(N,)`): index of each one's scale schedule.
+        num_scales (`torch.LongTensor` of shape `(N,)`): how many scales of each there are, the coarsest ones; None: all.
         condition_ids (`torch.LongTensor` of shape `(N,)`): their conditions.
         hidden_states (`torch.Tensor` of shape `(M, D)`): the language model's, at their positions.
         context (`torch.Tensor` of shape `(N, P, D)`), context_mask (`torch.LongTensor` of shape `(N, P)`): hidden states of the tokens
@@ -45,6 +46,7 @@ class VargptOutputImages(ModelOutput):
     codes: torch.LongTensor | None = None
     inputs: torch.Tensor | None = None
     schedule_ids: torch.LongTensor | None = None
+    num_scales: torch.LongTensor | None = None
     condition_ids: torch.LongTensor | None = None
     hidden_states: torch.Tensor | None = None
     context: torch.Tensor | None = None

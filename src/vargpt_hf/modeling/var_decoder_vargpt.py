@@ -205,7 +205,7 @@ class VargptVARDecoder(VargptVisualDecoder):
     def embed(self, inputs: torch.Tensor, condition_ids: torch.LongTensor, schedule: ScaleSchedule) -> torch.Tensor:
         levels = self.scale_embedding(schedule.scale_of_position(self.position_embedding.device))
         tokens = torch.cat([self._tokens(None, condition_ids, True), self._tokens(inputs, condition_ids, False)], dim=1)
-        return tokens + (levels + self.position_embedding)
+        return tokens + (levels + self.position_embedding)[: tokens.shape[1]]
 
     def _tokens(self, inputs: torch.Tensor | None, condition_ids: torch.LongTensor, first: bool) -> torch.Tensor:
         """Tokens (N, l, C) of the first scale or of later ones, less level and position."""

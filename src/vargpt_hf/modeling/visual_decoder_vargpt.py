@@ -133,7 +133,7 @@ class VargptVisualDecoder(VargptBaseModel):
 
     @abstractmethod
     def embed(self, inputs: torch.Tensor, condition_ids: torch.LongTensor, schedule: ScaleSchedule) -> torch.Tensor:
-        """The same for all scales at once, (N, L, C), from the inputs (N, L − l₀, Cz) of all scales after the first."""
+        """The same for all scales at once, (N, L, C), or the coarsest, from the inputs (N, L − l₀, Cz) of those after the first."""
 
     @abstractmethod
     def begin(
@@ -164,8 +164,8 @@ class VargptVisualDecoder(VargptBaseModel):
         """Scores of the codes, (N, L or l, K, V).
 
         Args:
-            hidden_states: projected hidden states of the language model at the positions of the images, (N, L, C); with a `state` those
-                of the next scale only, (N, l, C).
+            hidden_states: projected hidden states of the language model at the positions of the images, (N, L, C), or at those of the
+                coarsest scales alone; with a `state` those of the next scale only, (N, l, C).
             condition_ids: condition of each image, (N,).
             schedule: of these images.
             context, context_mask: see [`begin`]; not needed beside a `state`.
@@ -220,7 +220,7 @@ def block_causal_mask(config: PreTrainedConfig, hidden_states: torch.Tensor, sch
                  ■ ■ ■ ■ ■
                  ■ ■ ■ ■ ■
     """
-    scales = schedule.scale_of_position(hidden_states.device).expand(hidden_states.shape[0], -1)
+    scales = schedule.scale_of_position(hidden_states.device)[: hidden_states.shape[1]].expand(hidden_states.shape[0], -1)
     return create_causal_mask(config, hidden_states, None, None, block_sequence_ids=scales)
 
 

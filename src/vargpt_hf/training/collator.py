@@ -13,7 +13,7 @@ from transformers.utils.generic import is_flash_attention_requested
 
 from ..modeling.image_tokenizer_vargpt import VargptImageTokenizer
 from ..processing.chat_vargpt import clean_chat, image_of_part
-from .packing import IGNORE_INDEX, SPANS, bins_of, cut, images_of_parts, pack, parts_of_rows, take
+from .packing import IGNORE_INDEX, SPANS, bins_of, cut, images_of_parts, pack, parts_of_rows, take, without_fine_scales
 
 if TYPE_CHECKING:
     from ..modeling.configuration_vargpt import VargptConfig
@@ -41,7 +41,10 @@ class VargptDataCollator:
         packing: lay rows end to end in as few rows as fit into the length of the longest, so that less is padding; no row sees another.
         prompt_dropout: how often the user's text of a row that draws is emptied, for guidance by an unconditional prompt.
         random_crop: cut images to draw at a random position, as in the paper's training, not in the middle.
-        seed: of the two.
+        scale_dropout: how often an image to draw is left without its finer scales. What the coarse ones show follows from the words alone and
+            is learned last; a row without the many positions of the others takes a fraction of the time.
+        coarse_scales: how many scales such an image keeps.
+        seed: of all that is random.
 
     The trainers bind it to their model (see `bind`), so that codes of another image tokenizer are refused.
 
@@ -64,15 +67,22 @@ class VargptDataCollator:
         random_crop: bool = False,
         seed: int = 0,
         packing: bool = False,
+        scale_dropout: float = 0.0,
+        coarse_scales: int = 1,
     ):
-        if not 0 <= prompt_dropout <= 1:
-            raise ValueError(f"`prompt_dropout` must be in [0, 1], got {prompt_dropout}.")
+        for name, share in (("prompt_dropout", prompt_dropout), ("scale_dropout", scale_dropout)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"`{name}` must be in [0, 1], got {share}.")
+        if coarse_scales < 1:
+            raise ValueError(f"`coarse_scales` must be at least 1, got {coarse_scales}.")
         self.processor = processor
         self.assistant_only = assistant_only
         self.max_length = max_length
         self.packing = packing
         self.prompt_dropout = prompt_dropout
         self.random_crop = random_crop
+        self.scale_dropout = scale_dropout
+        self.coarse_scales = coarse_scales
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.long)
 
@@ -97,8 +107,10 @@ class VargptDataCollator:
                 and images of several schedules in one batch are refused.
 
         Raises:
-            ValueError: no VARGPT.
+            ValueError: no VARGPT, or `scale_dropout` where it is sharded, since its decoder runs once for each number of scales.
         """
+        if sharded and self.scale_dropout:
+            raise ValueError("`scale_dropout` and sharded weights do not go together: leave one of them out.")
         tokenizer = next((module for module in model.modules() if isinstance(module, VargptImageTokenizer)), None)
         if tokenizer is None:
             raise ValueError(f"The collator binds to a VARGPT, got a {type(model).__name__} without an image tokenizer.")
@@ -111,7 +123,7 @@ class VargptDataCollator:
     def for_evaluation(self) -> "VargptDataCollator":
         """The same without anything random."""
         other = copy.copy(self)
-        other.prompt_dropout, other.random_crop = 0.0, False
+        other.prompt_dropout, other.random_crop, other.scale_dropout = 0.0, False, 0.0
         return other
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -127,7 +139,7 @@ class VargptDataCollator:
         numbers = [row.get(ROW_NUMBER) for row in rows]
         rng = np.random.default_rng([self.seed, int(self._epoch), *([fingerprint(rows)] if None in numbers else numbers)])
         options: dict[str, Any] = {"padding": True, "padding_side": "right"}
-        if self.packing or self.max_length is not None:
+        if self.packing or self.scale_dropout or self.max_length is not None:
             options["return_image_spans"] = True
         for column in IMAGE_COLUMNS:
             given = [listed(row, column) for row in rows]
@@ -152,7 +164,10 @@ class VargptDataCollator:
             return_assistant_tokens_mask=self.assistant_only,
             processor_kwargs=options,
         )
-        inputs = self._cut_and_packed(self._with_labels(dict(inputs)), rows)
+        inputs = self._with_labels(dict(inputs))
+        if self.scale_dropout:
+            inputs = self._without_fine_scales(inputs, rng)
+        inputs = self._cut_and_packed(inputs, rows)
         if self.no_images is not None:
             # Whether pixels or codes are used follows from the columns, which are those of the whole dataset: the same in all processes.
             drawn_from = "output_image_codes" if any("output_image_codes" in row for row in rows) else "output_pixel_values"
@@ -178,6 +193,19 @@ class VargptDataCollator:
         if not draws or rng.random() >= self.prompt_dropout:
             return messages
         return [without_text(message) if message["role"] == "user" else message for message in messages]
+
+    def _without_fine_scales(self, inputs: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """The batch with some of its images to draw cut to their coarsest scales."""
+        count = sum(map(len, inputs[SPANS[1]]))
+        if not count:
+            return inputs
+        ids = inputs["output_image_schedule_ids"].tolist() if "output_image_schedule_ids" in inputs else [0] * count
+        grids = [self.processor.output_image_processor.grids[index] for index in ids]
+        coarse = rng.random(count) < self.scale_dropout
+        scales = [min(self.coarse_scales, len(each)) if drops else len(each) for each, drops in zip(grids, coarse)]
+        positions = [sum(height * width for height, width in each[:number]) for each, number in zip(grids, scales)]
+        inputs["output_image_num_scales"] = torch.tensor(scales)
+        return without_fine_scales(inputs, positions, self.processor.tokenizer.pad_token_id)
 
     def _cut_and_packed(self, inputs: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         lengths = inputs["attention_mask"].sum(1).tolist()

@@ -8,11 +8,33 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 IGNORE_INDEX = -100
 OF_TOKENS = ("input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids")  # (B, T)
-DRAWN = ("output_pixel_values", "output_image_codes", "output_image_schedule_ids")  # of images, in reading order over the batch
+# Of images to draw, in reading order over the batch.
+DRAWN = ("output_pixel_values", "output_image_codes", "output_image_schedule_ids", "output_image_num_scales")
 SPANS = ("image_spans", "output_image_spans")  # for each row the (first, last + 1) tokens of its images
+
+
+def without_fine_scales(inputs: dict[str, Any], num_positions: Sequence[int], pad_token_id: int) -> dict[str, Any]:
+    """The batch with fewer placeholders of its images to draw, in reading order as many as `num_positions` says, the first ones.
+
+    Args:
+        inputs: what the processor returns with `return_image_spans`.
+    """
+    kept, lengths = inputs["attention_mask"].bool(), iter(num_positions)
+    for row, drawn in enumerate(inputs[SPANS[1]]):
+        for start, stop in drawn:
+            kept[row, start + 1 + next(lengths) : stop - 1] = False  # between image-start and image-end
+    before = F.pad(kept.cumsum(1), (1, 0))  # tokens that are kept before each
+    spans = {name: [[tuple(before[row, list(span)].tolist()) for span in of_row] for row, of_row in enumerate(inputs[name])] for name in SPANS}
+    rest = kept.sum(1)
+    order = (~kept).int().argsort(dim=1, stable=True)[:, : int(rest.max())]
+    there = torch.arange(order.shape[1]) < rest[:, None]
+    padding = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
+    of_tokens = {name: inputs[name].gather(1, order).masked_fill(~there, padding.get(name, 0)) for name in OF_TOKENS if name in inputs}
+    return {**inputs, **spans, **of_tokens}
 
 
 @dataclass(frozen=True)

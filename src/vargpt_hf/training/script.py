@@ -75,6 +75,8 @@ class VargptScriptArguments(PreferenceArguments):
         assistant_only: label the assistant's tokens only.
         prompt_dropout: how often a drawing's prompt is emptied, for guidance by an unconditional prompt.
         random_crop: cut images to draw at a random position, not in the middle.
+        scale_dropout: how often an image to draw is left without its finer scales, so that more rows are learned from in the same time.
+        coarse_scales: how many scales such an image keeps.
         resize_factor: how much larger than its final size an image to draw is made before it is cropped, from 1, which cuts off no
             margin, as edits need it; by default the processor's own.
         text_loss_weight, image_loss_weight, image_scale_power: of the losses; by default the model's own (see `VargptConfig`).
@@ -86,6 +88,8 @@ class VargptScriptArguments(PreferenceArguments):
     assistant_only: bool = True
     prompt_dropout: float = 0.0
     random_crop: bool = False
+    scale_dropout: float = 0.0
+    coarse_scales: int = 1
     resize_factor: float | None = None
     text_loss_weight: float | None = None
     image_loss_weight: float | None = None
@@ -172,6 +176,8 @@ def make_trainer(
         max_length=training.max_length,
         prompt_dropout=script.prompt_dropout,
         random_crop=script.random_crop,
+        scale_dropout=script.scale_dropout,
+        coarse_scales=script.coarse_scales,
         seed=training.seed,
     )
     trainer = VargptSFTTrainer(
@@ -424,8 +430,11 @@ def _check_supervised(script: VargptScriptArguments, training: VargptSFTConfig) 
             raise ValueError(f"`{name}` must not be negative, got {getattr(script, name)}.")
     if script.resize_factor is not None and not 1 <= script.resize_factor < float("inf"):
         raise ValueError(f"`resize_factor` must be a number from 1 on, got {script.resize_factor}.")
-    if not 0 <= script.prompt_dropout <= 1:
-        raise ValueError(f"`prompt_dropout` must be in [0, 1], got {script.prompt_dropout}.")
+    for name in ("prompt_dropout", "scale_dropout"):
+        if not 0 <= getattr(script, name) <= 1:
+            raise ValueError(f"`{name}` must be in [0, 1], got {getattr(script, name)}.")
+    if script.coarse_scales < 1:
+        raise ValueError(f"`coarse_scales` must be at least 1, got {script.coarse_scales}.")
 
 
 def check_training(training: TrainingArguments) -> None:

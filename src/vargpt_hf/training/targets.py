@@ -74,10 +74,10 @@ def text_targets(labels: torch.LongTensor, config: VargptConfig) -> torch.BoolTe
 
 def number_of_codes(batch: dict[str, torch.Tensor], config: VargptConfig) -> int:
     """Codes of the images to draw in a batch of model inputs."""
-    schedule_ids = batch.get("output_image_schedule_ids")
-    if schedule_ids is None:
-        return number_of_drawings(batch) * config.schedules[0].num_positions
-    return sum(config.schedules[index].num_positions for index in schedule_ids.tolist())
+    schedule_ids, num_scales = (batch.get(f"output_image_{name}") for name in ("schedule_ids", "num_scales"))
+    ids = [0] * number_of_drawings(batch) if schedule_ids is None else schedule_ids.tolist()
+    scales = [None] * len(ids) if num_scales is None else num_scales.tolist()
+    return sum(sum(config.schedules[index].areas[:number]) for index, number in zip(ids, scales))
 
 
 def number_of_drawings(batch: dict[str, torch.Tensor]) -> int:
