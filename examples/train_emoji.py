@@ -86,7 +86,8 @@ CLIP_TRAINING = {
 IMAGE_TOKENIZER_STEPS = 5_000
 # Learning rates of --start-from: on CPUs, at 1e-3, batches of 128 make the model forget what it draws by heart.
 FINE_TUNING_RATES = {"cpu": 4e-4, "cuda": 1e-3}
-BEFORE_MUON = {"muon": "false", "learning_rate": 1e-3}  # settings of runs that began then
+# Settings of runs that began before these were recorded.
+BEFORE = {"muon": {"muon": "false", "learning_rate": 1e-3}, "scale_dropout": {"scale_dropout": 0.0}}
 EXAMPLE = "a turtle in the flat look"
 PARTS = ("data", "tokenizer", "image_tokenizer", "clip")  # of a run, which depend on no language model
 OWN_DATA = ("drawn scenes of coloured shapes (vargpt_hf.tiny.shapes)", "handwritten digits (scikit-learn's)")
@@ -185,7 +186,7 @@ def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None
         began = json.loads(kept.read_text())
     else:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        settings = {"per_device_train_batch_size": 64, "muon": "true"}
+        settings = {"per_device_train_batch_size": 64, "muon": "true", "scale_dropout": 0.0 if start_from else 0.75}
         if device == "cuda":
             settings |= {"per_device_train_batch_size": 512, "warmup_steps": 100, "attn_implementation": "sdpa"}
         if start_from:
@@ -197,7 +198,9 @@ def settings_of_run(folder: Path, start_from: str | None, batch_size: int | None
     if began["start_from"] != start_from:
         told = began["start_from"] or "fresh weights"
         raise ValueError(f"The run in {folder} began from {told}, not from {start_from or 'fresh weights'}: give another folder.")
-    stage = began["stage"] if "muon" in began["stage"] else BEFORE_MUON | began["stage"]
+    stage = began["stage"]
+    for name, settings in BEFORE.items():
+        stage = stage if name in stage else settings | stage
     size = stage["per_device_train_batch_size"]
     if batch_size not in (None, size):
         raise ValueError(f"The run in {folder} began with {size} rows a step, not with {batch_size}: leave out --batch-size.")

@@ -90,7 +90,7 @@ def test_a_second_seed_takes_the_parts_and_stops_early(stopped, packages, exampl
     example.main()
     assert called == [
         ("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--per_device_train_batch_size", 64, "--muon", "true")
-        + ("--compile_layers", example.can_compile(), "--seed", 2, "--num_train_epochs", 0.8, "--stop_at", 0.2)
+        + ("--scale_dropout", 0.75, "--compile_layers", example.can_compile(), "--seed", 2, "--num_train_epochs", 0.8, "--stop_at", 0.2)
     ]
     assert all((again / name).is_symlink() for name in example.PARTS)
     parts = [load_file(place / "base" / "model.safetensors") for place in (folder, again)]
@@ -129,7 +129,7 @@ def test_a_model_learns_on_from_its_weights(packages, tmp_path, example, monkeyp
     example.main()
     given = list(zip(called[0], called[0][1:]))
     assert called[0][:2] == ("train", folder / "train.yaml")
-    assert ("--learning_rate", 4e-4) in given
+    assert {("--learning_rate", 4e-4), ("--scale_dropout", 0.0)} <= set(given)
     VargptProcessor.from_pretrained(folder / "base").check_fits(AutoConfig.from_pretrained(folder / "base"))
     assert str(folder / "base") in (folder / "train.yaml").read_text() and {path.name for path in (folder / "data").iterdir()} == set(
         example.ROWS
@@ -148,7 +148,7 @@ def test_a_run_keeps_the_settings_that_it_began_with(tmp_path, example, monkeypa
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     began = example.settings_of_run(tmp_path, None, None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert example.settings_of_run(tmp_path, None, None) == began == {"per_device_train_batch_size": 64, "muon": "true"}
+    assert example.settings_of_run(tmp_path, None, None) == began == {"per_device_train_batch_size": 64, "muon": "true", "scale_dropout": 0.75}
     with pytest.raises(ValueError, match="began with 64 rows a step, not with 128"):
         example.settings_of_run(tmp_path, None, 128)
     with pytest.raises(ValueError, match="began from fresh weights, not from vargpt-emoji"):
@@ -159,7 +159,7 @@ def test_a_run_keeps_the_settings_that_it_began_with(tmp_path, example, monkeypa
     (tmp_path / "old").mkdir()
     (tmp_path / "old/run.json").write_text('{"start_from": null, "stage": {"per_device_train_batch_size": 128}}')
     found = example.settings_of_run(tmp_path / "old", None, None)  # the optimizer that it began with, and that one's learning rate
-    assert found == {"per_device_train_batch_size": 128, "muon": "false", "learning_rate": 1e-3}
+    assert found == {"per_device_train_batch_size": 128, "muon": "false", "learning_rate": 1e-3, "scale_dropout": 0.0}
 
 
 @pytest.mark.parametrize(("cuda", "compiler", "compiles"), [(True, False, "true"), (False, True, "true"), (False, False, "false")])
