@@ -288,8 +288,8 @@ def searched(environment: Mapping[str, str]) -> list[str]:
 
 
 def unbuffered(file: TextIO) -> TextIO:
-    """The same file, to which all is written at once."""
-    return io.TextIOWrapper(file.buffer.raw, file.encoding, file.errors, write_through=True)
+    """The same file, to which all is written at once; opened anew, since the object may know things of the file that it had before."""
+    return io.TextIOWrapper(open(file.fileno(), "wb", buffering=0, closefd=False), file.encoding, file.errors, write_through=True)
 
 
 def become(asked: dict, scratch: str) -> None:
@@ -312,6 +312,7 @@ def become(asked: dict, scratch: str) -> None:
     for kind, soft, hard in asked["limits"]:
         resource.setrlimit(kind, (soft, hard))
     if "PYTHONUNBUFFERED" in environment:
+        sys.stdin.reconfigure(write_through=True)  # of which nothing follows, but so an interpreter begins
         sys.stdout = unbuffered(sys.stdout)
         sys.stderr = unbuffered(sys.stderr)
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", os.cpu_count())))
