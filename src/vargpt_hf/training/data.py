@@ -155,7 +155,7 @@ def describe_mixture(rows: Dataset, sources: Sequence[DataSource]) -> str:
 
 
 def numbered(rows: IterableDataset) -> IterableDataset:
-    """The rows of a stream, numbered from 0 in the column `row_number`, also where a row comes again.
+    """Adds a column `row_number` to a stream: 0, 1, 2, … in order, so that a repeated row gets a new number each time.
 
     The collator draws what is random in a batch from these numbers.
     """
