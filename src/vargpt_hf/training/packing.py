@@ -32,8 +32,8 @@ def without_fine_scales(inputs: dict[str, Any], num_positions: Sequence[int], pa
     rest = kept.sum(1)
     order = (~kept).int().argsort(dim=1, stable=True)[:, : int(rest.max())]
     there = torch.arange(order.shape[1]) < rest[:, None]
-    padding = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
-    of_tokens = {name: inputs[name].gather(1, order).masked_fill(~there, padding.get(name, 0)) for name in OF_TOKENS if name in inputs}
+    padding = _padding(pad_token_id)
+    of_tokens = {name: inputs[name].gather(1, order).masked_fill(~there, padding[name]) for name in OF_TOKENS if name in inputs}
     return {**inputs, **spans, **of_tokens}
 
 
@@ -107,11 +107,11 @@ def take(inputs: dict[str, Any], parts: Sequence[RowPart], pad_token_id: int) ->
     are read [`images_of_parts`] tells what is kept.
     """
     longest = max(part.length for part in parts)
-    padding = {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
+    padding = _padding(pad_token_id)
     taken = {name: inputs[name][:, :longest].clone() for name in OF_TOKENS if name in inputs}
     for part in parts:
         for name, value in taken.items():
-            value[part.row, part.length :] = padding.get(name, 0)
+            value[part.row, part.length :] = padding[name]
     return {**taken, **_drawings(inputs, parts)}
 
 
@@ -145,6 +145,11 @@ def pack(inputs: dict[str, Any], bins: Sequence[Sequence[RowPart]], pad_token_id
             packed["labels"][index, start + 1 : start + part.length] = inputs["labels"][part.row, 1 : part.length]
             start += part.length
     return {**packed, **_drawings(inputs, [part for parts in bins for part in parts])}
+
+
+def _padding(pad_token_id: int) -> dict[str, int]:
+    """What stands behind a row, in each tensor of its tokens."""
+    return dict.fromkeys(OF_TOKENS, 0) | {"input_ids": pad_token_id, "labels": IGNORE_INDEX}
 
 
 def num_tokens(inputs: dict[str, Any]) -> torch.Tensor:

@@ -203,19 +203,20 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
             self._rows_of_sources.index_add_(0, sources, torch.ones_like(sources))  # nothing waits for the device
         counts = self._counts(num_items_in_batch)
         smoothing = self.label_smoothing if model.training else 0.0
+        targets = text_targets(inputs["labels"], self.model.config)
         to_keep: int | torch.Tensor = 0
         if not return_outputs and "shift_labels" not in inputs:
             # Most tokens are prompts and placeholders of images, and with a large vocabulary their logits would take the most memory of all.
-            to_keep = F.pad(text_targets(inputs["labels"], self.model.config), (0, 1))
+            to_keep = F.pad(targets, (0, 1))
         outputs = model(**inputs, **counts, use_cache=False, label_smoothing=smoothing, logits_to_keep=to_keep)
-        self._add_up(inputs, outputs, counts)
+        self._add_up(inputs, outputs, counts, targets)
         loss = self._of_all_ranks(outputs.loss, counts)
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
-    def _add_up(self, inputs: dict[str, Any], outputs, counts: dict[str, torch.Tensor]) -> None:
+    def _add_up(self, inputs: dict[str, Any], outputs, counts: dict[str, torch.Tensor], targets: torch.BoolTensor) -> None:
         """Adds this batch to the sums behind the logged metrics; nothing waits for the device, nothing is gathered yet."""
-        labels, targets = inputs["labels"][:, 1:], text_targets(inputs["labels"], self.model.config)
+        labels = inputs["labels"][:, 1:]
         num_texts = targets.sum()
         text_loss = outputs.text_loss.detach() * counts.get("num_items_in_batch", num_texts.clamp(min=1))
         predicted = outputs.logits.argmax(-1)
