@@ -12,6 +12,7 @@ PROMPTS = [[1, 5, 6, 7], [1, 9, 10, 11, 12, 13], [1, 20], [1, 33, 34, START], [1
 SETTINGS = {
     "do_sample": False,
     "max_new_tokens": 12,
+    "output_image_guidance_type": "none",
     "output_image_unconditional_ids": [1, 3, 4, 5, 6, 7, 8],
     "output_image_guidance_scale": 2.0,
 }
@@ -260,6 +261,24 @@ def test_guidance_changes_the_image_and_strength_zero_does_not(model):
     assert torch.equal(plain, codes(output_image_guidance_type="prompt", output_image_guidance_scale=0.0))
     strong = codes(output_image_guidance_type="prompt", output_image_guidance_scale=8.0, output_image_guidance_ramp=False)
     assert not torch.equal(plain, strong)
+
+
+def test_a_strength_or_a_negative_prompt_alone_means_guidance_by_prompt(model, monkeypatch):
+    """Of a call, unless it says a type, or the model is saved with one."""
+
+    def codes(**settings):
+        unset = dict.fromkeys(name for name in SETTINGS if name.startswith("output_image_"))
+        return generate(model, PROMPTS[:1], generation_mode="image", output_image_guidance_ramp=False, **unset | settings)[1].output_image_codes
+
+    plain, kinds = codes(), {name: codes(output_image_guidance_type=name, output_image_guidance_scale=8.0) for name in ("prompt", "noise")}
+    assert torch.equal(codes(output_image_guidance_scale=8.0), kinds["prompt"]) and not torch.equal(plain, kinds["prompt"])
+    assert torch.equal(codes(output_image_guidance_type="none", output_image_guidance_scale=8.0), plain)
+    negative = {"output_image_unconditional_ids": [1, 7]}
+    assert torch.equal(codes(**negative), codes(output_image_guidance_type="prompt", **negative)) and not torch.equal(codes(**negative), plain)
+    monkeypatch.setattr(model.generation_config, "output_image_guidance_scale", 8.0, raising=False)
+    assert torch.equal(codes(), plain)
+    monkeypatch.setattr(model.generation_config, "output_image_guidance_type", "noise", raising=False)
+    assert torch.equal(codes(output_image_guidance_scale=8.0), kinds["noise"]) and not torch.equal(kinds["noise"], kinds["prompt"])
 
 
 def test_settings_come_from_the_generation_config(model, tmp_path):

@@ -141,11 +141,10 @@ def draw_one(
     import torch
     from tqdm import tqdm
 
-    from ..inference.drawing import answer, guided
+    from ..inference.drawing import answer
     from ..inference.inpainting import keep_outside
     from ..modeling.settings_vargpt import user_turn
 
-    settings = guided(settings, vargpt.generation_config)
     (turn,) = user_turn(text)
     if images:
         turn["content"] = [*({"type": "image", "path": str(file)} for file in images), {"type": "text", "text": turn["content"]}]
@@ -170,7 +169,7 @@ def draw_file(prompts: Path, model: str | None, output: Path, dtype: str, device
     model, dtype = check_model(model, dtype, device)
     from ..inference.prompts import RESULTS, draw_prompts
 
-    results = draw_prompts(prompts, model, output, dtype=dtype, device=check_device(device), **guided_as_saved(options, model))
+    results = draw_prompts(prompts, model, output, dtype=dtype, device=check_device(device), **options)
     broken = sum(row["error"] is not None for row in results)
     if broken:
         raise ValueError(f"{broken} of {len(results)} prompts could not be drawn; {output / RESULTS} says why. The others are there.")
@@ -182,20 +181,8 @@ def draw_benchmark(name: str, prompts: Path, model: str | None, output: Path, dt
     model, dtype = check_model(model, dtype, device)
     from ..evaluation.drawn_suites import draw_suite
 
-    drawn = draw_suite(name, prompts, model, output, dtype=dtype, device=check_device(device), **guided_as_saved(options, model))
+    drawn = draw_suite(name, prompts, model, output, dtype=dtype, device=check_device(device), **options)
     typer.echo(f"Saved {len(drawn)} images in {output}" if drawn else "This process has drawn its share; others have not yet.")
-
-
-def guided_as_saved(options: dict, model: str) -> dict:
-    """The options with a type of guidance where they have a strength alone, by the settings in the model's folder or Hub repository."""
-    from ..inference.drawing import guided
-    from ..modeling.settings_vargpt import VargptGenerationConfig
-
-    try:
-        saved = VargptGenerationConfig.from_pretrained(model)
-    except OSError:  # a model may come without the file
-        saved = None
-    return guided(options, saved)
 
 
 def progress_streamer(progress):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from transformers import BatchFeature, GenerationConfig
+from transformers import BatchFeature
 
 from ..modeling.settings_vargpt import user_turn
 
@@ -114,19 +114,6 @@ def answer(
     return Answers(output, inputs["input_ids"].shape[1], processor)
 
 
-def guided(settings: dict[str, Any], saved: GenerationConfig | None) -> dict[str, Any]:
-    """Settings of `generate` in which a strength of guidance alone means guidance by prompt, unless the model is saved with a type of its own.
-
-    Args:
-        saved: settings saved with the model, if any.
-    """
-    own = getattr(saved, "output_image_guidance_type", None)  # Transformers' own configuration has none
-    named = settings.get("output_image_guidance_type")
-    if settings.get("output_image_guidance_scale") is None or named is not None or own not in (None, "none"):
-        return settings
-    return {**settings, "output_image_guidance_type": "prompt"}
-
-
 def _generator(seed: int, device: torch.device) -> torch.Generator:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"A seed must be a whole number, got {seed!r}.")
@@ -135,4 +122,4 @@ def _generator(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-__all__ = ["Answers", "answer", "guided", "prompt_inputs"]
+__all__ = ["Answers", "answer", "prompt_inputs"]

@@ -28,6 +28,7 @@ from .settings_vargpt import (
     check_room,
     check_run_arguments,
     check_settings,
+    guided,
     image_tokens,
     max_positions,
     plain_ids,
@@ -91,8 +92,8 @@ class VargptGenerationMixin(GenerationMixin):
                 needs no `max_new_tokens`), "text_image" (thinks, then draws: writes a plan, and where it would end, or has two of
                 `max_new_tokens` left, draws one image and stops; 256 tokens of plan at the most where nothing is said).
             max_output_images: images that a row may draw, from 0 (4).
-            output_image_guidance_type: "none" (default), "prompt" (classifier-free guidance against an unconditional prompt), "noise"
-                (the way VARGPT v1 was released with).
+            output_image_guidance_type: "none" (default), "prompt" (classifier-free guidance against an unconditional prompt; default where
+                this call is given a scale or unconditional ids), "noise" (the way VARGPT v1 was released with), "scale" (VARGPT v1.1).
             output_image_guidance_scale: strength of guidance, in [0, 100] (1.5).
             output_image_guidance_ramp: let the strength rise from 0 at the first scale to `output_image_guidance_scale` at the last (True).
             output_image_temperature: of the codes, where `do_sample=True`; at least 1e-5 (1.0).
@@ -144,8 +145,9 @@ class VargptGenerationMixin(GenerationMixin):
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs) -> tuple[GenerationConfig, dict]:
         """Settings of this call, the images' among them, in a copy: neither the caller's nor the model's are written to."""
         given = {}
-        for source in (vars(self.generation_config), vars(generation_config) if generation_config is not None else {}, kwargs):
+        for source in (vars(self.generation_config), vars(generation_config) if generation_config is not None else {}):
             given.update({name: value for name, value in source.items() if value is not None})
+        given.update({name: value for name, value in guided(kwargs, given).items() if value is not None})
         check_settings(given, self.config.text_config.vocab_size)
         for name in IMAGE_GENERATION_DEFAULTS:
             kwargs.pop(name, None)

@@ -56,8 +56,9 @@ class VargptGenerationConfig(GenerationConfig):
         generation_mode (`str`): "auto" (the model decides; default), "text" (never draws), "image" (draws one image at
             once and stops), "text_image" (writes a plan, then draws one image and stops).
         max_output_images (`int`): images a row may draw (4).
-        output_image_guidance_type (`str`): "none" (default); "prompt", classifier-free guidance against an unconditional prompt that
-            rides in the same batch; "noise", the released system's, against decoder inputs made of noise.
+        output_image_guidance_type (`str`): "none" (default, unless a call is given a strength or a negative prompt); "prompt",
+            classifier-free guidance against an unconditional prompt that rides in the same batch; "noise", the released system's,
+            against decoder inputs made of noise; "scale", VARGPT v1.1's, against each scale alone.
         output_image_guidance_scale (`float`): strength g of guidance (1.5).
         output_image_guidance_ramp (`bool`): let the strength rise from 0 at the first scale to g at the last (True).
         output_image_temperature (`float`), output_image_top_k (`int`), output_image_top_p (`float`): sampling of codes where `do_sample=True`
@@ -74,6 +75,18 @@ class VargptGenerationConfig(GenerationConfig):
     def to_diff_dict(self) -> dict:
         """What is saved: settings that are not left to their defaults."""
         return {name: value for name, value in super().to_diff_dict().items() if name not in IMAGE_GENERATION_DEFAULTS or value is not None}
+
+
+def guided(given: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """Settings of one call, in which a strength of guidance or a negative prompt means guidance by prompt where no type is said or saved.
+
+    Args:
+        given: to the call.
+        saved: what holds where nothing is given.
+    """
+    chosen = (given.get("output_image_guidance_type"), saved.get("output_image_guidance_type") not in (None, "none"))
+    asked = any(given.get(name) is not None for name in ("output_image_guidance_scale", "output_image_unconditional_ids"))
+    return {**given, "output_image_guidance_type": "prompt"} if asked and chosen == (None, False) else given
 
 
 def plain_ids(settings: dict[str, Any]) -> dict[str, Any]:
@@ -262,6 +275,7 @@ __all__ = [
     "check_room",
     "check_run_arguments",
     "check_settings",
+    "guided",
     "plain_ids",
     "user_turn",
 ]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image, ImageOps
 
-from ..inference.drawing import guided, prompt_inputs
+from ..inference.drawing import prompt_inputs
 from ..modeling.image_sampling_vargpt import redrawn_positions
-from ..modeling.settings_vargpt import check_room, check_settings, image_tokens, max_positions, user_turn
+from ..modeling.settings_vargpt import check_room, check_settings, guided, image_tokens, max_positions, user_turn
 from .bodies import ChatBody, ImageBody, RequestBody
 from .chats import read_chat
 from .errors import ApiError
@@ -187,7 +187,7 @@ class Preparer:
             settings["output_image_guidance_scale"] = body.guidance_scale
         if kind is not None:
             settings["output_image_guidance_type"] = kind
-        return guided(settings, self.defaults)
+        return guided(settings, vars(self.defaults))
 
     def _chat_settings(self, body: ChatBody) -> dict[str, Any]:
         """Settings of `generate` for texts and images; a temperature of 0 takes the likeliest token."""
