@@ -11,6 +11,7 @@ from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.forecast import measure_shape, num_steps
 from vargpt_hf.training.progress import describe_log, drawing_prompts, save_curves
 from vargpt_hf.training.script import make_trainer, parse, train
+from vargpt_hf.training.trainer import VargptSFTTrainer
 
 
 def test_the_plan_comes_first(base, tmp_path, capsys):
@@ -48,6 +49,21 @@ def test_curves_and_samples_lie_in_the_folder(base, tmp_path):
     assert samples == ["step-000000.png", "step-000002.png", "step-000004.png"]
     log = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())["log_history"]
     assert any("eval_image_accuracy_4x4" in entry for entry in log)
+
+
+@pytest.mark.parametrize(("every", "evaluated"), [(None, [4]), (2, [2, 4]), (3, [3, 4])])
+def test_the_run_ends_with_an_evaluation(base, tmp_path, monkeypatch, capsys, every, evaluated):
+    """With one, whatever is evaluated on the way."""
+    steps, evaluate = [], VargptSFTTrainer.evaluate
+
+    def noted(self, *args, **more):
+        steps.append(self.state.global_step)
+        return evaluate(self, *args, **more)
+
+    monkeypatch.setattr(VargptSFTTrainer, "evaluate", noted)
+    keys = {"eval_strategy": "steps", "eval_steps": every} if every else {}
+    train(write_config(tmp_path, base, stage="stage3", eval_data=str(tmp_path / "rows"), save_strategy="no", sample_prompts=[], **keys))
+    assert steps == evaluated and ("eval_text_loss " in capsys.readouterr().out) == (every is None)  # as a line, not in a log's dict
 
 
 def test_samples_can_be_chosen_or_left_out(base, tmp_path):

@@ -56,6 +56,11 @@ def describe_log(logs: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def describe_evaluation(metrics: dict[str, float]) -> str:
+    """The metrics of an evaluation in one line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "epoch")
+
+
 def remove_samples(output_dir: Path) -> None:
     """Deletes the images that an earlier run has left in the folder, which would stand for those of the run that starts there."""
     for file in (output_dir / SAMPLES).glob("step-*.png"):

@@ -26,7 +26,7 @@ from .formats import loaded_whole, loading_options, widen_trained
 from .guards import StopAt, checkpoints_of, last_complete_checkpoint, remove_half_checkpoints
 from .optimizer import check_checkpoint
 from .preference import VargptDPOConfig, VargptDPOTrainer
-from .progress import CURVES, LossProgressCallback, SampleCallback, drawing_prompts, remove_samples, save_curves
+from .progress import CURVES, LossProgressCallback, SampleCallback, describe_evaluation, drawing_prompts, remove_samples, save_curves
 from .resolution import fit_processor, with_image_budget
 from .stage_files import check_form, find_stage, only_writer, read_stage, refuse_unknown
 from .stages import apply_stage, get_stage, stage_linears
@@ -45,7 +45,7 @@ class PreferenceArguments:
         method: "sft", supervised, or "dpo", on pairs of answers: `train_data` are then datasets of pairs (docs/preference.md), and the
             further settings are those of `VargptDPOConfig`.
         train_data: what to train on: a path, or (in the file) a list of paths and of mappings with the fields of `DataSource`.
-        eval_data: what to evaluate on, in the same form.
+        eval_data: what to evaluate on, in the same form, at the end and as often as `eval_strategy` says.
         train_modules: regular expressions of parameters to train in place of the stage's.
         image_budget: pixels of images to draw from this stage on, of a model with Infinity's schedules: "0.06M" (256×256), "0.25M" (512×512),
             "0.60M" or "1M"; by default the model's own.
@@ -241,10 +241,19 @@ def _run(trainer: VargptSFTTrainer, script: PreferenceArguments, checkpoint: str
         remove_half_checkpoints(output_dir)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_whole_model(output_dir)  # with the processor
+    if trainer.eval_dataset is not None and not _is_evaluated(trainer):
+        metrics = trainer.evaluate()
+        if trainer.is_world_process_zero():
+            print(describe_evaluation(metrics))
     if trainer.is_world_process_zero():
         save_curves(trainer.state.log_history, output_dir / CURVES)
         if sampler is not None:
             sampler.draw(trainer.model, output_dir, trainer.state.global_step)
+
+
+def _is_evaluated(trainer: VargptSFTTrainer) -> bool:
+    """Whether the weights are evaluated as they are, after the last step."""
+    return any("eval_loss" in entry and entry["step"] == trainer.state.global_step for entry in trainer.state.log_history)
 
 
 def _sampler(trainer: VargptSFTTrainer, script: PreferenceArguments) -> SampleCallback | None:

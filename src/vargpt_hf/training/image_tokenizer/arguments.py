@@ -30,7 +30,7 @@ class ImageTokenizerArguments:
 
     Args:
         train_data: images to train on: a path, or (in the file) a list of paths and of mappings with the fields of `ImageSource`.
-        eval_data: images to evaluate on, in the same form.
+        eval_data: images to evaluate on, in the same form, at the end and as often as `eval_strategy` says.
         kind: of a fresh image tokenizer: "vq" (VAR's) or "bsq" (Infinity's).
         image_tokenizer: fields of its configuration (`VargptVQConfig`, `VargptBSQConfig`) that are not the defaults; on the command line
             as JSON.

@@ -10,7 +10,7 @@ from ...hardware import keep_freed_memory
 from ...modeling.image_tokenizer_vargpt import VargptImageTokenizer
 from ..data import sources_of
 from ..guards import StopAt, remove_half_checkpoints
-from ..progress import remove_samples
+from ..progress import describe_evaluation, remove_samples
 from ..script import check_training, parse_groups, resume_point
 from ..stage_files import find_file, only_writer, read_stage
 from .arguments import ImageTokenizerArguments, ImageTokenizerTrainingConfig
@@ -163,7 +163,7 @@ def _run(trainer: VargptImageTokenizerTrainer, script: ImageTokenizerArguments, 
     if trainer.eval_dataset is not None:
         metrics = trainer.evaluate()
         if is_first:
-            print(", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "epoch"))
+            print(describe_evaluation(metrics))
     elif is_first:
         trainer.save_samples(images)
     if is_first:
