@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from micro import ROWS, row, write_config
 from PIL import Image
 
+from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES
-from vargpt_hf.training.forecast import measure_shape, num_steps
+from vargpt_hf.training.forecast import as_collated, measure_shape, num_steps
 from vargpt_hf.training.progress import describe_log, drawing_prompts, save_curves
 from vargpt_hf.training.script import make_trainer, parse, train
 from vargpt_hf.training.trainer import VargptSFTTrainer
@@ -30,6 +32,19 @@ def test_the_plans_figures(processor):
     read, drawn = processor.typical_lengths()["image"], 2 * processor.output_image_processor.num_positions[0]
     assert drawn < shape.longest < drawn + 10 and read + drawn < 2 * shape.tokens < read + drawn + 20
     assert measure_shape(rows.to_iterable_dataset(), processor) == shape
+
+
+def test_the_plan_counts_images_by_the_scales_that_are_left(base, tmp_path, processor, capsys):
+    rows = Dataset.from_list(ROWS, features=ROW_FEATURES)
+    whole = measure_shape(rows, processor)
+    collators = {share: VargptDataCollator(processor, scale_dropout=share, coarse_scales=2) for share in (0.0, 0.5, 1.0)}
+    shapes = {share: as_collated(whole, collator) for share, collator in collators.items()}
+    lengths = {share: np.mean([collator([each])["attention_mask"].sum() for each in rows.to_list()]) for share, collator in collators.items()}
+    assert shapes[0.0] == whole and shapes[0.5].longest == whole.longest
+    assert whole.tokens - shapes[1.0].tokens == pytest.approx(lengths[0.0] - lengths[1.0])
+    assert shapes[0.5].tokens == pytest.approx((whole.tokens + shapes[1.0].tokens) / 2)
+    train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", scale_dropout=0.5, coarse_scales=2, sample_prompts=[]))
+    assert f"about {16 * shapes[0.5].tokens:,.0f} tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("batch", "accumulated", "epochs"), [(3, 2, 2), (8, 1, 1.5), (2, 3, 1)])

@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..modeling.image_tokenizer_vargpt import VargptImageTokenizer
 from ..peft import backbone_of
 from .budget import estimate_budget
 from .codes import NO_SELF_CORRECTION
+from .collator import VargptDataCollator
 from .data import DataSource, describe_mixture, kinds_of, measure_rows
 from .readers import AnyDataset
 
@@ -62,6 +63,16 @@ def measure_shape(rows: AnyDataset, processor: "VargptProcessor") -> RowShape:
     return RowShape(float(np.mean(lengths)), max(lengths), count, kinds["image"] / count, kinds["output_image"] / count)
 
 
+def as_collated(shape: RowShape, collator: VargptDataCollator) -> RowShape:
+    """The shape of what the collator makes of such rows on average: an image that is left without its finer scales counts by what is left.
+
+    Images are taken to be of the first schedule. The longest row may be one whose images are whole.
+    """
+    areas = [height * width for height, width in collator.processor.output_image_processor.grids[0]]
+    lost = collator.scale_dropout * sum(areas[collator.coarse_scales :])
+    return replace(shape, tokens=shape.tokens - shape.drawings * lost, drawings=shape.drawings * (1 - lost / sum(areas)))
+
+
 def parameters_of_parts(model: nn.Module) -> dict[str, tuple[int, int]]:
     """Trained and frozen parameters of each part of the model, such as "visual_decoder" or "vlm.vision_tower".
 
@@ -89,6 +100,7 @@ def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[Dat
     """
     rows = trainer.train_dataset
     shape = measure_shape(rows, trainer.processing_class)
+    collated = as_collated(shape, trainer.data_collator) if isinstance(trainer.data_collator, VargptDataCollator) else shape
     parts = parameters_of_parts(trainer.model)
     total, trained = sum(map(sum, parts.values())), sum(count for count, _ in parts.values())
     rows_each_step = rows_of_a_step(args)
@@ -100,11 +112,11 @@ def describe_plan(trainer: "VargptSFTTrainer", stage: str, sources: Sequence[Dat
         "a row": f"{shape.tokens:,.0f} tokens (of {shape.measured} rows the longest {shape.longest:,}), "
         f"{shape.images:.2f} images to read, {shape.drawings:.2f} to draw",
         "a step": f"{rows_each_step:,} rows ({args.train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} "
-        f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * shape.tokens:,.0f} tokens",
+        f"{'processes' if args.world_size > 1 else 'process'}), about {rows_each_step * collated.tokens:,.0f} tokens",
         "steps": f"{_describe_steps(args, rows)}{', by Muon and AdamW' if trainer.muon else ''}",
         **_describe_drawings(trainer.model, rows, shape),
         "format": _describe_format(args),
-        **_describe_cost(trainer, args, shape),
+        **_describe_cost(trainer, args, shape, collated),
         "saves": f"in {args.output_dir}{_describe_saving(args)}",
     }
     return "\n".join(f"{name:<8}{text}" for name, text in lines.items())
@@ -156,13 +168,12 @@ def _describe_format(args: TrainingArguments) -> str:
     return "float16" if args.fp16 else "float32" if cost is None else f"float32: {cost}"
 
 
-def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: RowShape) -> dict[str, str]:
-    """Estimates of memory, for the longest rows, and of time."""
+def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: RowShape, collated: RowShape) -> dict[str, str]:
+    """Estimates of memory, for the longest rows, and of time, for what the collator makes of all."""
     answers = 2 if "chosen" in (trainer.train_dataset.column_names or ()) else 1  # of a pair; what the reference takes is not counted
     settings = {
         "batch_size": args.train_batch_size * answers,
         "images_to_read": shape.images,
-        "images_to_draw": shape.drawings,
         "num_processes": args.world_size,
         "bf16": bool(args.bf16),
         "gradient_checkpointing": bool(args.gradient_checkpointing),
@@ -170,8 +181,10 @@ def _describe_cost(trainer: "VargptSFTTrainer", args: TrainingArguments, shape: 
         "muon": trainer.muon,
     }
     around = 2 * shape.drawings  # the tokens before and after an image
-    largest = estimate_budget(trainer.model, sequence_length=math.ceil(shape.longest + around), **settings)
-    average = estimate_budget(trainer.model, sequence_length=math.ceil(shape.tokens + around), **settings)
+    largest, average = (
+        estimate_budget(trainer.model, sequence_length=math.ceil(tokens + around), images_to_draw=drawings, **settings)
+        for tokens, drawings in ((shape.longest, shape.drawings), (collated.tokens, collated.drawings))
+    )
     rate = product_rate(args.device, torch.bfloat16 if args.bf16 else torch.float32)
     hours = average.hours(num_steps(args, trainer.train_dataset) * rows_of_a_step(args) * answers, rate, _UTILISATION)
     return {
