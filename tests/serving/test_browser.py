@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from served import PROMPT, until, vargpt
 
+from vargpt_hf.shipped import DEFAULT_NAME
+
 pytestmark = pytest.mark.browser
 DOCS = Path(__file__).parents[2] / "docs"
 SCREENSHOTS = ("draw", "edit", "chat", "phone_light", "phone_dark")
@@ -31,6 +33,7 @@ NOTE_FILES = """
     }
 """
 BYTES_OF_FILES = "() => Promise.all(window.sent.map(async file => Array.from(new Uint8Array(await file.arrayBuffer()))))"
+SCOOTER = "a red scooter, flat look"
 RED, PINK = (225, 30, 30), (240, 102, 176)  # of the circle, and of paint on white
 DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
 
@@ -48,27 +51,34 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def demo(browser):
-    """The address of the page."""
+def pages(browser):
+    """The address of a model's page, which is served from when it is first asked for."""
     pytest.importorskip("gradio", reason='pip install "vargpt-hf[demo]"')
-    process, address = vargpt("demo", "--port", 0, "--device", "cpu")
+    served = {}
+
+    def address(model):
+        if model not in served:
+            served[model] = vargpt("demo", "--port", 0, "--device", "cpu", "--model", model)
+        return served[model][1]
+
     yield address
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    for process, _ in served.values():
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
 
 
 @pytest.fixture
-def visit(browser, demo):
-    """Opens the page; whatever its scripts complain about is an error of the test."""
+def visit(browser, pages):
+    """Opens a model's page; whatever its scripts complain about is an error of the test."""
     contexts, complaints = [], []
 
-    def opened(**more):
+    def opened(model="vargpt-tiny", **more):
         contexts.append(browser.new_context(**{"viewport": DESKTOP, **more}))
         page = contexts[-1].new_page()
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.add_init_script(NOTE_FILES)
-        page.goto(demo, wait_until="domcontentloaded")
+        page.goto(pages(model), wait_until="domcontentloaded")
         page.get_by_label("What to draw", exact=True).wait_for()
         return page
 
@@ -93,11 +103,11 @@ def keep(request):
     return kept
 
 
-def draw(page, seed=5):
-    """Draws the prompt from a seed; the image."""
+def draw(page, prompt=PROMPT, seed=5):
+    """Draws a prompt from a seed; the image."""
     page.locator("button.label-wrap", has_text="Settings").click()
     choose_seed(page, str(seed))
-    page.get_by_label("What to draw", exact=True).fill(PROMPT)
+    page.get_by_label("What to draw", exact=True).fill(prompt)
     page.get_by_role("button", name="Draw", exact=True).click()
     page.locator("#strip img").nth(2).wait_for()
     page.locator("#images").get_by_text(f"seed {seed}").wait_for()
@@ -122,6 +132,7 @@ def image_of(page, where):
     """The file that an element shows."""
     shown = page.locator(where).first
     shown.wait_for()
+    until(lambda: shown.evaluate("image => image.complete && image.currentSrc"))  # a picture that changes is there before its file is
     return Image.open(io.BytesIO(page.request.get(shown.evaluate("image => image.currentSrc")).body())).convert("RGB")
 
 
@@ -129,7 +140,6 @@ def test_a_visitor_draws_paints_and_only_what_is_painted_changes(visit, keep):
     page = visit()
     before = draw(page)
     assert before.size == (480, 480)
-    keep(page, "draw")
 
     page.get_by_role("button", name="Edit this image").click()
     page.get_by_role("tab", name="Edit").click()
@@ -191,8 +201,8 @@ def test_small_images_are_crisp_and_large_enough(visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it(visit, keep, scheme):
     """In one column, nothing wider than the screen, in the colors that the phone asks for."""
-    page = visit(viewport=PHONE, is_mobile=True, has_touch=True, color_scheme=scheme)
-    draw(page)
+    page = visit(DEFAULT_NAME, viewport=PHONE, is_mobile=True, has_touch=True, color_scheme=scheme)
+    draw(page, "a rocket, 3d style")
     for tab in ("Edit", "Chat", "Gallery", "Draw"):
         page.get_by_role("tab", name=tab, exact=True).click()
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], tab
@@ -201,7 +211,7 @@ def test_a_phone_shows_all_of_it(visit, keep, scheme):
     assert corner < 80 if scheme == "dark" else corner > 200
 
 
-def test_a_visitor_chats_and_gets_an_image(visit, keep):
+def test_a_visitor_chats_and_gets_an_image(visit):
     page = visit(color_scheme="dark")
     page.get_by_role("tab", name="Chat").click()
     box = page.get_by_placeholder("Say something")
@@ -209,10 +219,27 @@ def test_a_visitor_chats_and_gets_an_image(visit, keep):
     box.press("Enter")
     page.locator("#talk img").first.wait_for()
     page.locator("#talk").get_by_text(PROMPT, exact=True).wait_for()
-    keep(page, "chat")
     assert is_crisp_and_large(page, "#talk .message img")
     page.get_by_role("tab", name="Gallery").click()
     until(lambda: page.locator("img:visible").count() >= 1)
+
+
+def test_a_visitor_meets_the_default_model(visit, keep):
+    """Takes a prompt that the page offers, and has it drawn; asks for a drawing in a chat, and is told what it is."""
+    page = visit(DEFAULT_NAME)
+    page.get_by_role("button", name=SCOOTER, exact=True).click()
+    until(lambda: page.get_by_label("What to draw", exact=True).input_value() == SCOOTER)
+    drawn = np.asarray(draw(page, SCOOTER), int)
+    assert drawn.shape == (512, 512, 3) and (drawn[..., 0] > drawn[..., 1] + 80).mean() > 0.05  # red
+    keep(page, "draw")
+    page = visit(DEFAULT_NAME, color_scheme="dark")
+    page.get_by_role("tab", name="Chat").click()
+    box = page.get_by_placeholder("Say something")
+    box.fill("draw a turtle in the flat look and say what you drew")
+    box.press("Enter")
+    page.locator("#talk img").first.wait_for()
+    page.locator("#talk .bot").get_by_text("turtle").wait_for()
+    keep(page, "chat")
 
 
 def test_a_visitor_takes_a_prompt_that_the_page_offers(visit):
