@@ -89,7 +89,7 @@ def test_a_report_of_a_model(tiny, packages, judges, tmp_path, monkeypatch):
     assert result.exit_code == 0 and "seen: both" in result.output
     report = read_report(tmp_path / "report")
     assert report["suite"] == "emoji" and report["data"]["packages"][0] == "emoji-datasource-google 16.0.0"
-    assert [example["file"] for example in report["examples"]] == ["images/prompts.png", "images/kept-out.png"]
+    assert [example["file"] for example in report["examples"]] == [f"images/{name}.png" for name in ("prompts", "kept-out", "scenes")]
     assert Image.open(tmp_path / "report" / "images" / "prompts.png").size[0] > 600
     assert len(compare_reports(report, report)) == len(report["metrics"])
     assert "Beside ceiling and chance" in (tmp_path / "report" / "report.md").read_text()

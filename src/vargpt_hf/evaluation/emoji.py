@@ -168,6 +168,9 @@ def evaluate(
             samples += [_shape_sample(name, index, row, image, judges.digits) for index, (row, image) in enumerate(zip(asked, images))]
         if name == "kept out":
             examples.append(Example("kept-out", beside_training(pictures, judges.things, which, asked, images), KEPT_OUT_CAPTION))
+        if name == "scenes":
+            tiles = [Tile([image, row["output_images"][0]], _prompt(row)) for row, image in zip(asked[:_BESIDE], images)]
+            examples.append(Example("scenes", sheet(tiles, _BESIDE_COLUMNS, _SIDE, lines=5), SCENES_CAPTION))
     for name, asked in questions.items():
         samples += _answer_samples(name, asked, answer_rows(model, processor, asked, batch_size, _MOST_TOKENS), judges)
     if sheets:
@@ -197,6 +200,7 @@ def evaluate(
 
 TABLE_HEADER = ["drawings", "what is right", "model", "ceiling", "of the ceiling", "chance", "model, by pixels", "ceiling, by pixels"]
 KEPT_OUT_CAPTION = "Drawings of pairs that training did not show, the nearest picture of training beside each, and the real picture"
+SCENES_CAPTION = "Scenes of things, and beside each the scene that was asked for"
 
 
 def metrics_of(samples: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
