@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--image-tokenizer", default="vq", choices=("vq", "bsq"), help="kind of image tokenizer")
     parser.add_argument("--evaluate", type=int, default=400, help="drawings of each group that are judged")
     parser.add_argument("--seed", type=int, default=0, help="of all weights and of the order of rows; the data stays the same")
-    parser.add_argument("--epochs", type=float, default=0.65, help="how often the stage goes through its rows; by default what six hours allow")
+    parser.add_argument("--epochs", type=float, default=0.55, help="how often the stage goes through its rows; by default what six hours allow")
     parser.add_argument("--stop-at", type=float, default=1.0, help="share of the steps after which image tokenizer and stage end; 1 ships")
     parser.add_argument("--parts-of", type=Path, help="folder of a run whose data, tokenizers and vision tower are taken")
     parser.add_argument("--start-from", help="model to train further: a folder, a Hub id, or a name such as vargpt-emoji")
