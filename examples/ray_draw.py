@@ -19,7 +19,7 @@ from vargpt_hf import VargptProcessor
 from vargpt_hf.hardware import loading_dtype
 from vargpt_hf.inference.mixed import load_to_infer
 from vargpt_hf.inference.prompts import Prompt, check_prompts, claim_images, draw_batch, read_prompts, save_images, write_results
-from vargpt_hf.tiny import TINY_FOLDER
+from vargpt_hf.shipped import folder_of, shipped_model
 
 
 class Drawer:
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--model", default=str(TINY_FOLDER))
+    parser.add_argument("--model", help="a folder that all machines see, or a Hub id; vargpt-emoji by default")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes that draw at the same time")
@@ -49,17 +49,21 @@ def main() -> None:
     parser.add_argument("--address", help='cluster to join, such as "auto"; a Ray of its own by default')
     arguments = parser.parse_args()
 
-    output, device, config = arguments.output.resolve(), "cuda" if arguments.gpus else "cpu", AutoConfig.from_pretrained(arguments.model)
-    prompts = check_prompts(read_prompts(arguments.prompts, arguments.seed), VargptProcessor.from_pretrained(arguments.model), config)
-    dtype = loading_dtype(arguments.dtype, config.dtype, device, config.least_parameters())
-    claim_images(output, prompts, arguments.model, device, dtype, do_sample=True)
+    output, device = arguments.output.resolve(), "cuda" if arguments.gpus else "cpu"
+    model, dtype = folder_of(arguments.model), arguments.dtype
+    config = AutoConfig.from_pretrained(model)
+    if dtype == "auto" and shipped_model(arguments.model):
+        dtype = "float32"  # as for the commands
+    dtype = loading_dtype(dtype, config.dtype, device, config.least_parameters())
+    prompts = check_prompts(read_prompts(arguments.prompts, arguments.seed), VargptProcessor.from_pretrained(model), config)
+    claim_images(output, prompts, model, device, dtype, do_sample=True)
     there = {path.name for path in output.iterdir()}
     missing = [asdict(prompt) for prompt in prompts if prompt.error is None and prompt.file not in there]
     if missing:
         ray.init(address=arguments.address, num_cpus=None if arguments.address else arguments.workers + 1)
         drawn = ray.data.from_items(missing, override_num_blocks=-(-len(missing) // arguments.batch_size)).map_batches(
             Drawer,
-            fn_constructor_args=(arguments.model, dtype, str(output), device),
+            fn_constructor_args=(model, dtype, str(output), device),
             batch_size=arguments.batch_size,
             compute=ray.data.ActorPoolStrategy(size=arguments.workers),
             num_gpus=arguments.gpus or None,

@@ -17,11 +17,11 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
+from vargpt_hf.cli.serve import short_name
 from vargpt_hf.serving.settings import KEY_VARIABLE, ServerSettings
-from vargpt_hf.tiny import TINY_FOLDER, TINY_NAME
 
 
-def deployment_of(model: str, name: str, device: str, settings: ServerSettings) -> type:
+def deployment_of(model: str | None, name: str, device: str, settings: ServerSettings) -> type:
     """The class of the replicas."""
 
     def build() -> FastAPI:
@@ -40,7 +40,7 @@ def deployment_of(model: str, name: str, device: str, settings: ServerSettings) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(TINY_FOLDER), help="a folder that all machines see, or a Hub id")
+    parser.add_argument("--model", help="a folder that all machines see, or a Hub id; vargpt-emoji by default")
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--replicas", type=int, default=1, help="processes that answer, each with its own model")
@@ -50,7 +50,7 @@ def main() -> None:
 
     # The replicas get these settings, and with them the key, wherever they run.
     settings = ServerSettings(host=arguments.host, port=arguments.port, api_key=os.environ.get(KEY_VARIABLE))
-    name = TINY_NAME if arguments.model == str(TINY_FOLDER) else arguments.model.rstrip("/").rpartition("/")[2]
+    name = short_name(arguments.model)
     replicas = deployment_of(arguments.model, name, "cuda" if arguments.gpus else "cpu", settings).options(
         num_replicas=arguments.replicas,
         max_ongoing_requests=settings.max_waiting,

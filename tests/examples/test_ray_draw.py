@@ -15,7 +15,8 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "ray_draw.py"
 @pytest.mark.slow
 def test_it_draws_what_is_missing_and_lists_what_is_broken(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\n\na blue square\nthree orange squares\n")
-    command = [sys.executable, SCRIPT, tmp_path / "prompts.txt", tmp_path / "out", "--workers", "1", "--batch-size", "2"]
+    options = ["--model", "vargpt-tiny", "--workers", "1", "--batch-size", "2"]
+    command = [sys.executable, SCRIPT, tmp_path / "prompts.txt", tmp_path / "out", *options]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and "Drew 3 images" in result.stdout, result.stderr[-3000:]
     results = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]

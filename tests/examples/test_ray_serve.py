@@ -19,7 +19,7 @@ PROMPT = "a red circle above a blue square"
 def test_replicas_draw_and_chat():
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, SCRIPT, "--replicas", "1", "--port", str(port)]
+    command = [sys.executable, SCRIPT, "--model", "vargpt-tiny", "--replicas", "1", "--port", str(port)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

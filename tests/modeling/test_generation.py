@@ -264,7 +264,7 @@ def test_guidance_changes_the_image_and_strength_zero_does_not(model):
 
 
 def test_a_strength_or_a_negative_prompt_alone_means_guidance_by_prompt(model, monkeypatch):
-    """Of a call, unless it says a type, or the model is saved with one."""
+    """Of a call, unless it says a type; a strength, unless the model is saved with one, too."""
 
     def codes(**settings):
         unset = dict.fromkeys(name for name in SETTINGS if name.startswith("output_image_"))
@@ -279,6 +279,7 @@ def test_a_strength_or_a_negative_prompt_alone_means_guidance_by_prompt(model, m
     assert torch.equal(codes(), plain)
     monkeypatch.setattr(model.generation_config, "output_image_guidance_type", "noise", raising=False)
     assert torch.equal(codes(output_image_guidance_scale=8.0), kinds["noise"]) and not torch.equal(kinds["noise"], kinds["prompt"])
+    assert torch.equal(codes(**negative), codes(output_image_guidance_type="prompt", **negative))
 
 
 def test_settings_come_from_the_generation_config(model, tmp_path):

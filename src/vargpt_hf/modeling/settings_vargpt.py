@@ -78,15 +78,16 @@ class VargptGenerationConfig(GenerationConfig):
 
 
 def guided(given: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
-    """Settings of one call, in which a strength of guidance or a negative prompt means guidance by prompt where no type is said or saved.
+    """Settings of one call, in which a negative prompt means guidance by prompt, and so does a strength alone where no type is saved.
 
     Args:
-        given: to the call.
+        given: to the call; its type of guidance, if any, stays.
         saved: what holds where nothing is given.
     """
-    chosen = (given.get("output_image_guidance_type"), saved.get("output_image_guidance_type") not in (None, "none"))
-    asked = any(given.get(name) is not None for name in ("output_image_guidance_scale", "output_image_unconditional_ids"))
-    return {**given, "output_image_guidance_type": "prompt"} if asked and chosen == (None, False) else given
+    has_own = saved.get("output_image_guidance_type") not in (None, "none")
+    asked = given.get("output_image_unconditional_ids") is not None
+    asked |= given.get("output_image_guidance_scale") is not None and not has_own
+    return {**given, "output_image_guidance_type": "prompt"} if asked and given.get("output_image_guidance_type") is None else given
 
 
 def plain_ids(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Networks that compare images as people do: named by whoever trains, never downloaded here.
+"""Networks that compare images as people do: named by whoever trains; what a Hub id names is downloaded, nothing else.
 
 | name | what it is |
 |---|---|
