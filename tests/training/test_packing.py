@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from micro import ROWS, row
 
-from vargpt_hf import VargptForConditionalGeneration
+from vargpt_hf import VargptConfig, VargptForConditionalGeneration
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import ROW_FEATURES
 from vargpt_hf.training.packing import num_tokens
@@ -118,10 +118,24 @@ def test_a_cut_batch_without_images_left_has_none(processor):
     assert set(inputs) == {"input_ids", "attention_mask", "labels"}
 
 
+@pytest.fixture(params=["VAR's decoder", "Infinity's decoder"])
+def either(request, model, base):
+    """A model whose visual decoder sees the language model's state before an image, or one that sees all of the text before it."""
+    if request.param == "VAR's decoder":
+        return model
+    config = VargptConfig.from_pretrained(base).to_dict()
+    decoder = {"model_type": "vargpt_infinity_decoder", "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    found = VargptForConditionalGeneration(VargptConfig.from_dict({**config, "visual_decoder_config": {**decoder, "drop_path_rate": 0.0}}))
+    found.load_state_dict({name: value for name, value in model.state_dict().items() if "visual_decoder" not in name}, strict=False)
+    return found.eval()
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("one_row", [False, True])
-def test_packed_rows_have_the_losses_of_padded_ones(base, processor, attention, one_row):
-    model = VargptForConditionalGeneration.from_pretrained(base, attn_implementation=attention)
+def test_packed_rows_have_the_losses_of_padded_ones(either, processor, attention, one_row):
+    model = either
+    model.set_attn_implementation(attention)
     collator = VargptDataCollator(processor, packing=True, assistant_only=False)
     collator.pack_in_one_row = one_row
     packed, padded = collator(ROWS), VargptDataCollator(processor, assistant_only=False)(ROWS)
@@ -138,7 +152,7 @@ def test_packed_rows_have_the_losses_of_padded_ones(base, processor, attention, 
         torch.testing.assert_close(gradient, model.get_parameter(name).grad, atol=1e-5, rtol=1e-4)
 
 
-def test_packed_rows_do_not_see_one_another(model, processor):
+def test_packed_rows_do_not_see_one_another(either, processor):
     """Other words in one row leave the scores in all others exactly as they were."""
     collator = VargptDataCollator(processor, packing=True)
     collator.pack_in_one_row = True
@@ -148,7 +162,7 @@ def test_packed_rows_do_not_see_one_another(model, processor):
     first, second = collator(rows), collator(others)
     length = int(num_tokens(collator(rows[:1])))
     assert not torch.equal(first["input_ids"][:, :length], second["input_ids"][:, :length])
-    ours, theirs = model.eval()(**first), model(**second)
+    ours, theirs = either.eval()(**first), either(**second)
     assert torch.equal(ours.logits[:, length:], theirs.logits[:, length:]) and torch.equal(ours.output_image_logits, theirs.output_image_logits)
 
 

@@ -102,8 +102,18 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
                 lambda: f"The text has {int(found.sum())} placeholders of images to {kind}, but no images were given: pass {argument}.",
             )
 
-    def _context(self, hidden_states: torch.Tensor, drawn: torch.BoolTensor, mask: torch.Tensor | None, images: VargptOutputImages):
-        """Hidden states (N, P, D) of all tokens before each image's start, padded on the right, and their mask (N, P)."""
+    def _context(
+        self,
+        hidden_states: torch.Tensor,
+        drawn: torch.BoolTensor,
+        mask: torch.Tensor | None,
+        position_ids: torch.LongTensor | None,
+        images: VargptOutputImages,
+    ) -> tuple[torch.Tensor, torch.LongTensor]:
+        """Hidden states (N, P, D) of all tokens before each image's start, padded on the right, and their mask (N, P).
+
+        Of rows that lie end to end in one, where positions begin anew, each image has those of its own row.
+        """
         if not len(images.schedule_ids):
             return hidden_states.new_zeros(0, 1, hidden_states.shape[-1]), drawn.new_zeros(0, 1, dtype=torch.long)
         ends = self.num_positions(images.schedule_ids, images.num_scales).cumsum(0)
@@ -112,6 +122,11 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
         seen = torch.arange(drawn.shape[1], device=drawn.device) < columns[:, None] - 1
         if mask is not None:
             seen &= mask[rows, : drawn.shape[1]].bool()
+        elif position_ids is not None and position_ids.ndim == 2:  # by which Transformers' masks keep packed rows apart
+            begins = torch.ones_like(drawn)
+            begins[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
+            packed = begins.cumsum(1)
+            seen &= packed[rows] == packed[rows, columns][:, None]
         lengths = seen.sum(1, keepdim=True)
         longest = int(lengths.max())
         # One gather for all images: slicing per image would give each slice a gradient as large as the whole batch.
@@ -200,7 +215,7 @@ class VargptModel(VargptPreTrainedModel, VargptOutputImagesMixin):
         if images is not None:
             images.hidden_states = outputs.last_hidden_state[drawn]
             if self.visual_decoder.uses_context:
-                images.context, images.context_mask = self._context(outputs.last_hidden_state, drawn, attention_mask, images)
+                images.context, images.context_mask = self._context(outputs.last_hidden_state, drawn, attention_mask, position_ids, images)
         return VargptModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
