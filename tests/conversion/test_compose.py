@@ -228,6 +228,9 @@ def test_tensors_are_not_copied(model):
 
 def test_command(sources, tmp_path):
     arguments = ["--llava", sources / "llava", "--var", sources / "var.pth", "--vqvae", sources / "vae.pth", tmp_path / "start"]
+    for option in (["--dry-run"], ["--gpu-memory", "24"]):
+        result = CliRunner().invoke(app, ["compose", *map(str, arguments), "--scales", "1,2,3,4", *option])
+        assert "docs/paper_scale.md has those of the papers" in str(result.exception) and not (tmp_path / "start").exists()
     result = CliRunner().invoke(app, ["compose", *map(str, arguments), "--scales", "1,2,3,4", "--dtype", "float16"])
     assert result.exit_code == 0, result.output
     assert VargptForConditionalGeneration.from_pretrained(tmp_path / "start").dtype == torch.float16

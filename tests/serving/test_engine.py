@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -255,6 +256,39 @@ def test_one_bad_job_spoils_no_other(start, monkeypatch):
         assert end_of(one) == Failed(500, "The server has a fault; its log says which.")
         wait_for(lambda count=count: engine._faults == count)
     assert engine.state() == (False, "failing")
+
+
+def test_halves_run_without_what_the_failed_batch_held(start, monkeypatch):
+    """Where a batch was too much for the memory, its halves would find no more of it."""
+    engine = start(max_batch=8)
+    busy(engine)
+    held, alive = [], []
+
+    class Held:
+        """Stands for memory of an attempt."""
+
+    def failing(model, processor, batch):
+        alive.append(sum(each() is not None for each in held))
+        memory = Held()
+        held.append(weakref.ref(memory))
+        try:
+            raise RuntimeError("out of memory")
+        except RuntimeError as error:
+            raise ValueError("It does not fit.") from error
+
+    monkeypatch.setattr(engine_module, "answer_batch", failing)
+    jobs = [job(seed=seed) for seed in range(4)]
+    engine.submit(jobs)
+    assert all(isinstance(end, Failed) for end in let_all(engine, jobs))
+    assert len(alive) == 7 and not any(alive)
+
+
+def test_memory_that_is_cached_counts_as_free(tmp_path, monkeypatch):
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemFree:  1000 kB\nMemAvailable:  5000 kB\n")
+    monkeypatch.setattr(engine_module, "_MEMORY", tmp_path / "meminfo")
+    assert engine_module.free_memory(torch.device("cpu")) == 5000 * 1024
+    monkeypatch.setattr(engine_module, "_MEMORY", tmp_path / "none")
+    assert engine_module.free_memory(torch.device("cpu")) > 2**20
 
 
 def test_a_batch_that_is_run_anew_tells_nothing_twice(start, monkeypatch):

@@ -5,6 +5,9 @@ import pytest
 from served import PROMPT, image_of, url_of
 
 from vargpt_hf.inference.drawing import answer
+from vargpt_hf.serving.bodies import ChatBody, parse
+from vargpt_hf.serving.preparing import Preparer
+from vargpt_hf.serving.settings import ServerSettings
 from vargpt_hf.tiny.digits import digit_image, load_split
 
 BOTH = {"modalities": ["text", "image"], "model": "vargpt-tiny"}
@@ -31,6 +34,22 @@ def test_answers_come_word_by_word(client):
     assert "".join(words) == CAN_DO and len(words) > 5
     assert chunks[0].choices[0].delta.role == "assistant" and chunks[-1].choices[0].finish_reason == "stop"
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+@pytest.mark.parametrize("given", [{"top_p": 0.5}, {"top_k": 7}, {"temperature": 0.5}, {"image_top_p": 0.5}, {"image_top_k": 7}])
+def test_settings_of_sampling_count_where_the_model_takes_the_likeliest(tiny, monkeypatch, given):
+    """Whoever gives one wants to sample; what is not given, and nothing else, is as likely as can be."""
+    preparer = Preparer(*tiny, ServerSettings())
+    monkeypatch.setattr(preparer.defaults, "do_sample", False)
+    messages = [{"role": "user", "content": "what can you do"}]
+    likeliest = {"do_sample": True, "output_image_top_k": 1, "output_image_top_p": 0.0, "output_image_temperature": 1.0}
+    likeliest |= {"temperature": 1.0, "top_k": 1}
+    assert preparer.answers(parse(ChatBody, {"messages": messages}))[0].settings.items() >= likeliest.items()
+    settings = preparer.answers(parse(ChatBody, {"messages": messages, **given}))[0].settings
+    ((name, value),) = given.items()
+    assert settings[name.replace("image_", "output_image_")] == value
+    other = "output_image_temperature" if name in ("top_p", "top_k", "temperature") else "temperature"
+    assert settings[other] == 1.0
 
 
 def test_draws_nothing_unless_asked_for_images(client):

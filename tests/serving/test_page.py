@@ -13,7 +13,7 @@ from served import PROMPT
 from vargpt_hf.inference.drawing import answer
 from vargpt_hf.serving.app import listen
 from vargpt_hf.serving.errors import ApiError
-from vargpt_hf.serving.image_files import facts_of
+from vargpt_hf.serving.image_files import encode, facts_of
 from vargpt_hf.serving.page_actions import PageActions, enlarge, enlarged_times, message_of_model, message_of_user, restored
 from vargpt_hf.serving.settings import ServerSettings
 from vargpt_hf.tiny.shapes import Scene, SceneObject, render
@@ -117,6 +117,21 @@ def test_the_stop_button_stops_at_once(actions):
     assert not actions.engine._running and not actions._running
 
 
+def test_the_stop_button_knows_all_that_a_session_runs(actions):
+    """Also what still runs when something else of the same session has ended."""
+    first, shown = actions.draw("me", PROMPT, 1, {}), []
+    next(first)
+    second = threading.Thread(target=lambda: shown.extend(actions.draw("me", PROMPT, 8, {})))
+    second.start()
+    end = time.monotonic() + 10
+    while len(actions._running) < 2 and time.monotonic() < end:
+        time.sleep(0.001)
+    assert last(first)[0].file
+    actions.stop("me")
+    second.join(timeout=30)
+    assert not second.is_alive() and not any(drawing.file for drawings in shown for drawing in drawings) and not actions._running
+
+
 def test_errors_are_sentences(actions, scene):
     for stream, message in (
         (actions.draw("me", "", 1, {}), "The prompt is empty."),
@@ -171,6 +186,19 @@ def test_gradio_s_client_restores(visitor, actions):
     (drawing,) = last(actions.draw("me", PROMPT, 1, {"seed": 77, "guidance_scale": 2}))
     prompt, seed, _, _, _, scale, *_, rolls = visitor.predict(handle_file(drawing.file), *SET, api_name="/restore")
     assert (prompt, seed, scale, rolls) == (PROMPT, 77, "2.0", False)
+
+
+def test_a_size_of_another_model_is_not_restored(visitor, actions):
+    """This one does not draw it, and would refuse it from then on."""
+    from gradio_client import handle_file
+
+    (drawing,) = last(actions.draw("me", PROMPT, 1, {"seed": 77}))
+    with Image.open(drawing.file) as image:
+        facts = facts_of(image)
+    other = Path(drawing.file).with_name("other.png")
+    other.write_bytes(encode(Image.new("RGB", (64, 64)), "png", facts={**facts, "size": "64x64"}))
+    _, seed, size, *_ = visitor.predict(handle_file(str(other)), *SET, api_name="/restore")
+    assert (seed, size) == (77, "48x48")
 
 
 def test_gradio_s_client_edits(visitor, scene, tmp_path):

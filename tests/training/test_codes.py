@@ -19,6 +19,7 @@ from vargpt_hf.tiny.rows import rows
 from vargpt_hf.training.codes import encode_rows
 from vargpt_hf.training.collator import VargptDataCollator
 from vargpt_hf.training.data import load_rows
+from vargpt_hf.training.data_check import check_rows
 from vargpt_hf.training.readers import ROW_FEATURES, to_rows
 
 TOKENS = ("start_token_id", "token_id", "end_token_id")
@@ -114,6 +115,37 @@ def test_broken_images_are_listed_and_left_out_only_when_asked(tmp_path):
     assert "4.png" in (tmp_path / "codes" / "broken.txt").read_text()
 
 
+def test_a_file_may_be_left_without_rows_but_not_all_of_them(tmp_path):
+    for index in range(4):
+        PILImage.new("RGB", (50, 60), (40 * index, 0, 0)).save(tmp_path / f"{index}.png")
+        (tmp_path / f"{index}.txt").write_text(f"image {index}")
+    for index in (0, 1):
+        (tmp_path / f"{index}.png").write_bytes(b"no image")
+    encode_rows(load_rows(tmp_path), TINY_FOLDER, tmp_path / "codes", rows_per_shard=2, skip_broken=True)
+    assert [row["messages"][0]["content"][0]["text"] for row in load_rows(tmp_path / "codes")] == ["image 2", "image 3"]
+    for index in (2, 3):
+        (tmp_path / f"{index}.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="No row is left"):
+        encode_rows(load_rows(tmp_path), TINY_FOLDER, tmp_path / "none", rows_per_shard=2, skip_broken=True)
+
+
+def test_images_to_read_that_have_changed_are_taken_anew(tmp_path, capsys):
+    """They are kept beside the codes."""
+    turns = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "make it red"}]},
+        {"role": "assistant", "content": [{"type": "output_image"}]},
+    ]
+
+    def rows(color):
+        read = [[PILImage.new("RGB", (8, 8), "white")], [PILImage.new("RGB", (8, 8), color)]]
+        return to_rows([{"messages": turns, "images": images, "output_images": [PILImage.new("RGB", (48, 48), "red")]} for images in read])
+
+    for color in ("blue", "green", "green"):
+        encode_rows(rows(color), TINY_FOLDER, tmp_path / "codes", rows_per_shard=1)
+    assert capsys.readouterr().out.count("1 of 2 files are made anew") == 1
+    assert [row["images"][0].getpixel((0, 0)) for row in load_rows(tmp_path / "codes")] == [(255, 255, 255), (0, 128, 0)]
+
+
 def test_rows_of_any_form_and_files_of_any_kind(tmp_path):
     """What the readers take is encoded; a pipe is listed among the broken images instead of being waited for."""
     PILImage.new("RGB", (50, 60), "red").save(tmp_path / "red.png")
@@ -190,7 +222,9 @@ def test_codes_of_several_schedules(base, tmp_path):
     loaded = list(load_rows(tmp_path / "codes"))
     assert [row["output_image_schedule_ids"] for row in loaded] == [[0], [1], [2]]
     assert [len(row["output_image_codes"][0]) for row in loaded] == [5, 4, 4] and max(loaded[0]["output_image_codes"][0]) > 2**31
-    collator = VargptDataCollator(VargptProcessor.from_pretrained(tmp_path / "model"))
+    own = VargptProcessor.from_pretrained(tmp_path / "model")
+    assert not check_rows(load_rows(tmp_path / "codes"), own).wrong
+    collator = VargptDataCollator(own)
     from_codes, from_pixels = collator(loaded), collator(found)
     ours, theirs = (model.model.prepare_output_images(*given) for given in (
         (None, from_codes["output_image_codes"], from_codes["output_image_schedule_ids"], torch.ones(3, dtype=torch.long)),

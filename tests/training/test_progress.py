@@ -92,6 +92,12 @@ def test_samples_can_be_chosen_or_left_out(base, tmp_path):
     assert set(again) == {"step-000000.png", "step-000001.png"} and again["step-000000.png"] != first["step-000000.png"]
 
 
+def test_samples_are_of_the_training_where_nothing_else_draws(base, tmp_path):
+    Dataset.from_list(ROWS[:2], features=ROW_FEATURES).save_to_disk(tmp_path / "reading")
+    train(write_config(tmp_path, base, stage="stage3", max_steps=1, save_strategy="no", eval_data=str(tmp_path / "reading")))
+    assert {file.name for file in (tmp_path / "out" / "samples").iterdir()} == {"step-000000.png", "step-000001.png"}
+
+
 def test_samples_do_not_change_the_run(base, tmp_path):
     weights = []
     for prompts in ([], ["draw noise"]):

@@ -134,6 +134,21 @@ def test_imagenet_instruct_with_parquet(tmp_path, read):
         read(write_json(file, [{**INSTRUCT[0], "images": ["green.png"]}]), images=tmp_path / "imagenet")
 
 
+def test_parquet_of_images_of_one_name(tmp_path, read):
+    """Their folders tell them apart; where nothing does, that is said."""
+    images = [{"bytes": encoded(rgb), "path": path} for rgb, path in ((BLUE, "a/1.png"), (RED, "b/1.png"), (RED, "2.png"), (BLUE, "2.png"))]
+    Dataset.from_list([{"image": image} for image in images], features=Features({"image": Image()})).to_parquet(tmp_path / "images.parquet")
+
+    def colors(name):
+        ((_, found, _),) = read(write_json(tmp_path / "rows.json", [{**LLAVA[0], "image": name}]), images=tmp_path / "images.parquet")
+        return found
+
+    assert (colors("a/1.png"), colors("train/a/1.png"), colors("b/1.png")) == ([BLUE], [BLUE], [RED])
+    for name in ("1.png", "c/1.png", "2.png"):
+        with pytest.raises(ValueError, match=rf"2 images in the parquet files of images are called \d.png, and nothing says which {name} is"):
+            colors(name)
+
+
 def test_columns_of_trl(folder, read):
     text = {"type": "text", "text": "What colour?"}
     asked = [{"role": "user", "content": [{"type": "image", "text": None}, text]}]

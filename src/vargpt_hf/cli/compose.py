@@ -43,13 +43,16 @@ def compose(
     """
     options = {"scales": side_lengths(scales), "dtype": dtype, "seed": seed}
     others = (llm, image_tokenizer, decoder_size)
+    is_paper_s = llava is not None or (vlm is not None and infinity and bsq and not any((var, vqvae, *others)) and _is_v1_1(vlm))
+    if is_paper_s and (dry_run or gpu_memory is not None):
+        raise ValueError("--dry-run and --gpu-memory are of models whose sizes are chosen here; docs/paper_scale.md has those of the papers.")
     if llava is not None:
         if var is None or vqvae is None or any(part is not None for part in (vlm, infinity, bsq, *others)):
             raise ValueError("--llava (VARGPT v1) goes with --var and --vqvae alone; any other model that reads is given as --vlm or --llm.")
         from ..conversion.compose import compose_checkpoint
 
         compose_checkpoint(llava, var, vqvae, destination, **options)
-    elif vlm is not None and infinity and bsq and not any((var, vqvae, *others)) and _is_v1_1(vlm):
+    elif is_paper_s:
         from ..conversion.compose_infinity import compose_v1_1
 
         compose_v1_1(vlm, infinity, bsq, destination, **options)

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +25,7 @@ _LOG = logging.getLogger("vargpt_hf.serving")
 # What turning codes into a pixel takes: about four feature maps of 160 channels in float32, as VAR's decoder has them.
 _BYTES_PER_PIXEL = 4 * 160 * 4
 _FALLBACK_MEMORY = 4 * 2**30
+_MEMORY = Path("/proc/meminfo")
 _FAULTS_UNTIL_ILL = 3
 
 
@@ -180,6 +183,7 @@ class Engine:
         batch = [job for job in batch if not job.cancelled]
         if not batch:
             return
+        split = False
         try:
             images, tokens = answer_batch(self.model, self.processor, batch)
             self.metrics.images.inc(images)
@@ -188,12 +192,14 @@ class Engine:
         except Abandoned:
             pass
         except Exception as error:  # noqa: BLE001 the thread must go on, whatever one batch brings
-            if len(batch) > 1:
-                half = len(batch) // 2
-                self._answer(batch[:half])
-                self._answer(batch[half:])
-                return
-            self._fail(batch[0], error)
+            split = len(batch) > 1
+            if not split:
+                self._fail(batch[0], error)
+        if split:  # only now that the error is gone, and with it the memory that the failed attempt held
+            half = len(batch) // 2
+            self._answer(batch[:half])
+            self._answer(batch[half:])
+            return
         for job in batch:
             if not job.ended and job.cancelled:
                 job.ended = True
@@ -213,6 +219,10 @@ def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device, as far as it says so."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu" and _MEMORY.is_file():  # Linux: what is cached can be had, too
+        kibibytes = re.search(r"MemAvailable:\s*(\d+) kB", _MEMORY.read_text())
+        if kibibytes:
+            return 1024 * int(kibibytes[1])
     if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 2 * _FALLBACK_MEMORY

@@ -4,7 +4,7 @@ import atexit
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ def build_page(actions: PageActions, max_waiting: int = 20) -> gr.Blocks:
         with gr.Tab("Chat"):
             _chat_tab(actions, settings, drawn)
         with gr.Tab("Gallery"):
-            _gallery_tab(settings, drawn, draw_prompt)
+            _gallery_tab(settings, drawn, draw_prompt, actions.sizes)
         button, current = send_to_edit
         button.click(lambda image: image, current, editor, api_name="take")
     return page.queue(max_size=max_waiting, default_concurrency_limit=4)
@@ -298,7 +298,7 @@ def _chat_tab(actions: PageActions, settings: dict, drawn: gr.State) -> None:
     clear.click(lambda: ([], []), None, [talk, messages], api_visibility="private")
 
 
-def _gallery_tab(settings: dict, drawn: gr.State, prompt: gr.Textbox) -> None:
+def _gallery_tab(settings: dict, drawn: gr.State, prompt: gr.Textbox, sizes: Sequence[str]) -> None:
     gr.Markdown("What was drawn on this page. Each PNG says what it was drawn from: drop one below to have its prompt and settings back.")
     gallery = gr.Gallery(label="Drawn", columns=6, format="png", elem_classes="crisp", interactive=False)
     drawn.change(lambda files: files, drawn, gallery, api_visibility="private")
@@ -311,6 +311,8 @@ def _gallery_tab(settings: dict, drawn: gr.State, prompt: gr.Textbox) -> None:
             facts = restored(file)
         except ApiError as error:
             raise _told(error) from error
+        if facts.get("size") not in sizes:  # of another model, whose size this one does not draw
+            facts.pop("size", None)
         unset = {"guidance_type": _OWN_WAY, "negative_prompt": "", **dict.fromkeys(_NUMBERS, "")}
         restored_values = [facts.get(name, unset.get(name, value)) for name, value in zip(SETTINGS, values)]
         return (facts.get("prompt", ""), *restored_values, False)

@@ -64,7 +64,7 @@ class PageActions:
         self.preparer = Preparer(model, processor, settings)
         self._folder = tempfile.TemporaryDirectory(prefix="vargpt-page-")
         self.folder = Path(self._folder.name)
-        self._running: dict[str, Sequence[Job]] = {}
+        self._running: dict[tuple[str, int], Sequence[Job]] = {}  # by session, which may run several at once
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ class PageActions:
         for index, job in enumerate(jobs):
             job.emit = partial(lambda index, event: events.put((index, event)), index)
         self.engine.submit(jobs)
-        self._running[session] = jobs
+        self._running[session, id(jobs)] = jobs
         try:
             left = len(jobs)
             while left:
@@ -179,11 +179,13 @@ class PageActions:
                 yield index, event
         finally:
             self.engine.cancel(jobs)
-            self._running.pop(session, None)
+            del self._running[session, id(jobs)]
 
     def stop(self, session: str) -> None:
         """Ends what a session has running: it leaves the queue, or ends at its next token or scale."""
-        self.engine.cancel(self._running.get(session, ()))
+        for (owner, _), jobs in list(self._running.items()):
+            if owner == session:
+                self.engine.cancel(jobs)
 
     def facts(self, body: ImageBody | ChatBody, job: Job) -> dict[str, Any]:
         """What an image was drawn from, as its PNG says it."""

@@ -165,7 +165,8 @@ class Preparer:
     def _image_settings(self, body: RequestBody, sampled: bool) -> dict[str, Any]:
         """Settings of `generate` for images. All is sampled, where not from many codes then from the likeliest one."""
         settings: dict[str, Any] = {"do_sample": True}
-        if body.image_temperature == 0 or (body.image_temperature is None and not sampled):
+        sampled |= body.image_temperature is not None or body.image_top_k is not None or body.image_top_p is not None
+        if body.image_temperature == 0 or not sampled:
             settings.update(output_image_temperature=1.0, output_image_top_k=1, output_image_top_p=0.0)
         else:
             given = {
@@ -193,7 +194,8 @@ class Preparer:
         """Settings of `generate` for texts and images; a temperature of 0 takes the likeliest token."""
         sampled = bool(self.defaults.do_sample)
         settings = self._image_settings(body, sampled)
-        if body.temperature == 0 or (body.temperature is None and not sampled):
+        sampled |= body.temperature is not None or body.top_p is not None or body.top_k is not None
+        if body.temperature == 0 or not sampled:
             settings.update(temperature=1.0, top_k=1)
         else:
             given = {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}

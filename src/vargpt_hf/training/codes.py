@@ -116,6 +116,8 @@ def encode_rows(
                 "encoded stays. Or leave their rows out by `skip_broken`."
             )
         print(f"Left out the rows of {len(broken)} images that cannot be read (all in {output / 'broken.txt'}):\n{listed}")
+        if not any(pq.read_metadata(job.file(output, shard)).num_rows for shard in range(job.num_shards)):
+            raise ValueError(f"No row is left: of each an image cannot be read (all in {output / 'broken.txt'}).")
 
 
 def content_fingerprint(rows: Dataset) -> str:
@@ -180,7 +182,7 @@ def _encode_shard(shard: int, rows: Dataset, job: _Job, output: Path, batch_size
     if waiting:
         _encode(waiting)
     if not broken or skip_broken:
-        table = Dataset.from_list([{name: row[name] for name in FEATURES} for row in encoded], features=FEATURES)
+        table = Dataset.from_dict({name: [row[name] for row in encoded] for name in FEATURES}, features=FEATURES)
         write_whole(job.file(output, shard), lambda path: table.to_parquet(path))
     return broken
 
@@ -191,15 +193,17 @@ def _content(image: dict[str, Any]) -> bytes:
 
 
 def _is_current(shard: int, rows: Dataset, job: _Job, output: Path) -> bool:
-    """Whether a file of codes was made of the images that the rows have now; of one that left out broken images, no."""
-    stored = pq.read_table(job.file(output, shard), columns=["image_hashes"])["image_hashes"].to_pylist()
+    """Whether a file of codes was made of the images that the rows have now, to read and to draw; of one that left out broken images, no."""
+    hashes, read = (column.to_pylist() for column in pq.read_table(job.file(output, shard), columns=["image_hashes", "images"]).columns)
     start = shard * job.rows_per_shard
-    images = rows.select(range(start, min(start + job.rows_per_shard, job.num_rows))).select_columns("output_images")
-    if len(images) != len(stored):
+    of_shard = rows.select(range(start, min(start + job.rows_per_shard, job.num_rows)))
+    if len(of_shard) != len(hashes):
         return False
     try:
         return all(
-            [hashlib.sha256(_content(image)).hexdigest() for image in row["output_images"] or ()] == there for row, there in zip(images, stored)
+            (row["images"] or []) == (given or [])
+            and [hashlib.sha256(_content(image)).hexdigest() for image in row["output_images"] or ()] == there
+            for row, given, there in zip(of_shard.select_columns(["images", "output_images"]), read, hashes)
         )
     except (OSError, ValueError):  # gone, or no file any more: encoding it says so
         return False

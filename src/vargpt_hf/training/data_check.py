@@ -125,7 +125,11 @@ def check_rows(
         ]
         report.broken += broken
         if not broken:
-            _measure(row["messages"], images, processor, report, f"row {index}{where}")
+            given = {name: [of_row] for name, of_row in images.items() if of_row}
+            schedules = listed(row, "output_image_schedule_ids")
+            if schedules and len(schedules) == len(images["output_image_codes"]):
+                given["output_image_schedule_ids"] = schedules
+            _measure(row["messages"], given, processor, report, f"row {index}{where}")
     return report
 
 
@@ -149,14 +153,14 @@ def _every(rows: AnyDataset) -> Iterator[dict[str, Any] | Exception]:
             return
 
 
-def _measure(messages: list[Any], images: dict[str, list[Any]], processor: VargptProcessor, report: DataReport, row_name: str) -> None:
-    """Adds a row's length, and what training would cut off it."""
+def _measure(messages: list[Any], given: dict[str, list[Any]], processor: VargptProcessor, report: DataReport, row_name: str) -> None:
+    """Adds the length of a row with such images, as the processor takes them, and what training would cut off it."""
     try:
         inputs = processor.apply_chat_template(
             [messages],
             tokenize=True,
             return_dict=True,
-            processor_kwargs={"return_image_spans": True, **{name: [given] for name, given in images.items() if given}},
+            processor_kwargs={"return_image_spans": True, **given},
         )
     except Exception as error:  # all faults are listed, of whatever kind
         report.wrong.append(f"{row_name}: {cause_in_words(error)}")

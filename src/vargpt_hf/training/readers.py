@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,9 @@ class _Finder:
             raise ValueError(f"{images} has no column of images, only {known}: give a folder of images, or parquet files of them.")
         self.rows = rows.select_columns(column).cast_column(column, Image(decode=False))
         paths = self.rows.flatten()[f"{column}.path"]  # without reading the images
-        self.index = {Path(path or "").name: index for index, path in enumerate(paths)}
+        self.index: dict[str, list[tuple[int, Path]]] = {}
+        for index, path in enumerate(paths):
+            self.index.setdefault(Path(path or "").name, []).append((index, Path(path or "")))
 
     def __call__(self, image: Any) -> dict[str, Any]:
         stored = stored_image(image)
@@ -259,9 +262,22 @@ class _Finder:
         # ImageNet's parquet files on the Hub add the class to a name: n01440764/n01440764_36.JPEG is n01440764_36_n01440764.JPEG there.
         for name in (path.name, f"{path.stem}_{path.parent.name}{path.suffix}"):
             if name in self.index:
-                (found,) = self.rows[self.index[name]].values()
+                (found,) = self.rows[_nearest(path.with_name(name), self.index[name])].values()
                 return found
         raise ValueError(f"There is no image {path.name} in the parquet files of images.")
+
+
+def _nearest(path: Path, stored: list[tuple[int, Path]]) -> int:
+    """The position of the stored path that ends as this one does, by as many folders as possible, among those of one name.
+
+    Raises:
+        ValueError: several that end so alike.
+    """
+    ends = [sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path.parts[::-1], other.parts[::-1]))) for _, other in stored]
+    best = [place for place, end in zip(stored, ends) if end == max(ends)]
+    if len(best) > 1:
+        raise ValueError(f"{len(best)} images in the parquet files of images are called {path.name}, and nothing says which {path} is.")
+    return best[0][0]
 
 
 __all__ = [

@@ -262,7 +262,8 @@ def _sampler(trainer: VargptSFTTrainer, script: PreferenceArguments) -> SampleCa
         return None
     prompts = script.sample_prompts
     if prompts is None:
-        prompts = drawing_prompts(trainer.eval_dataset or trainer.train_dataset, NUM_SAMPLES)
+        rows = [rows for rows in (trainer.eval_dataset, trainer.train_dataset) if rows is not None]
+        prompts = next(filter(None, (drawing_prompts(each, NUM_SAMPLES) for each in rows)), [])
     if not prompts or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         return None
     return SampleCallback(trainer.processing_class, prompts, trainer.args.seed)

@@ -150,6 +150,8 @@ def test_a_stream_and_a_mixture_train(tmp_path):
         ({"freeze": "codes"}, "`freeze: codes` leaves fresh weights as they are: give `model_name_or_path`"),
         ({"freeze": "all"}, "`freeze` is 'all'; it must be one of none, encoder, codes"),
         ({"resize_factor": 0.5}, "`resize_factor` must be a number from 1 on"),
+        ({"muon": True}, "`muon` means nothing to an image tokenizer: leave it out"),
+        ({"compile_layers": True}, "`compile_layers` means nothing to an image tokenizer: leave it out"),
         ({"perceptual_network": "./nothing"}, "There is no network './nothing'"),
         ({"perceptual_network": "lpips-vgg"}, "needs the weights of its network"),
     ],

@@ -154,7 +154,7 @@ class ImageTokenizerTrainingConfig(AnyMachineDefaults, TrainingArguments):
             raise ValueError(f"Nothing compares images with their reconstructions: give one of {', '.join(TERM_WEIGHTS.values())}.")
         if self.freeze == "codes" and (self.continuous_steps or self.revive_every):
             raise ValueError("`freeze: codes` leaves the quantizer as it is: leave `continuous_steps` and `revive_every` out.")
-        for name in ("max_length", "gradient_checkpointing", "activation_checkpointing"):
+        for name in ("max_length", "gradient_checkpointing", "activation_checkpointing", "muon", "muon_learning_rate", "compile_layers"):
             if getattr(self, name):
                 raise ValueError(f"`{name}` means nothing to an image tokenizer: leave it out.")
 

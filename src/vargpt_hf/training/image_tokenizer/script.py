@@ -101,7 +101,9 @@ def make_trainer(script: ImageTokenizerArguments, training: ImageTokenizerTraini
         model,
         training,
         train_dataset=images,
-        eval_dataset=Images([read_images(source) for source in eval_sources], [1.0] * len(eval_sources)) if eval_sources else None,
+        eval_dataset=Images([read_images(source) for source in eval_sources], [source.weight for source in eval_sources])
+        if eval_sources
+        else None,
         processing_class=processor_of(model, script.resize_factor),
         allow_upscaling=script.allow_upscaling,
     )

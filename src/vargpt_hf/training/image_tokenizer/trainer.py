@@ -181,10 +181,10 @@ class VargptImageTokenizerTrainer(TrainingGuard, Trainer):
         batches = self._batches(self.train_dataset, _FITTED_TO)
         return torch.cat([tokenizer.encode_latents(pixels).float() for pixels in batches if tuple(pixels.shape[2:]) == size])
 
-    def _batches(self, images: Any, number: int) -> Iterator[torch.Tensor]:
+    def _batches(self, images: Any, number: int, batch_size: int | None = None) -> Iterator[torch.Tensor]:
         """Pixels of the first images of a dataset, nothing random about them."""
         collate = PixelCollator(self.processing_class, allow_upscaling=self.data_collator.allow_upscaling)
-        for pixels in batches_of(images, collate, self.args.per_device_eval_batch_size, number):
+        for pixels in batches_of(images, collate, batch_size or self.args.per_device_eval_batch_size, number):
             yield pixels.to(self.args.device)
 
     # ---- logs, evaluation, saving
@@ -225,7 +225,7 @@ class VargptImageTokenizerTrainer(TrainingGuard, Trainer):
         """Saves `samples/step-N.png`: the first images of a dataset, and below each its reconstruction."""
         if number := self.args.num_sample_images:
             file = Path(self.args.output_dir) / SAMPLES / f"step-{self.state.global_step}.png"
-            save_sheet(self.model.best, next(self._batches(images, number)), self.processing_class, file)
+            save_sheet(self.model.best, next(self._batches(images, number, number)), self.processing_class, file)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
