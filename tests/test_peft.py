@@ -387,6 +387,19 @@ def test_the_card_names_a_base_of_the_hub_by_its_id(tmp_path):
     assert 'from_pretrained("someone/vargpt-7b-2b")' in card.text and "preset `all`" in card.text and "rank 4" in card.text
 
 
+def test_a_checkpoint_leaves_the_card_of_its_run_alone(tmp_path):
+    """As it does that of a model in whose folder an adapter is saved."""
+    base = tiny_model()
+    model, words = get_peft_model(base, lora_config("draw", base)), "It has been trained using [TRL]"
+    for folder in ("run", "model"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "README.md").write_text(words)
+    (tmp_path / "model" / "config.json").write_text("{}")
+    for place in ("run/checkpoint-5", "model/adapter"):
+        model.save_pretrained(tmp_path / place)
+        assert (tmp_path / place).parent.joinpath("README.md").read_text() == words and (tmp_path / place / "README.md").exists()
+
+
 def test_a_card_that_someone_wrote_is_kept(tmp_path):
     model = tiny_model()
     model.config._name_or_path = model.name_or_path = str(tmp_path / "base")

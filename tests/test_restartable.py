@@ -47,6 +47,14 @@ def test_hidden_files_do_not_make_a_folder_another(tmp_path):
         claim_folder(tmp_path, "draw.manifest", {"seed": 2}, "images")
 
 
+def test_a_folder_is_claimed_again_by_the_same_job(tmp_path):
+    """Whose tuples a note cannot hold."""
+    for _ in range(2):
+        claim_folder(tmp_path / "images", "note", {"size": (48, 48)}, "images")
+    with pytest.raises(ValueError, match=r"size \[48, 48\] .here \[48, 64\]."):
+        claim_folder(tmp_path / "images", "note", {"size": (48, 64)}, "images")
+
+
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     def write(folder, broken):
         folder.mkdir()

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard
@@ -10,6 +11,7 @@ from peft import LoraConfig
 
 from .modeling.card_vargpt import hub_id, make_adapter_card
 
+_CHECKPOINT = re.compile(r"checkpoint-\d+$")  # folders of a run, in whose own folder stands the run's card
 # By these words one knows the forms that PEFT and TRL fill in, and cards that were written here before.
 _FORMS = ("Provide a quick summary of what the model is/does", "It has been trained using [TRL]", "An adapter of a VARGPT")
 
@@ -34,7 +36,8 @@ class VargptLoraConfig(LoraConfig):
         folder = Path(save_directory).absolute()
         card = make_adapter_card(folder.name, self.base_model_name_or_path, self.preset, self.r, self.lora_alpha)
         self._save_card(card, folder, always=True)
-        self._save_card(card, folder.parent, always=False)  # where PEFT puts its own, if the adapter has a name and so a folder below
+        if not any((folder.parent / name).exists() for name in ("config.json", "adapter_config.json")) and not _CHECKPOINT.match(folder.name):
+            self._save_card(card, folder.parent, always=False)  # where PEFT puts its own, if the adapter has a name and so a folder below
 
     @staticmethod
     def _save_card(card: ModelCard, folder: Path, always: bool) -> None:

@@ -57,7 +57,7 @@ def claim_folder(folder: Path, manifest: str, job: dict[str, Any], holds: str) -
     Raises:
         ValueError: a folder made of something else, or one with other things in it.
     """
-    file = folder / manifest
+    file, job = folder / manifest, json.loads(json.dumps(job))  # as the note will hold it
     # Listed before the note is looked for: with the note, which comes first, another process may just have made all of them.
     others = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
     if file.is_file():

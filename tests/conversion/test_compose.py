@@ -3,6 +3,7 @@
 import json
 import shutil
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration
 from vargpt_hf.cli import app
 from vargpt_hf.conversion import compose_checkpoint
-from vargpt_hf.conversion.assembly import assemble
+from vargpt_hf.conversion.assembly import assemble, write_folder
 from vargpt_hf.conversion.checkpoint import SourceTensor
 from vargpt_hf.conversion.compose import FRESH
 from vargpt_hf.conversion.formats.llava import NAMES as LLAVA_NAMES
@@ -32,6 +33,7 @@ from vargpt_hf.conversion.formats.var import (
 from vargpt_hf.conversion.renaming import Part
 from vargpt_hf.conversion.shapes import TensorShapes
 from vargpt_hf.processing import RELEASED_SYSTEM_PROMPT
+from vargpt_hf.testing import tiny_model
 
 IMAGE = 310
 NEW = ["<|image_gen_start|>", "<|image_gen_end|>", "<|image_gen_pad|>"]
@@ -234,6 +236,15 @@ def test_command(sources, tmp_path):
     result = CliRunner().invoke(app, ["compose", *map(str, arguments), "--scales", "1,2,3,4", "--dtype", "float16"])
     assert result.exit_code == 0, result.output
     assert VargptForConditionalGeneration.from_pretrained(tmp_path / "start").dtype == torch.float16
+
+
+@pytest.mark.parametrize("destination", [".", "link"])
+def test_an_empty_folder_may_be_there_under_any_name(tmp_path, monkeypatch, destination):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty" if destination == "." else tmp_path)
+    write_folder(tiny_model(), None, Path(destination))
+    assert (tmp_path / "empty" / "model.safetensors").exists() and (tmp_path / "link").is_symlink()
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

@@ -289,6 +289,33 @@ def test_recurrent_layers_cannot_wait_beside_unconditional_rows(name):
         model_of(name).generate(**two_rows(name), output_image_guidance_type="prompt")
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mistral3", "gemma3"])
+def test_rows_do_not_wait_beyond_a_window(name):
+    """Columns in which a row waits would push its own tokens out of a window: a batch gives what its rows give alone, or says why not."""
+    fields = backbone_config(name)
+    fields["text_config"]["sliding_window"] = 8
+    model = tiny_model(vlm_config=fields)
+    torch.manual_seed(2)
+    for parameter in model.model.vlm.parameters():
+        if parameter.ndim >= 2:
+            parameter.normal_(std=parameter[0].numel() ** -0.5)
+    rows = [[BOS, *range(3, 9), 9, 10], [BOS, *range(20, 26), 11, 12]]
+
+    def inputs(rows):
+        return {name: value for name, value in batch("llama", rows).items() if name in ("input_ids", "attention_mask")}
+
+    scripts = {10: {1: START, 4: EOS}, 12: {6: START, 8: EOS}}
+    together, _ = draw(model, inputs(rows), scripts)
+    for row, tokens in enumerate(rows):
+        alone, _ = draw(model, inputs([tokens]), scripts)
+        assert torch.equal(together.output_image_codes[together.output_image_rows == row], alone.output_image_codes)
+    with pytest.raises(ValueError, match="layers that look back over 8 columns alone, and text and images take up to"):
+        draw(model, inputs(rows), scripts, output_image_guidance_type="prompt")
+    at_once, _ = draw(model, inputs(rows), {}, output_image_guidance_type="prompt", generation_mode="image")
+    assert len(at_once.output_image_codes) == 2
+
+
 # ---- saving and training
 
 

@@ -48,6 +48,27 @@ def test_contradictions_raise(config_class, fields, message):
         config_class(**fields)
 
 
+def test_a_configuration_that_is_given_stays_as_it_was():
+    """So that one may stand in several models."""
+    decoder = VargptVARDecoderConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    before, fields = decoder.to_dict(), tiny_config().image_tokenizer_config.to_dict()
+    for schedules in ([[1, 2, 4]], ((1, 2, 4, 8),)):
+        config = VargptConfig(image_tokenizer_config={**fields, "schedules": schedules}, visual_decoder_config=decoder)
+        assert [list(each) for each in config.visual_decoder_config.schedules] == [list(each) for each in schedules]
+    assert decoder.to_dict() == before
+
+
+def test_schedules_may_be_tuples():
+    """Whatever sequences they are given as, they are the same."""
+    fields = tiny_config().to_dict()
+    for tokenizer, decoder in (([[1, 2, 4]], ((1, 2, 4),)), (((1, 2, 4),), [[1, 2, 4]])):
+        given = {
+            "image_tokenizer_config": {**fields["image_tokenizer_config"], "schedules": tokenizer},
+            "visual_decoder_config": {**fields["visual_decoder_config"], "schedules": decoder},
+        }
+        assert len(VargptConfig(**{**fields, **given}).schedules) == 1
+
+
 def test_round_trip(tmp_path):
     config = tiny_config(image_loss_weight=3.0)
     config.save_pretrained(tmp_path)

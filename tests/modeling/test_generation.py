@@ -282,6 +282,38 @@ def test_a_strength_or_a_negative_prompt_alone_means_guidance_by_prompt(model, m
     assert torch.equal(codes(**negative), codes(output_image_guidance_type="prompt", **negative))
 
 
+def test_a_strength_in_a_configuration_of_the_call_counts_as_given(model):
+    """Unless it is what the model is saved with, as in the copy that pipelines pass."""
+
+    def codes(**settings):
+        ids = torch.tensor([PROMPTS[0]])
+        return model.generate(ids, return_dict_in_generate=True, **settings).output_image_codes
+
+    common = {"generation_mode": "image", "do_sample": False, "output_image_guidance_ramp": False}
+    strong = codes(**common, output_image_guidance_scale=8.0)
+    assert torch.equal(codes(generation_config=VargptGenerationConfig(**common, output_image_guidance_scale=8.0)), strong)
+    assert not torch.equal(codes(generation_config=VargptGenerationConfig(**common)), strong)
+
+
+def test_text_alone_draws_and_guides_nothing(model, monkeypatch):
+    """With a generator our own loop writes texts, too."""
+    prompt, settings = torch.tensor([PROMPTS[3]]), {"generation_mode": "text", "max_new_tokens": 4, "do_sample": False}
+    settings |= {"output_image_guidance_type": "prompt", "return_dict_in_generate": True}
+    expected = model.generate(prompt, **settings).sequences
+    passes = []
+    with model.model.visual_decoder.register_forward_hook(lambda *_: passes.append(1)):
+        output = model.generate(prompt, **settings, generator=torch.Generator())
+        embeds = model.generate(inputs_embeds=model.get_input_embeddings()(prompt), **settings, generator=torch.Generator())
+    assert torch.equal(output.sequences, expected) and not passes and not len(output.output_image_codes)
+    assert torch.equal(embeds.sequences, expected[:, prompt.shape[1] :])
+
+
+@pytest.mark.parametrize("mode", ["text", "auto"])
+def test_without_a_cache_there_is_no_generator(model, mode):
+    with pytest.raises(ValueError, match="use_cache=False"):
+        model.generate(torch.tensor([PROMPTS[0]]), generation_mode=mode, max_new_tokens=4, use_cache=False, generator=torch.Generator())
+
+
 def test_settings_come_from_the_generation_config(model, tmp_path):
     config = VargptGenerationConfig(max_new_tokens=2, generation_mode="image", output_image_top_k=3)
     config.save_pretrained(tmp_path)

@@ -160,3 +160,11 @@ def test_nothing_is_computed_that_nobody_reads(model):
     assert guided == work | {"language model": 10 + 1 + 2 * 30, "visual decoder": 2 * 30}
     _, against = counted(model, guidance="prompt", output_image_unconditional_ids=[301, 5, 6])
     assert against == work | {"language model": 2 * (10 + 1 + 30), "visual decoder": 2 * 30, "lm_head": 2}
+
+
+def test_a_prompt_in_chunks_is_refused_where_the_decoder_sees_all_of_it(model):
+    with pytest.raises(ValueError, match="`prefill_chunk_size` leaves hidden states of the last chunk alone"):
+        drawn(model, prefill_chunk_size=2)
+    settings = {"generation_mode": "text", "max_new_tokens": 3, "do_sample": False}
+    whole, chunks = (model.generate(**prompt_of(1), **settings, **more) for more in ({}, {"prefill_chunk_size": 2}))
+    assert torch.equal(whole, chunks)

@@ -76,6 +76,10 @@ def test_text_alone_and_images_alone(processor):
         assert set(processor(text="hi", videos=nothing, audio=nothing, audios=nothing)) == {"input_ids", "attention_mask"}
     assert set(processor(images=noise_image(0))) == {"pixel_values"}
     assert set(processor(output_images=noise_image(0))) == {"output_pixel_values"}
+    plain, raw = (processor(images=noise_image(0), return_tensors="pt", **more)["pixel_values"] for more in ({}, {"do_rescale": False}))
+    assert raw.abs().max() > 20 * plain.abs().max()
+    nested = processor(images=noise_image(0), return_tensors="pt", images_kwargs={"do_rescale": False})
+    assert torch.equal(nested["pixel_values"], raw)
     with pytest.raises(ValueError):
         processor()
     with pytest.raises(ValueError, match="videos and audio must be None"):

@@ -1,5 +1,6 @@
 """Training with the parts of VARGPT v1.1, a bitwise image tokenizer and Infinity's decoder."""
 
+import copy
 import math
 import shutil
 from collections import Counter
@@ -16,6 +17,7 @@ from peft import get_peft_model
 
 from vargpt_hf import VargptConfig, VargptForConditionalGeneration, VargptProcessor
 from vargpt_hf.modeling.bsq_vargpt import VargptBSQConfig, VargptBSQModel
+from vargpt_hf.modeling.infinity_decoder_vargpt import rotary_table
 from vargpt_hf.peft import lora_config, unquantized_modules
 from vargpt_hf.testing import tiny_config
 from vargpt_hf.training.codes import encode_rows
@@ -235,6 +237,16 @@ def test_random_draws_follow_the_seed_and_resume(base, tmp_path):
     assert run("b") == straight
     assert run("a", resume=str(tmp_path / "a" / "checkpoint-2")) == straight
     assert run("c", seed=1) != straight
+
+
+def test_training_goes_on_after_inference_mode(loaded, processor):
+    """What a pass of it keeps for the next must be of use to training, too."""
+    model, batch = copy.deepcopy(loaded), VargptDataCollator(processor)(MIXED)
+    rotary_table.cache_clear()
+    with torch.inference_mode():
+        model(**batch)
+    model.train()(**batch).loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.model.visual_decoder.layers.parameters())
 
 
 def test_evaluation_draws_nothing(base, processor, tmp_path):

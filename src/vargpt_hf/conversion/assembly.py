@@ -129,6 +129,7 @@ def write_folder(
     model: VargptForConditionalGeneration, processor: VargptProcessor | None, destination: Path, max_shard_size: str = "5GB"
 ) -> None:
     """Writes model, processor and model card into a folder that appears under its name when all is written, or not at all."""
+    destination = destination.resolve()  # a name that can be renamed to, of "." and of links, too
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=destination.parent) as scratch:
         folder = Path(scratch) / "model"

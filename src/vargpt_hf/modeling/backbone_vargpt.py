@@ -8,6 +8,7 @@ Shapes: B rows, T tokens of a row, M drawn positions of the whole batch in readi
 """
 
 import inspect
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -192,6 +193,15 @@ class VargptBackbone:
         """Whether a row can skip columns of the cache while its neighbors draw: not where layers fold every column into a state."""
         layers = getattr(self.decoder.config, "layer_types", None) or ["full_attention"]
         return set(layers) <= ATTENTION_LAYERS and not self.decoder._is_stateful
+
+    @property
+    def window(self) -> float:
+        """Columns of the cache that every layer looks back over; a column in which a row waits counts like any other."""
+        config = self.decoder.config
+        layers = getattr(config, "layer_types", None) or ["sliding_attention"]  # of all layers, where there is a width at all
+        widths = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+        found = [getattr(config, width, None) for kind, width in widths.items() if kind in layers]
+        return min(filter(None, found), default=math.inf)
 
     @property
     def causal_type(self) -> int:

@@ -1,5 +1,7 @@
 """Configuration of VARGPT: which model reads, which image tokenizer and visual decoder draw, and the tokens between them."""
 
+import copy
+
 import transformers
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig
@@ -256,7 +258,7 @@ class VargptConfig(VargptBaseConfig):
 def _part_config(given: dict | PreTrainedConfig | None, parts: dict, name: str) -> PreTrainedConfig:
     """The configuration of a part, made by its `model_type`, the first of `parts` by default."""
     if isinstance(given, PreTrainedConfig):
-        return given
+        return copy.deepcopy(given)  # into which the visual decoder's takes what it has in common with the image tokenizer's
     if given is not None and not isinstance(given, dict):
         raise TypeError(f"`{name}` must be a configuration or its fields, got {type(given).__name__}.")
     fields = dict(given or {})

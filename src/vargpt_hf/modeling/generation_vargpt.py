@@ -144,10 +144,11 @@ class VargptGenerationMixin(GenerationMixin):
 
     def _prepare_generation_config(self, generation_config: GenerationConfig | None, **kwargs) -> tuple[GenerationConfig, dict]:
         """Settings of this call, the images' among them, in a copy: neither the caller's nor the model's are written to."""
-        given = {}
-        for source in (vars(self.generation_config), vars(generation_config) if generation_config is not None else {}):
-            given.update({name: value for name, value in source.items() if value is not None})
-        given.update({name: value for name, value in guided(kwargs, given).items() if value is not None})
+        sources = (vars(self.generation_config), {} if generation_config is None else vars(generation_config), kwargs)
+        saved, passed, called = ({name: value for name, value in source.items() if value is not None} for source in sources)
+        # Pipelines pass a copy of the model's own settings: what differs in it is said in this call.
+        said = {name: passed[name] for name in IMAGE_GENERATION_DEFAULTS if name in passed and passed[name] != saved.get(name)}
+        given = {**saved, **passed, **guided({**said, **called}, saved)}
         check_settings(given, self.config.text_config.vocab_size)
         for name in IMAGE_GENERATION_DEFAULTS:
             kwargs.pop(name, None)
@@ -159,6 +160,8 @@ class VargptGenerationMixin(GenerationMixin):
         if generation_config.generation_mode in DRAWING_MODES and not {"max_new_tokens", "max_length"} & given.keys():
             plan = PLAN_TOKENS if generation_config.generation_mode == "text_image" else 0
             generation_config.max_new_tokens = plan + 2  # image-start and image-end
+        if generation_config.generation_mode == "text":
+            generation_config.max_output_images = 0
         never = [self.config.image_token_id, self.config.output_image_token_id, self.config.output_image_end_token_id]
         if generation_config.generation_mode == "text":
             never.append(self.config.output_image_start_token_id)
@@ -179,6 +182,9 @@ class VargptGenerationMixin(GenerationMixin):
         generation_config._rows_end_by_themselves = (
             generation_config.generation_mode != "text" or generation_mode_kwargs.get("generator") is not None
         )
+        unfit = generation_config.use_cache is False or generation_mode_kwargs.get("synced_gpus")
+        if unfit and generation_mode_kwargs.get("generator") is not None:
+            raise ValueError("`generator` goes with neither `use_cache=False` nor `synced_gpus`: leave one of them out.")
         given = [name for name in RUN_ARGUMENTS if generation_mode_kwargs.get(name) is not None]
         if given and generation_mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
             raise ValueError(f"{generation_mode.value} does not take `{given[0]}`: leave it out, or decode greedily or by sampling.")
@@ -234,6 +240,11 @@ class VargptGenerationMixin(GenerationMixin):
                 max_cache_length -= excess
         if generation_config.prefill_chunk_size is not None and _has_images(model_kwargs):
             raise ValueError("`prefill_chunk_size` cannot cut a prompt with images into chunks: leave it out.")
+        if generation_config.prefill_chunk_size is not None and self.model.visual_decoder.uses_context and generation_config.max_output_images:
+            raise ValueError(
+                "`prefill_chunk_size` leaves hidden states of the last chunk alone, but this visual decoder attends to the whole prompt: leave "
+                'it out, or set `generation_mode="text"`.'
+            )
         if generation_config.generation_mode != "text":
             longest = max(schedule.num_positions for schedule in self.model.schedules)
             fitting = max_positions(self.config) // min(schedule.num_positions for schedule in self.model.schedules)
@@ -243,7 +254,23 @@ class VargptGenerationMixin(GenerationMixin):
             together = len(self.model.schedules) if rows > 1 else 1  # rows of other schedules draw in masked columns
             max_cache_length += images * (longest + 1) * together
             max_cache_length += new_tokens * min(images, rows - 1) + len(generation_config.output_image_unconditional_ids or [0])
+            self._check_window(generation_config, max_cache_length, waits=generation_config.generation_mode != "image" or together > 1)
         return super()._prepare_cache_for_generation(generation_config, model_kwargs, generation_mode, batch_size, max_cache_length)
+
+    def _check_window(self, generation_config: GenerationConfig, columns: int, waits: bool) -> None:
+        """Notes for `_sample` whether rows may wait for one another: columns in which they do push others out of a window.
+
+        Raises:
+            ValueError: unconditional rows, which wait wherever text is written, beyond the window.
+        """
+        window, guidance = self.model.backbone.window, generation_config.output_image_guidance_type
+        generation_config._rows_fit = not waits or columns <= window
+        if not generation_config._rows_fit and GUIDANCE_TYPES[guidance].unconditional_rows:
+            raise ValueError(
+                f'Guidance by "{guidance}" needs rows that wait, but this backbone has layers that look back over {window} columns alone, and '
+                f'text and images take up to {columns}: draw at once (`generation_mode="image"`), give smaller `max_new_tokens` and '
+                '`max_output_images`, or set `output_image_guidance_type="none"`.'
+            )
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: torch.LongTensor | None = None, **model_kwargs
@@ -347,7 +374,7 @@ class VargptGenerationMixin(GenerationMixin):
             unconditional = guidance.unconditional_rows and settings.max_output_images > 0
             rows, outputs = LLMRows.prefill(self, input_ids, settings, model_kwargs, unconditional)
             common = (logits_processor, stopping_criteria, settings)
-            if num_rows == 1 or self.model.backbone.can_wait:
+            if num_rows == 1 or (self.model.backbone.can_wait and (settings.generation_mode == "text" or settings._rows_fit)):
                 loops = [VargptDecodingLoop(self, rows, input_ids, *common, plan, streamer, wanted)]
                 loops[0].run(outputs)
             else:

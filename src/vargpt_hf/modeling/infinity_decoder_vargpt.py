@@ -130,12 +130,19 @@ class VargptInfinityDecoderConfig(VargptVisualDecoderConfig):
 
 @lru_cache(maxsize=64)
 def rotary_table(
-    schedule: ScaleSchedule, grid: tuple[int, int], head_dim: int, theta: float, device: torch.device, dtype: torch.dtype
+    schedule: ScaleSchedule,
+    grid: tuple[int, int],
+    head_dim: int,
+    theta: float,
+    device: torch.device,
+    dtype: torch.dtype,
+    inference: bool = False,
 ) -> RotaryTable:
     """Cosines and sines (L, head_dim / 2) of all positions of a schedule.
 
     Position (i, j) of a scale h×w has the row round(i · R_h / h) and the column round(j · R_w / w) of the reference `grid` (R_h, R_w), halves
-    to even. The first half of the pairs turns with the row, the second with the column.
+    to even. The first half of the pairs turns with the row, the second with the column. `inference` keeps tables apart that were made in
+    torch's inference mode, which training cannot use.
     """
     rows, columns = [], []
     for height, width in schedule.grids:
@@ -351,7 +358,13 @@ class VargptInfinityDecoder(VargptVisualDecoder):
         levels = schedule.scale_of_position(hidden_states.device)[start:end]
         hidden_states = hidden_states + self.scale_embedding(levels)
         table = rotary_table(
-            schedule, config.reference_grid(schedule), config.head_dim, config.rope_theta, hidden_states.device, hidden_states.dtype
+            schedule,
+            config.reference_grid(schedule),
+            config.head_dim,
+            config.rope_theta,
+            hidden_states.device,
+            hidden_states.dtype,
+            torch.is_inference_mode_enabled(),
         )
         table = tuple(part[start:end] for part in table)
         if state is None:

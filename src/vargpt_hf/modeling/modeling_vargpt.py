@@ -329,11 +329,11 @@ class VargptForConditionalGeneration(VargptPreTrainedModel, VargptGenerationMixi
     ) -> str:
         """Uploads the model with its code, as in Transformers, and a model card where the repository has none of its own.
 
-        A pull request (`create_pr=True`) brings no card.
+        A pull request (`create_pr=True`) or another branch (`revision`) brings no card.
         """
         from .card_vargpt import has_own_card, make_card
 
-        if not create_pr:
+        if not create_pr and kwargs.get("revision") is None:
             repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
             if not has_own_card(repo_id, token):
                 make_card(self, repo_id).push_to_hub(repo_id, token=token, commit_message="Add model card")

@@ -103,11 +103,16 @@ class VargptVisualDecoderConfig(VargptBaseConfig):
             wanted = getattr(tokenizer_config, name)
             if getattr(self, name) is None:
                 setattr(self, name, wanted)
-            elif getattr(self, name) != wanted:
+            elif _as_lists(getattr(self, name)) != _as_lists(wanted):
                 raise ValueError(
                     f"`visual_decoder_config.{name}` is {getattr(self, name)}, but the image tokenizer has {wanted}: the decoder draws in the "
                     "tokenizer's codes, so leave it out or give the same."
                 )
+
+
+def _as_lists(value):
+    """Schedules that are written as tuples are the same as lists of lists."""
+    return [_as_lists(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 class VargptVisualDecoder(VargptBaseModel):

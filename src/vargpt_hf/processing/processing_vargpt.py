@@ -206,10 +206,10 @@ class VargptProcessor(VargptChatProcessingMixin, VargptPostProcessingMixin):
         images = None if images is None else fetch_images(images, "images", self.output_image_processor.max_pixels)
         flat_images, images_per_row = split_rows(images, is_image)
         placeholders = None
+        if self.reader is None and flat_images:
+            raise ValueError("This model reads no images: leave `images` out. Images that it draws are `output_images`.")
         if texts is not None:
             read_placeholders = [0 if self.image_token is None else row.count(self.image_token) for row in texts]
-            if self.reader is None and flat_images:
-                raise ValueError("This model reads no images: leave `images` out. Images that it draws are `output_images`.")
             compare_counts(self.image_token, "images", read_placeholders, len(flat_images), images_per_row)
             flat_images = in_rows(flat_images, read_placeholders) if flat_images else None
             placeholders = self._drawn_placeholders(texts, suffix)
@@ -220,7 +220,9 @@ class VargptProcessor(VargptChatProcessingMixin, VargptPostProcessingMixin):
         if texts is not None:
             inputs = self._read(texts, suffix, flat_images, placeholders, lengths, return_image_spans, kwargs)
         elif flat_images:
-            inputs = in_words(self.image_processor, flat_images, return_tensors=kwargs.get("return_tensors"))
+            options = {**kwargs, **kwargs.get("images_kwargs", {})}
+            known = {*self.image_processor.valid_kwargs.__annotations__, "return_tensors", "do_sample_frames"}
+            inputs = in_words(self.image_processor, flat_images, **{name: value for name, value in options.items() if name in known})
         elif not drawings:
             raise ValueError("Give a text, images or images to draw.")
         if assistant_spans is not None:
