@@ -90,7 +90,7 @@ def test_a_second_seed_takes_the_parts_and_stops_early(stopped, packages, exampl
     example.main()
     assert called == [
         ("train", again / "train.yaml", "--resume_from_checkpoint", "true", "--per_device_train_batch_size", 64, "--muon", "true")
-        + ("--scale_dropout", 0.75, "--compile_layers", example.can_compile(), "--seed", 2, "--num_train_epochs", 0.8, "--stop_at", 0.2)
+        + ("--scale_dropout", 0.75, "--compile_layers", example.can_compile(), "--seed", 2, "--num_train_epochs", 0.55, "--stop_at", 0.2)
     ]
     assert all((again / name).is_symlink() for name in example.PARTS)
     parts = [load_file(place / "base" / "model.safetensors") for place in (folder, again)]

@@ -130,30 +130,24 @@ class VargptInfinityDecoderConfig(VargptVisualDecoderConfig):
 
 @lru_cache(maxsize=64)
 def rotary_table(
-    schedule: ScaleSchedule,
-    grid: tuple[int, int],
-    head_dim: int,
-    theta: float,
-    device: torch.device,
-    dtype: torch.dtype,
-    inference: bool = False,
+    schedule: ScaleSchedule, grid: tuple[int, int], head_dim: int, theta: float, device: torch.device, dtype: torch.dtype
 ) -> RotaryTable:
     """Cosines and sines (L, head_dim / 2) of all positions of a schedule.
 
     Position (i, j) of a scale h×w has the row round(i · R_h / h) and the column round(j · R_w / w) of the reference `grid` (R_h, R_w), halves
-    to even. The first half of the pairs turns with the row, the second with the column. `inference` keeps tables apart that were made in
-    torch's inference mode, which training cannot use.
+    to even. The first half of the pairs turns with the row, the second with the column.
     """
-    rows, columns = [], []
-    for height, width in schedule.grids:
-        row = (torch.arange(height, dtype=torch.float64) * grid[0] / height).round()
-        column = (torch.arange(width, dtype=torch.float64) * grid[1] / width).round()
-        rows.append(row.repeat_interleave(width))
-        columns.append(column.repeat(height))
-    pairs = head_dim // 4
-    frequencies = theta ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
-    angles = torch.cat([torch.cat(axis).float()[:, None] * frequencies for axis in (rows, columns)], dim=1)
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+    with torch.inference_mode(False):  # training cannot use what is made in inference mode, and would find it here
+        rows, columns = [], []
+        for height, width in schedule.grids:
+            row = (torch.arange(height, dtype=torch.float64) * grid[0] / height).round()
+            column = (torch.arange(width, dtype=torch.float64) * grid[1] / width).round()
+            rows.append(row.repeat_interleave(width))
+            columns.append(column.repeat(height))
+        pairs = head_dim // 4
+        frequencies = theta ** (-torch.arange(pairs, dtype=torch.float32) / pairs)
+        angles = torch.cat([torch.cat(axis).float()[:, None] * frequencies for axis in (rows, columns)], dim=1)
+        return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
 class VargptInfinityCrossAttention(VargptAttention):
@@ -358,13 +352,7 @@ class VargptInfinityDecoder(VargptVisualDecoder):
         levels = schedule.scale_of_position(hidden_states.device)[start:end]
         hidden_states = hidden_states + self.scale_embedding(levels)
         table = rotary_table(
-            schedule,
-            config.reference_grid(schedule),
-            config.head_dim,
-            config.rope_theta,
-            hidden_states.device,
-            hidden_states.dtype,
-            torch.is_inference_mode_enabled(),
+            schedule, config.reference_grid(schedule), config.head_dim, config.rope_theta, hidden_states.device, hidden_states.dtype
         )
         table = tuple(part[start:end] for part in table)
         if state is None:
