@@ -221,7 +221,7 @@ class VargptProcessor(VargptChatProcessingMixin, VargptPostProcessingMixin):
             inputs = self._read(texts, suffix, flat_images, placeholders, lengths, return_image_spans, kwargs)
         elif flat_images:
             options = {**kwargs, **kwargs.get("images_kwargs", {})}
-            known = {*self.image_processor.valid_kwargs.__annotations__, "return_tensors", "do_sample_frames"}
+            known = {*self.image_processor.valid_kwargs.__annotations__, "return_tensors"}
             inputs = in_words(self.image_processor, flat_images, **{name: value for name, value in options.items() if name in known})
         elif not drawings:
             raise ValueError("Give a text, images or images to draw.")

@@ -84,6 +84,11 @@ def _check(script: ImageTokenizerArguments, training: ImageTokenizerTrainingConf
     check_training(training)
 
 
+def _images_of(sources: list[ImageSource], seed: int) -> Images:
+    """The images of all sources, drawn by their weights."""
+    return Images([read_images(source) for source in sources], [source.weight for source in sources], seed)
+
+
 def make_trainer(script: ImageTokenizerArguments, training: ImageTokenizerTrainingConfig) -> VargptImageTokenizerTrainer:
     """The trainer of a file's arguments."""
     set_seed(training.seed)
@@ -95,15 +100,12 @@ def make_trainer(script: ImageTokenizerArguments, training: ImageTokenizerTraini
         training.accelerator_config.dispatch_batches = False  # else images of several sizes would have to fit into one batch
         images = stream_mixture(sources, training.seed)
     else:
-        images = Images([read_images(source) for source in sources], [source.weight for source in sources], training.seed)
-    eval_sources = sources_of(script.eval_data, ImageSource) if script.eval_data else []
+        images = _images_of(sources, training.seed)
     trainer = VargptImageTokenizerTrainer(
         model,
         training,
         train_dataset=images,
-        eval_dataset=Images([read_images(source) for source in eval_sources], [source.weight for source in eval_sources])
-        if eval_sources
-        else None,
+        eval_dataset=_images_of(sources_of(script.eval_data, ImageSource), training.seed) if script.eval_data else None,
         processing_class=processor_of(model, script.resize_factor),
         allow_upscaling=script.allow_upscaling,
     )
