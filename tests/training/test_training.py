@@ -502,6 +502,8 @@ def test_the_examples_are_read(stage, base, tmp_path):
         ({"eval_strategy": "epoch"}, "eval_strategy is 'epoch', but there is no `eval_data`"),
         ({"model_name_or_path": "/nowhere/model"}, "There is no model at /nowhere/model"),
         ({"padding_free": True}, "give `packing`"),
+        ({"completion_only_loss": False}, "`assistant_only=False` labels every token"),
+        ({"pad_to_multiple_of": 8}, "rows are padded to the longest of their batch"),
         ({"attn_implementation": "nonsense"}, "nonsense"),
         ({"image_loss_weight": -1}, "`image_loss_weight` must not be negative"),
         ({"label_smoothing": 1.5}, "`label_smoothing` must be in"),

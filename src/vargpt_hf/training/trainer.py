@@ -131,6 +131,10 @@ class VargptSFTTrainer(TrainingGuard, CountsTargets, MuonOption, SFTTrainer):
         self.label_smoothing = args.label_smoothing if isinstance(args, VargptSFTConfig) else 0.0
         if args.padding_free:
             raise ValueError("`padding_free` is not supported: give `packing`, with which rows are padded as little as can be.")
+        if args.completion_only_loss is False:
+            raise ValueError("`completion_only_loss` is not supported: VargptDataCollator's `assistant_only=False` labels every token.")
+        if args.pad_to_multiple_of:
+            raise ValueError("`pad_to_multiple_of` is not supported: rows are padded to the longest of their batch. Leave it out.")
         if processing_class is not None and data_collator is None:
             data_collator = VargptDataCollator(processing_class, max_length=args.max_length, seed=args.seed)
         if args.packing:
