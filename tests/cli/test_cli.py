@@ -69,8 +69,8 @@ def test_draw_prompts_of_a_file(tmp_path, monkeypatch):
     assert Image.open(tmp_path / "single.png").tobytes() == Image.open(tmp_path / "other" / "000000.png").tobytes()
 
 
-def test_a_strength_of_guidance_alone_means_guidance_by_prompt(tmp_path):
-    """Of one text and of a file."""
+def test_a_strength_of_guidance_alone_means_guidance_by_prompt(tmp_path, monkeypatch):
+    """Of one text, of a file and of a benchmark, unless the model is saved with a type of its own."""
     drawn = {}
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     for name, options in {"plain": [], "strong": ["--guidance-scale", 8], "prompt": ["--guidance", "prompt", "--guidance-scale", 8]}.items():
@@ -79,6 +79,17 @@ def test_a_strength_of_guidance_alone_means_guidance_by_prompt(tmp_path):
         run("draw", "--prompts", tmp_path / "prompts.txt", "--greedy", "-o", tmp_path / name, *options)
         assert Image.open(tmp_path / name / "000000.png").tobytes() == drawn[name]
     assert drawn["strong"] == drawn["prompt"] != drawn["plain"]
+    own = shutil.copytree(TINY_FOLDER, tmp_path / "own")
+    saved = own / "generation_config.json"
+    saved.write_text(json.dumps({**json.loads(saved.read_text()), "output_image_guidance_type": "noise"}))
+    for name, options in {"own": [], "noise": ["--guidance", "noise"], "none": ["--guidance", "none"]}.items():
+        run("draw", "a red circle", "--greedy", "-o", tmp_path / "out.png", "--model", own, "--guidance-scale", 8, *options)
+        drawn[name] = Image.open(tmp_path / "out.png").tobytes()
+    assert drawn["own"] == drawn["noise"] != drawn["strong"] and drawn["none"] == drawn["plain"]
+    asked = []
+    monkeypatch.setattr("vargpt_hf.evaluation.drawn_suites.draw_suite", lambda *args, **settings: asked.append(settings) or [])
+    run("draw", "--prompts", tmp_path / "prompts.txt", "-o", tmp_path / "images", "--benchmark", "geneval", "--guidance-scale", 8)
+    assert asked[0]["output_image_guidance_scale"] == 8 and "output_image_guidance_type" not in asked[0]
 
 
 def test_ask_names_a_digit(tmp_path):

@@ -295,7 +295,7 @@ def test_a_strength_in_a_configuration_of_the_call_counts_as_given(model):
     assert not torch.equal(codes(generation_config=VargptGenerationConfig(**common)), strong)
 
 
-def test_text_alone_draws_and_guides_nothing(model, monkeypatch):
+def test_text_alone_draws_and_guides_nothing(model):
     """With a generator our own loop writes texts, too."""
     prompt, settings = torch.tensor([PROMPTS[3]]), {"generation_mode": "text", "max_new_tokens": 4, "do_sample": False}
     settings |= {"output_image_guidance_type": "prompt", "return_dict_in_generate": True}
